@@ -1,0 +1,104 @@
+"""Accuracy of the served classifier on labelled single cells: the whole way, over gRPC, through the real Triton.
+
+    python -m benchmarks.accuracy ../shared/data/pbc/test --um-per-pixel 0.18 --out docs/results/pbc_test.json
+
+The folder holds one folder a class. Classes the folder lacks stay in the race (argmax over all of the model's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cytoserve_client import CellsAnalysis, Client
+from cytoserve_deploy.local_server import LocalServer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson
+
+
+def classify(url: str, files: list[Path], um_per_pixel: float | None, budget: int | None) -> CellsAnalysis:
+    """Send all files through ``cell_analysis`` with a progress bar."""
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Client(url, timeout=300, cells_per_request=16, max_in_flight=2) as client, Progress(*columns) as progress:
+        task = progress.add_task("cells", total=len(files))
+        return client.classify(
+            files, um_per_pixel, budget=budget, on_progress=lambda done, _: progress.update(task, completed=done)
+        )
+
+
+def summarise(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any]:
+    """Return accuracy, recalls, confusion and acceptance, each with its 95 % interval."""
+    classes = list(analysis.model.classes)
+    labels = np.array([classes.index(name) for name in truth])
+    guess = np.array([classes.index(cell.label) if cell.label else -1 for cell in analysis.cells])
+    right = guess == labels
+    accepted = np.array([cell.decision == "accept" for cell in analysis.cells])
+    recalls = {
+        classes[c]: {
+            "n": int((labels == c).sum()),
+            "recall": round(float(right[labels == c].mean()), 4),
+            "interval": [round(x, 4) for x in clopper_pearson(int(right[labels == c].sum()), int((labels == c).sum()))],
+        }
+        for c in np.unique(labels)
+    }
+    wrong_accepted, taken = int((~right & accepted).sum()), int(accepted.sum())
+    return {
+        "cells": len(labels),
+        "failures": len(analysis.failures),
+        "accuracy": round(float(right.mean()), 4),
+        "accuracy_interval": [round(x, 4) for x in clopper_pearson(int(right.sum()), len(right))],
+        "balanced_accuracy": round(balanced_accuracy(guess, labels), 4),
+        "balanced_accuracy_interval": [round(x, 4) for x in balanced_accuracy_interval(guess, labels)],
+        "recall": recalls,
+        "accepted": taken,
+        "accepted_share": round(taken / len(right), 4),
+        "wrong_among_accepted": wrong_accepted,
+        "error_among_accepted_interval": [round(x, 4) for x in clopper_pearson(wrong_accepted, taken)]
+        if taken
+        else None,
+        "evaluations_per_cell": float(np.mean([cell.evaluations or 0 for cell in analysis.cells])),
+        "confusion": {
+            classes[c]: {classes[g]: int(((labels == c) & (guess == g)).sum()) for g in np.unique(guess[labels == c])}
+            for c in np.unique(labels)
+        },
+        "model": analysis.model.model_dump(),
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--um-per-pixel", type=float)
+    parser.add_argument("--budget", type=int)
+    parser.add_argument("--limit", type=int, help="at most so many cells of each class, in the order of their names")
+    parser.add_argument("--url", help="a running server; without it one is started")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    files = [f for d in sorted(args.folder.iterdir()) if d.is_dir() for f in sorted(d.iterdir())[: args.limit]]
+    truth = [file.parent.name for file in files]
+    began = time.monotonic()
+    if args.url:
+        analysis = classify(args.url, files, args.um_per_pixel, args.budget)
+    else:
+        with LocalServer() as server:
+            began = time.monotonic()
+            analysis = classify(server.grpc_url, files, args.um_per_pixel, args.budget)
+    seconds = time.monotonic() - began
+    if analysis.failures:
+        raise SystemExit(f"{len(analysis.failures)} cells failed, first: {analysis.failures[0]}")
+    result = {"data": args.folder.name, "um_per_pixel": args.um_per_pixel, **summarise(analysis, truth)}
+    result["cells_per_second"] = round(len(files) / seconds, 2)
+    print(json.dumps({k: v for k, v in result.items() if k not in ("confusion", "model")}, indent=1))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

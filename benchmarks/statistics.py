@@ -1,0 +1,33 @@
+"""Intervals for the figures that are printed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact binomial interval (Clopper & Pearson 1934)."""
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
+    high = 1.0 if successes == trials else float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
+    return low, high
+
+
+def balanced_accuracy(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Return the mean of the recalls of the classes present in ``truth``."""
+    return float(np.mean([(guess[truth == c] == c).mean() for c in np.unique(truth)]))
+
+
+def balanced_accuracy_interval(
+    guess: NDArray[np.int64], truth: NDArray[np.int64], draws: int = 4000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval, cells resampled within each class and taken as independent."""
+    rng = np.random.default_rng(seed)
+    recalls = [
+        rng.binomial(n, (guess[truth == c] == c).mean(), draws) / n
+        for c, n in zip(*np.unique(truth, return_counts=True), strict=True)
+    ]
+    low, high = np.percentile(np.mean(recalls, axis=0), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,104 @@
+"""CytoServe's client: blood-cell triage over gRPC, typed. For research use; not a medical device.
+
+>>> from cytoserve_client import Client
+>>> with Client("localhost:8001") as client:                     # doctest: +SKIP
+...     analysis = client.analyze("field.png")
+"""
+
+from cytoserve_client._config import TLS, Expectation, RetryPolicy, TokenProvider
+from cytoserve_client._contract import ServiceInfo
+from cytoserve_client.async_client import AsyncClient
+from cytoserve_client.client import Client
+from cytoserve_client.errors import (
+    AccessDenied,
+    BadParameter,
+    BadScale,
+    BadShape,
+    ClientClosed,
+    ConfigurationError,
+    ContractMismatch,
+    CytoserveClientError,
+    DeadlineExceeded,
+    EmptyImage,
+    InvalidAnswer,
+    InvalidArray,
+    InvalidImage,
+    InvalidInput,
+    NotAnImage,
+    ServerError,
+    ServerUnavailable,
+    TooManyBytes,
+    TooManyPixels,
+    TooSmall,
+    TruncatedImage,
+    UnreadableFile,
+    UnsupportedMode,
+)
+from cytoserve_client.images import EncodedImage, ImageLike
+from cytoserve_client.results import (
+    Anomaly,
+    Box,
+    Cell,
+    CellAnswer,
+    CellsAnalysis,
+    ClassCount,
+    Decision,
+    Failure,
+    FieldAnalysis,
+    Kind,
+    ModelInfo,
+    Reason,
+    ReviewItem,
+    SmearAnalysis,
+)
+from cytoserve_client.review import review_order
+
+__all__ = [
+    "TLS",
+    "AccessDenied",
+    "Anomaly",
+    "AsyncClient",
+    "BadParameter",
+    "BadScale",
+    "BadShape",
+    "Box",
+    "Cell",
+    "CellAnswer",
+    "CellsAnalysis",
+    "ClassCount",
+    "Client",
+    "ClientClosed",
+    "ConfigurationError",
+    "ContractMismatch",
+    "CytoserveClientError",
+    "DeadlineExceeded",
+    "Decision",
+    "EmptyImage",
+    "EncodedImage",
+    "Expectation",
+    "Failure",
+    "FieldAnalysis",
+    "ImageLike",
+    "InvalidAnswer",
+    "InvalidArray",
+    "InvalidImage",
+    "InvalidInput",
+    "Kind",
+    "ModelInfo",
+    "NotAnImage",
+    "Reason",
+    "RetryPolicy",
+    "ReviewItem",
+    "ServerError",
+    "ServerUnavailable",
+    "ServiceInfo",
+    "SmearAnalysis",
+    "TokenProvider",
+    "TooManyBytes",
+    "TooManyPixels",
+    "TooSmall",
+    "TruncatedImage",
+    "UnreadableFile",
+    "UnsupportedMode",
+    "review_order",
+]

@@ -1,0 +1,88 @@
+"""Does the server speak our contract? Asked once, at first use, and again after the server was away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cytoserve_client import _wire
+from cytoserve_client._config import Expectation
+from cytoserve_client.errors import ContractMismatch
+from cytoserve_client.results import ModelInfo
+
+
+class ServiceInfo(BaseModel):
+    """What ``service_info`` tells; keys that this release does not know are kept in ``model_extra``."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    version: str
+    classes: tuple[str, ...]
+    weights_sha256: str | dict[str, str] | None = None
+
+    @property
+    def model(self) -> ModelInfo:
+        """The part that every result carries."""
+        return ModelInfo(name=self.name, version=self.version, classes=self.classes, weights_sha256=self.weights_sha256)
+
+
+def parse_info(response: Any) -> ServiceInfo:
+    """Return the content of an answer of ``service_info``.
+
+    Raises
+    ------
+    ContractMismatch
+        If it is not the JSON of the contract, or its class list is empty or ambiguous.
+    """
+    texts = _wire.read_tensors(_wire.INFO_MODEL, response).texts["INFO"]
+    try:
+        info = ServiceInfo.model_validate(json.loads(texts[0]))
+    except (IndexError, ValueError, ValidationError) as error:
+        raise ContractMismatch(f"service_info does not answer the JSON of the contract: {error}") from error
+    if not info.classes or len(set(info.classes)) != len(info.classes) or not all(info.classes):
+        raise ContractMismatch(f"service_info names no usable classes: {list(info.classes)}")
+    return info
+
+
+def check_expectation(info: ServiceInfo, expect: Expectation) -> None:
+    """Compare the served model with what the caller requires.
+
+    Raises
+    ------
+    ContractMismatch
+        Naming both sides.
+    """
+    if expect.classes is not None and tuple(expect.classes) != info.classes:
+        raise ContractMismatch(f"classes expected {list(expect.classes)}, served {list(info.classes)} (order counts)")
+    if expect.version is not None and expect.version != info.version:
+        raise ContractMismatch(f"model version expected {expect.version!r}, served {info.version!r}")
+    if expect.weights_sha256 is not None:
+        served = info.weights_sha256
+        hashes = set(served.values()) if isinstance(served, dict) else {served}
+        if expect.weights_sha256 not in hashes:
+            raise ContractMismatch(f"weights expected {expect.weights_sha256}, served {served}")
+
+
+def check_metadata(model: str, response: Any) -> None:
+    """Compare a model's tensors with the contract.
+
+    Raises
+    ------
+    ContractMismatch
+        Listing every tensor that is missing or of another type.
+    """
+    wrong: list[str] = []
+    for side, specs, tensors in (
+        ("input", _wire.INPUTS, response.inputs),
+        ("output", _wire.OUTPUTS[model], response.outputs),
+    ):
+        served = {tensor.name: tensor.datatype for tensor in tensors}
+        for spec in specs:
+            found = served.get(spec.name)
+            if found != spec.datatype:
+                wrong.append(f"{side} {spec.name} is {found or 'missing'} instead of {spec.datatype}")
+    if wrong:
+        raise ContractMismatch(f"{model}: {'; '.join(wrong)}. Client and server are of different releases.")

@@ -1,0 +1,239 @@
+"""One gRPC channel, its options, and calls with retries inside a deadline; once blocking, once for asyncio.
+
+The two classes differ only in how they wait. What may be retried, for how long, and what an error becomes is decided
+in `_retry` and `errors`, which both share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from cytoserve_client import _constants as c
+from cytoserve_client import _wire
+from cytoserve_client._config import ClientConfig
+from cytoserve_client._retry import Attempts, Deadline, Throttle
+from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
+
+log = logging.getLogger("cytoserve_client")
+
+
+def channel_options(config: ClientConfig) -> list[tuple[str, Any]]:
+    """Return the channel's options; every one that matters is given, because the defaults do not suit."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", c.MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", c.MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", c.KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", c.KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.initial_reconnect_backoff_ms", c.RECONNECT_FIRST_MS),
+        ("grpc.min_reconnect_backoff_ms", c.RECONNECT_FIRST_MS),
+        ("grpc.max_reconnect_backoff_ms", c.RECONNECT_MAX_MS),
+        # A name service in front of us must not add retries of its own to ours.
+        ("grpc.service_config_disable_resolution", 1),
+    ]
+    if config.round_robin:
+        options.append(("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})))
+    if config.loopback:
+        # gRPC would send even loopback calls through the proxy of the environment.
+        options.append(("grpc.enable_http_proxy", 0))
+    if config.tls is not None and config.tls.server_name:
+        options.append(("grpc.ssl_target_name_override", config.tls.server_name))
+    return options
+
+
+def _target(config: ClientConfig) -> str:
+    # dns:/// makes every address behind a headless service visible to the balancer.
+    return f"dns:///{config.authority}" if config.round_robin else config.authority
+
+
+def _credentials(config: ClientConfig) -> grpc.ChannelCredentials | None:
+    if not config.encrypted:
+        return None
+    roots, key, chain = config.tls.material() if config.tls else (None, None, None)
+    return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def _metadata(config: ClientConfig, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    pairs: list[tuple[str, str | bytes]] = list(config.headers.items())
+    if request_id:
+        pairs.append(("x-request-id", request_id))
+    if config.token is not None:
+        pairs.append(("authorization", f"Bearer {config.token()}"))
+    return tuple(pairs)
+
+
+def _prepare(rpc: _wire.Rpc, request: Any, left: float) -> None:
+    """Tell an inference request how much time is left; other requests have no parameters."""
+    if rpc is _wire.INFER:
+        _wire.set_time_left(request, int(1000 * (left - c.DEADLINE_MARGIN_S)))
+
+
+def _wait_after(
+    failed: Any, attempts: Attempts, rpc: _wire.Rpc, source: str | None, request_id: str, closed: bool
+) -> float:
+    """Return the wait before the next attempt after a failed one, or raise what the failure means."""
+    status, details = failed.code().name, failed.details() or ""
+    if closed:
+        raise ClientClosed("the client was closed while the call was under way", source=source, request_id=request_id)
+    error = error_from_status(status, details, source=source, request_id=request_id or None)
+    try:
+        delay = attempts.next_delay(status, details, error)
+    except CytoserveClientError:
+        log.info("%s failed: %s after %d attempt(s), request %s", rpc.name, status, attempts.failures, request_id)
+        raise
+    log.info("%s: %s, again in %.2f s, request %s", rpc.name, status, delay, request_id)
+    return delay
+
+
+def _closed_error() -> ClientClosed:
+    return ClientClosed("this client is closed; make a new one (`with Client(url) as client:`)")
+
+
+class SyncTransport:
+    """A channel for threads. Thread-safe; not to be used across ``fork`` (make the client in the child)."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._throttle = Throttle()
+        self._closed = threading.Event()
+        credentials = _credentials(config)
+        options = channel_options(config)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(_target(config), options=options)
+        else:
+            self._channel = grpc.secure_channel(_target(config), credentials, options=options)
+        self._methods = {
+            rpc.name: self._channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+            for rpc in _wire.RPCS
+        }
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed.is_set()
+
+    def close(self) -> None:
+        """Close the channel; calls under way end with `ClientClosed`. Calling it again does nothing."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._channel.close()
+
+    def call(
+        self, rpc: _wire.Rpc, request: Any, deadline: Deadline, *, source: str | None = None, request_id: str = ""
+    ) -> Any:
+        """Send a request until it is answered, may not be retried, or the deadline has passed.
+
+        Raises
+        ------
+        CytoserveClientError
+            The failure, typed.
+        """
+        attempts = Attempts(self._config.retry, self._throttle, deadline)
+        while True:
+            if self.closed:
+                raise _closed_error()
+            left = attempts.remaining(source, request_id or None)
+            _prepare(rpc, request, left)
+            started = time.monotonic()
+            try:
+                answer = self._methods[rpc.name](request, timeout=left, metadata=_metadata(self._config, request_id))
+            except grpc.RpcError as failed:
+                delay = _wait_after(failed, attempts, rpc, source, request_id, self.closed)
+            except ValueError:
+                if self.closed:  # grpc's own word for "closed between the check and the call"
+                    raise _closed_error() from None
+                raise
+            else:
+                self._throttle.success()
+                log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
+                return answer
+            # An event, not sleep: closing the client ends the wait.
+            self._closed.wait(delay)
+
+
+class AsyncTransport:
+    """The same channel for one asyncio event loop."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._throttle = Throttle()
+        self._closed = False
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def _open(self) -> None:
+        # Late, because grpc.aio binds a channel to the loop that runs when it is made.
+        credentials = _credentials(self._config)
+        options = channel_options(self._config)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(_target(self._config), options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(_target(self._config), credentials, options=options)
+        for rpc in _wire.RPCS:
+            self._methods[rpc.name] = self._channel.unary_unary(
+                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
+            )
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end with `ClientClosed`. Calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            if self._channel is not None:
+                await self._channel.close(None)
+
+    async def call(
+        self, rpc: _wire.Rpc, request: Any, deadline: Deadline, *, source: str | None = None, request_id: str = ""
+    ) -> Any:
+        """Send a request until it is answered, may not be retried, or the deadline has passed.
+
+        Raises
+        ------
+        CytoserveClientError
+            The failure, typed.
+        """
+        attempts = Attempts(self._config.retry, self._throttle, deadline)
+        while True:
+            if self._closed:
+                raise _closed_error()
+            if self._channel is None:
+                self._open()
+            left = attempts.remaining(source, request_id or None)
+            _prepare(rpc, request, left)
+            started = time.monotonic()
+            try:
+                answer = await self._methods[rpc.name](
+                    request, timeout=left, metadata=_metadata(self._config, request_id)
+                )
+            except grpc.aio.AioRpcError as failed:
+                delay = _wait_after(failed, attempts, rpc, source, request_id, self._closed)
+            except asyncio.CancelledError:
+                if self._closed and not _task_cancelled():  # grpc.aio's word for "the channel was closed"
+                    raise _closed_error() from None
+                raise
+            except grpc.aio.UsageError:
+                raise _closed_error() from None
+            else:
+                self._throttle.success()
+                log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
+                return answer
+            await asyncio.sleep(delay)
+
+
+def _task_cancelled() -> bool:
+    """Return whether the running task itself was asked to stop (Python 3.11 and later can tell)."""
+    task = asyncio.current_task()
+    cancelling = getattr(task, "cancelling", None)
+    return cancelling is not None and cancelling() > 0

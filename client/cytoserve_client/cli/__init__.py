@@ -1,0 +1,1 @@
+"""The ``cytoserve`` command line."""

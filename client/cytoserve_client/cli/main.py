@@ -1,0 +1,220 @@
+"""``cytoserve``: analyse smears and cells from the command line.
+
+Without ``--url`` (or the environment's ``CYTOSERVE_URL``) a local server is started and stopped. Exit codes:
+`cytoserve_client.cli.exit_codes`. Results go to standard output, notes and progress to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cytoserve_client import _constants as c
+from cytoserve_client._answers import split_by_field
+from cytoserve_client._config import check_timeout
+from cytoserve_client.cli import exit_codes, mounts, tables
+from cytoserve_client.cli.connect import server_address
+from cytoserve_client.cli.files import expand, overlay_names, write_atomically
+from cytoserve_client.cli.overlay import draw_overlay, read_displayed
+from cytoserve_client.client import Client
+from cytoserve_client.errors import CytoserveClientError
+from cytoserve_client.images import check_scale
+from cytoserve_client.results import SmearAnalysis
+
+_Result = TypeVar("_Result")
+
+app = typer.Typer(
+    name="cytoserve",
+    help="Blood-cell triage by a diffusion classifier, served by NVIDIA Triton. "
+    "For research use; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 all answered, 2 usage, 3 some images failed, 4 all failed, 5 server unavailable, "
+    "6 out of time, 7 server of another release or access refused.",
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="CYTOSERVE_URL", help="gRPC address HOST:PORT of a running server."),
+]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; '-' for standard output.")]
+Scale = Annotated[float | None, typer.Option("--um-per-pixel", help="Physical scale of the images, um per pixel.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds per image (or per chunk of cells).")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cytoserve {metadata.version('cytoserve')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a subcommand."""
+
+
+@app.command()
+def analyze(
+    images: Annotated[list[Path], typer.Argument(help="Fields of one sample: files, or folders of them.")],
+    sample: Annotated[str | None, typer.Option("--sample", help="Name of the sample, for table and JSON.")] = None,
+    url: Url = None,
+    json_out: JsonOut = None,
+    overlay: Annotated[Path | None, typer.Option("--overlay", help="Folder for annotated pictures.")] = None,
+    um_per_pixel: Scale = None,
+    per_image: Annotated[bool, typer.Option("--per-image", help="Each image is a sample of its own.")] = False,
+    timeout: Timeout = c.DEFAULT_TIMEOUT_S,
+) -> None:
+    """Find and classify the cells of smear fields, count them, list what a person should look at."""
+    out, notes = _consoles(json_out)
+    sources = _sources(images)
+    with _errors_told(notes):
+        # Before a server is started for it.
+        check_scale(um_per_pixel)
+        check_timeout(timeout)
+    with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        whole = _with_bar(
+            lambda progress: client.analyze(sources, um_per_pixel, sample=sample, on_progress=progress), sources, notes
+        )
+        analyses = split_by_field(whole) if per_image else [whole]
+        for analysis in analyses:
+            tables.print_analysis(analysis, out)
+        if json_out is not None:
+            _write_json(json_out, _per_image_json(analyses) if per_image else whole.model_dump_json(indent=2), notes)
+        if overlay is not None:
+            _write_overlays(overlay, whole, notes)
+    raise typer.Exit(exit_codes.of_result(len(whole.fields), whole.failures))
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Single-cell images: files, or folders of them.")],
+    json_out: JsonOut = None,
+    url: Url = None,
+    um_per_pixel: Scale = None,
+    timeout: Timeout = c.DEFAULT_TIMEOUT_S,
+) -> None:
+    """Classify single-cell images, as an analyser delivers them."""
+    out, notes = _consoles(json_out)
+    sources = _sources(images)
+    with _errors_told(notes):
+        # Before a server is started for it.
+        check_scale(um_per_pixel)
+        check_timeout(timeout)
+    with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        result = _with_bar(
+            lambda progress: client.classify(sources, um_per_pixel, on_progress=progress), sources, notes
+        )
+        tables.print_cells(result, out)
+        if json_out is not None:
+            _write_json(json_out, result.model_dump_json(indent=2), notes)
+    raise typer.Exit(exit_codes.of_result(len(result.cells), result.failures))
+
+
+@app.command()
+def info(url: Url = None) -> None:
+    """Print what the server serves, as JSON: model, classes, hashes, limits, versions."""
+    notes = Console(stderr=True)
+    with _errors_told(notes), server_address(url, notes) as address, Client(address) as client:
+        typer.echo(client.info().model_dump_json(indent=2))
+
+
+mounts.add_all(app)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the distribution."""
+    # Pillow remarks on damaged EXIF while the metadata is read; whether the image is usable, the server says.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(exit_codes.INTERRUPTED)
+
+
+def _consoles(json_out: Path | None) -> tuple[Console, Console]:
+    """Return (results, notes); with JSON on standard output the tables go to standard error."""
+    notes = Console(stderr=True)
+    return (notes if json_out is not None and str(json_out) == "-" else Console()), notes
+
+
+def _sources(paths: Sequence[Path]) -> list[Path]:
+    sources = expand(paths)
+    if not sources:
+        typer.echo("no image files in the folder(s) given", err=True)
+        raise typer.Exit(exit_codes.USAGE)
+    return sources
+
+
+@contextmanager
+def _errors_told(notes: Console) -> Iterator[None]:
+    """Turn an error that ends the command into one line and an exit code."""
+    try:
+        yield
+    except CytoserveClientError as error:
+        notes.print(tables.plain(f"{error} [{error.code}]", "red"))
+        raise typer.Exit(exit_codes.of_error(error)) from None
+    except mounts.MissingPart as part:
+        notes.print(tables.plain(f"{part}, or give --url HOST:PORT of a running server.", "red"))
+        raise typer.Exit(exit_codes.USAGE) from None
+    except KeyboardInterrupt:
+        notes.print("interrupted")
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
+    except OSError as error:
+        notes.print(tables.plain(f"cannot write the result: {error}", "red"))
+        raise typer.Exit(exit_codes.UNFORESEEN) from None
+
+
+def _with_bar(
+    work: Callable[[Callable[[int, int], None]], _Result], sources: Sequence[Path], notes: Console
+) -> _Result:
+    """Run the work under a progress bar with the time left, where there is more than one image and a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = len(sources) < 2 or not notes.is_terminal
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as progress:
+        task = progress.add_task("images", total=len(sources))
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _per_image_json(analyses: Sequence[SmearAnalysis]) -> str:
+    documents = [analysis.model_dump(mode="json") for analysis in analyses]
+    return json.dumps({"schema": "cytoserve.analyses/1", "analyses": documents}, indent=2, ensure_ascii=False)
+
+
+def _write_json(path: Path, text: str, notes: Console) -> None:
+    if str(path) == "-":
+        sys.stdout.write(text + "\n")
+        return
+    write_atomically(path, (text + "\n").encode("utf-8"))
+    notes.print(tables.plain(f"JSON: {path}"))
+
+
+def _write_overlays(folder: Path, analysis: SmearAnalysis, notes: Console) -> None:
+    """Write one annotated picture per field; a picture that cannot be drawn is told, and the others are written."""
+    names = overlay_names(field.source for field in analysis.fields)
+    for field, name in zip(analysis.fields, names, strict=True):
+        try:
+            data = draw_overlay(read_displayed(Path(field.source)), field)
+        except CytoserveClientError as error:
+            notes.print(tables.plain(f"no overlay: {error}", "yellow"))
+            continue
+        write_atomically(folder / name, data)
+        notes.print(tables.plain(f"overlay: {folder / name}"))
+
+
+if __name__ == "__main__":
+    main()

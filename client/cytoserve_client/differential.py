@@ -1,0 +1,88 @@
+"""The differential count of a sample: what is counted, out of what, with which interval.
+
+- Every white-cell candidate counts by its label, accepted or not; ``accepted`` and ``review`` count the two apart.
+- **Denominator**: the candidates whose label is a white cell. Nucleated red cells (``erythroblast``) and platelets
+  are no white cells: they stay outside, and their ``percent`` means "per 100 white cells", so it may exceed 100.
+- **Platelets**: those that the segmenter found count too. They carry no decision, so for this row ``accepted`` plus
+  ``review`` may be less than ``count``.
+- **Intervals** are exact at 95 %: Clopper-Pearson for a share of the white cells; for a number per 100 white cells
+  the conditional interval for the ratio of two Poisson counts, because the white cells are a sample as well. They
+  speak of the counting only, not of mistakes of the classifier.
+- Candidates without a label (not scored) are in no row; `unlabelled` says how many there are.
+- Without any white cell ``percent``, ``low`` and ``high`` are None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from cytoserve_client._constants import NUCLEATED_RED_CELLS, PLATELETS, SMALL_COUNT
+from cytoserve_client.intervals import clopper_pearson, ratio_interval
+from cytoserve_client.results import ClassCount, ScoredCell
+
+OUTSIDE_DENOMINATOR = frozenset({NUCLEATED_RED_CELLS, PLATELETS})
+"""Classes counted per 100 white cells."""
+
+
+def differential(cells: Iterable[ScoredCell], classes: Sequence[str]) -> dict[str, ClassCount]:
+    """Count cells by class.
+
+    Parameters
+    ----------
+    cells : iterable of ScoredCell
+        All cells of one sample: of every field and every kind.
+    classes : sequence of str
+        The model's classes; the rows come in this order.
+
+    Returns
+    -------
+    dict of str to ClassCount
+        One row per class, zero counts included.
+    """
+    counts = dict.fromkeys(classes, 0)
+    accepted = dict.fromkeys(classes, 0)
+    review = dict.fromkeys(classes, 0)
+    for cell in cells:
+        name = cell.label if cell.label is not None else (PLATELETS if cell.kind == "platelet" else None)
+        if name is None or name not in counts:
+            continue
+        counts[name] += 1
+        if cell.decision == "accept":
+            accepted[name] += 1
+        elif cell.decision == "review":
+            review[name] += 1
+    white = sum(number for name, number in counts.items() if name not in OUTSIDE_DENOMINATOR)
+    return {name: _row(name, counts[name], accepted[name], review[name], white) for name in classes}
+
+
+def _row(name: str, count: int, accepted: int, review: int, white: int) -> ClassCount:
+    if white == 0:
+        return ClassCount(count=count, accepted=accepted, review=review, percent=None, low=None, high=None)
+    high: float | None
+    if name in OUTSIDE_DENOMINATOR:
+        low, high = ratio_interval(count, white)
+    else:
+        low, high = clopper_pearson(count, white)
+    return ClassCount(
+        count=count,
+        accepted=accepted,
+        review=review,
+        percent=100 * count / white,
+        low=100 * low,
+        high=None if high is None else 100 * high,
+    )
+
+
+def white_cells(rows: dict[str, ClassCount]) -> int:
+    """Return the denominator: labelled white cells of a differential."""
+    return sum(row.count for name, row in rows.items() if name not in OUTSIDE_DENOMINATOR)
+
+
+def unlabelled(cells: Iterable[ScoredCell]) -> int:
+    """Return how many white-cell candidates have no label and are therefore in no row."""
+    return sum(1 for cell in cells if cell.kind == "white_cell" and cell.label is None)
+
+
+def is_small(rows: dict[str, ClassCount]) -> bool:
+    """Return whether fewer white cells were counted than a manual differential reads at least (100)."""
+    return white_cells(rows) < SMALL_COUNT

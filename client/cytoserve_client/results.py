@@ -1,0 +1,153 @@
+"""The answers as frozen types; ``model_dump_json()`` of the two at the bottom is the documented JSON.
+
+A value that was not computed is None (``null``), never invented. Reasons and scale sources are open lists of
+strings: a newer server may add to them, and a reader must let unknown ones through.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["white_cell", "red_cell", "platelet"]
+"""What the segmenter took the object for."""
+
+Decision = Literal["accept", "review"]
+"""Outcome per scored cell."""
+
+Box = tuple[float, float, float, float]
+"""``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
+
+
+class Reason(str, Enum):
+    """Reasons for review that this release knows; a cell may carry others."""
+
+    ANOMALOUS = "anomalous"
+    KIND_CONFLICT = "kind_conflict"
+    NEAR_TIE = "near_tie"
+    AMBIGUOUS = "ambiguous"
+    LOW_CONFIDENCE = "low_confidence"
+    OUT_OF_SCALE = "out_of_scale"
+    POOR_IMAGE = "poor_image"
+    TOUCHES_BORDER = "touches_border"
+
+
+class _Frozen(BaseModel):
+    """Immutable, tolerant of unknown keys when read back, JSON names on the outside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
+
+
+class ModelInfo(_Frozen):
+    """The model that answered."""
+
+    name: str
+    version: str
+    classes: tuple[str, ...] = Field(description="class names, in the order of the model's outputs")
+    weights_sha256: str | dict[str, str] | None = Field(description="hash of the weights, or one per file")
+
+
+class Anomaly(_Frozen):
+    """How unlike its class's reference cells a cell is."""
+
+    score: float | None = Field(description="higher is stranger")
+    p_value: float | None = Field(description="share of reference cells at least as strange, 0 to 1")
+
+
+class ScoredCell(_Frozen):
+    """The per-cell part that `Cell` and `CellAnswer` share."""
+
+    box: Box | None = Field(description="pixels of the displayed image; null for a single-cell image")
+    kind: Kind | None = Field(description="the segmenter's kind; null for a single-cell image")
+    label: str | None = Field(description="most probable class; null if the cell was not scored")
+    probability: dict[str, float] | None = Field(description="calibrated, sums to 1; null if not scored")
+    uncertainty: float | None
+    anomaly: Anomaly | None
+    decision: Decision | None = Field(description="null for cells that are not scored (red cells, platelets)")
+    reasons: tuple[str, ...] = Field(description="why a person should look; see `Reason`")
+    evaluations: int | None = Field(description="passes of the denoiser spent on this cell")
+
+
+class Cell(ScoredCell):
+    """One object found in a field."""
+
+    detection_score: float | None = Field(default=None, description="the segmenter's confidence, 0 to 1")
+
+
+class FieldAnalysis(_Frozen):
+    """One field of view."""
+
+    source: str = Field(description="the file, or 'bytes[i]' / 'array[i]'")
+    width: int = Field(description="pixels, as displayed")
+    height: int = Field(description="pixels, as displayed")
+    um_per_pixel: float | None = Field(description="micrometres per pixel that were used; null if unknown")
+    scale_source: str = Field(description="'caller', 'red_cells', 'cell_itself' or 'none'")
+    median_red_cell_um: float | None = Field(description="median red-cell diameter under that scale; null if none")
+    synthetic: bool = Field(default=False, description="the image's metadata says that it was generated")
+    cells: tuple[Cell, ...]
+
+
+class ClassCount(_Frozen):
+    """One row of the differential; see `cytoserve_client.differential` for denominators and intervals."""
+
+    count: int = Field(description="cells of this class, accepted or not")
+    accepted: int
+    review: int
+    percent: float | None = Field(description="of the white cells, or per 100 white cells; null without any")
+    low: float | None = Field(description="lower end of the exact 95 % interval")
+    high: float | None = Field(description="upper end; null where there is none")
+
+
+class ReviewItem(NamedTuple):
+    """A cell for a person to look at: ``analysis.fields[field].cells[cell]``. In JSON: ``[field, cell]``."""
+
+    field: int
+    cell: int
+
+
+class Failure(_Frozen):
+    """An image that got no answer; the others did."""
+
+    source: str
+    error: str = Field(description="stable code, such as 'not_an_image' or 'unavailable'")
+    message: str
+
+
+class SmearAnalysis(_Frozen):
+    """The fields of one sample, its differential and its review list."""
+
+    schema_: Literal["cytoserve.analysis/1"] = Field(default="cytoserve.analysis/1", alias="schema")
+    sample: str | None = None
+    model: ModelInfo
+    fields: tuple[FieldAnalysis, ...]
+    differential: dict[str, ClassCount]
+    review: tuple[ReviewItem, ...] = Field(description="[field, cell] pairs, most urgent first")
+    failures: tuple[Failure, ...] = ()
+
+    def cell(self, item: ReviewItem) -> Cell:
+        """Return the cell that an entry of ``review`` points to."""
+        return self.fields[item.field].cells[item.cell]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any field was generated rather than photographed."""
+        return any(field.synthetic for field in self.fields)
+
+
+class CellAnswer(ScoredCell):
+    """One single-cell image, as an analyser delivers it."""
+
+    source: str
+    um_per_pixel: float | None = Field(description="micrometres per pixel that were used; null if unknown")
+    synthetic: bool = Field(default=False, description="the image's metadata says that it was generated")
+
+
+class CellsAnalysis(_Frozen):
+    """Single-cell images, in the order given (failed ones left out and listed in ``failures``)."""
+
+    schema_: Literal["cytoserve.cells/1"] = Field(default="cytoserve.cells/1", alias="schema")
+    model: ModelInfo
+    cells: tuple[CellAnswer, ...]
+    failures: tuple[Failure, ...] = ()

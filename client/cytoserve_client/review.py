@@ -1,0 +1,55 @@
+"""The review list: which cells a person should look at, most urgent first.
+
+Order: cells without a label; ``anomalous``; ``kind_conflict``; ``near_tie`` and ``ambiguous``; ``low_confidence``;
+any reason that this release does not know; reasons about the image only. Inside a rank the more uncertain cell comes
+first, and equal ones stay in the order of the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from cytoserve_client.results import FieldAnalysis, Reason, ReviewItem, ScoredCell
+
+_RANK: dict[str, int] = {
+    Reason.ANOMALOUS.value: 1,
+    Reason.KIND_CONFLICT.value: 2,
+    Reason.NEAR_TIE.value: 3,
+    Reason.AMBIGUOUS.value: 3,
+    Reason.LOW_CONFIDENCE.value: 4,
+    Reason.OUT_OF_SCALE.value: 6,
+    Reason.POOR_IMAGE.value: 6,
+    Reason.TOUCHES_BORDER.value: 6,
+}
+_UNKNOWN_REASON = 5
+
+
+def urgency(cell: ScoredCell) -> tuple[int, float]:
+    """Return a sort key, smaller is more urgent: (rank of the gravest reason, minus uncertainty)."""
+    uncertainty = cell.uncertainty if cell.uncertainty is not None else 1.0
+    if cell.label is None:
+        return 0, -uncertainty
+    rank = min((_RANK.get(reason, _UNKNOWN_REASON) for reason in cell.reasons), default=_UNKNOWN_REASON)
+    return rank, -uncertainty
+
+
+def needs_review(cell: ScoredCell) -> bool:
+    """Return whether a cell belongs on the list: decided so, or a white-cell candidate without a label."""
+    return cell.decision == "review" or (cell.kind == "white_cell" and cell.label is None)
+
+
+def review_list(fields: Iterable[FieldAnalysis]) -> tuple[ReviewItem, ...]:
+    """Return (field, cell) index pairs of the cells to look at, most urgent first."""
+    found = [
+        (urgency(cell), ReviewItem(f, i))
+        for f, field in enumerate(fields)
+        for i, cell in enumerate(field.cells)
+        if needs_review(cell)
+    ]
+    return tuple(item for _, item in sorted(found, key=lambda pair: pair[0]))
+
+
+def review_order(cells: Sequence[ScoredCell]) -> tuple[int, ...]:
+    """Return indices into ``cells`` of those to look at, most urgent first (for `CellsAnalysis.cells`)."""
+    wanted = [i for i, cell in enumerate(cells) if needs_review(cell)]
+    return tuple(sorted(wanted, key=lambda i: urgency(cells[i])))

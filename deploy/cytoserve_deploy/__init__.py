@@ -1,0 +1,1 @@
+"""Run CytoServe: the local Triton server."""

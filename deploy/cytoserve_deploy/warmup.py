@@ -1,0 +1,69 @@
+"""One small inference through each ensemble, on a generated picture, before the server is called ready."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .errors import WarmUpFailed
+
+BACKGROUND = (235, 232, 236)
+CYTOPLASM = (200, 185, 215)
+NUCLEUS = (95, 60, 140)
+
+
+def cell_png(size: int = 160) -> bytes:
+    """Return a PNG of one drawn cell (two discs on a pale ground), `size` pixels square."""
+    image = Image.new("RGB", (size, size), BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    centre = size / 2
+    for radius, colour in ((0.33 * size, CYTOPLASM), (0.22 * size, NUCLEUS)):
+        draw.ellipse((centre - radius, centre - radius, centre + radius, centre + radius), fill=colour)
+    return png(np.asarray(image))
+
+
+def field_png(width: int = 320, height: int = 256) -> bytes:
+    """Return a PNG of an empty field."""
+    return png(np.full((height, width, 3), BACKGROUND, np.uint8))
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode an (H, W, 3) array of uint8 as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def warm_up(grpc_url: str, timeout_s: float) -> None:
+    """Send one drawn cell through ``cell_analysis`` and one empty field through ``smear_analysis``.
+
+    Parameters
+    ----------
+    grpc_url : str
+        ``HOST:PORT``.
+    timeout_s : float
+        Seconds for each of the two.
+
+    Raises
+    ------
+    WarmUpFailed
+        If either is refused or does not answer in time.
+    """
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    requests = (("cell_analysis", cell_png(), 0.18), ("smear_analysis", field_png(), 0.15))
+    with grpc.InferenceServerClient(grpc_url) as client:
+        for model, picture, um_per_pixel in requests:
+            image = grpc.InferInput("IMAGE", [1], "BYTES")
+            image.set_data_from_numpy(np.array([picture], dtype=np.object_))
+            scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
+            scale.set_data_from_numpy(np.array([um_per_pixel], np.float32))
+            try:
+                # one probe a class: enough to have loaded and allocated everything
+                client.infer(model, [image, scale], parameters={"budget": 1}, client_timeout=timeout_s)
+            except InferenceServerException as error:
+                raise WarmUpFailed(f"a first inference through {model} failed: {error.message()}") from error

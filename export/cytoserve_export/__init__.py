@@ -1,0 +1,4 @@
+"""Checkpoints into served graphs: read, traced, checked against torch, installed with a manifest.
+
+The command is ``cytoserve export``; from Python it is :func:`cytoserve_export.repository.export_onnx`.
+"""

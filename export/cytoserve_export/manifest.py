@@ -1,0 +1,141 @@
+"""``manifest.json``: what the export wrote, from what, with what, and how well it agrees with the networks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+
+from .checkpoint import Checkpoint, hash_file, read_json
+from .errors import ManifestMismatch, MixedWeights
+from .isolation import Outcome
+from .specs import SPECS, GraphSpec
+
+NAME: Final = "manifest.json"
+SCHEMA: Final = "cytoserve.manifest/1"
+TOOLS: Final = ("cytoserve", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of Python and of every package that shapes the result."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in TOOLS}}
+
+
+def describe(spec: GraphSpec, path: Path, checkpoint: Checkpoint, parity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest's entry of one graph, read from the file that was written."""
+    model = onnx.load(path, load_external_data=False)
+    hashes = checkpoint.part_hashes
+    return {
+        "file": spec.path,
+        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
+        "ir_version": model.ir_version,
+        "inputs": [_tensor(value) for value in model.graph.input],
+        "outputs": [_tensor(value) for value in model.graph.output],
+        "parts": {part: hashes[part] for part in spec.parts if part in hashes},
+        "parity": dict(parity),
+    }
+
+
+def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    kind = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name,
+        "shape": [dim.dim_param or dim.dim_value for dim in kind.shape.dim],
+    }
+
+
+def compose(
+    staged: Path, target: Path, names: Sequence[str], checkpoint: Checkpoint, outcome: Outcome
+) -> dict[str, Any]:
+    """Return the manifest of ``target`` as it will be once ``staged`` has been laid over it.
+
+    Graphs of an earlier export that are not written anew keep their entries while their files are unchanged.
+
+    Raises
+    ------
+    MixedWeights
+        Such a graph comes from other weights than this checkpoint's.
+    """
+    kept = kept_entries(target, set(names), checkpoint)
+    written = {p.relative_to(staged).as_posix(): p for p in sorted(staged.rglob("*")) if p.is_file()}
+    files = {entry["file"]: target / entry["file"] for entry in kept["models"].values()} | written
+    models = kept["models"] | {
+        name: describe(SPECS[name], staged / SPECS[name].path, checkpoint, outcome.parity[name]) for name in names
+    }
+    return {
+        "schema": SCHEMA,
+        "provenance": {
+            "checkpoint": checkpoint.index.get("name", checkpoint.folder.name),
+            "weights_sha256": checkpoint.weights_sha256,
+            "parts": checkpoint.part_hashes,
+            "conditioning": checkpoint.conditioning.kind,
+            "prediction_type": checkpoint.schedule.prediction_type,
+        },
+        "tools": tool_versions(),
+        "models": {name: models[name] for name in SPECS if name in models},
+        "decision": _decision(names, kept, outcome),
+        "files": {
+            name: {"sha256": hash_file(path), "bytes": path.stat().st_size} for name, path in sorted(files.items())
+        },
+    }
+
+
+def _decision(names: Sequence[str], kept: Mapping[str, Any], outcome: Outcome) -> dict[str, Any] | None:
+    """The decision belongs to the manifest that holds the denoiser; a new denoiser or encoder voids the old one."""
+    if "denoiser" not in {*names, *kept["models"]}:
+        return None
+    return outcome.decision or kept["decision"]
+
+
+def kept_entries(target: Path, renewed: set[str], checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return ``models`` and ``decision`` of the old manifest as far as they stay true.
+
+    Raises
+    ------
+    MixedWeights
+        A graph that would stay comes from other weights than the checkpoint's.
+    """
+    if not (target / NAME).is_file():
+        return {"models": {}, "decision": None}
+    old = read_json(target / NAME)
+    models = {}
+    for name, entry in old.get("models", {}).items():
+        path = target / entry["file"]
+        if name in renewed or not path.is_file() or hash_file(path) != old["files"][entry["file"]]["sha256"]:
+            continue
+        other = [part for part, digest in entry["parts"].items() if checkpoint.part_hashes.get(part) != digest]
+        if other:
+            raise MixedWeights(
+                f"{name} in {target.name} was made from another {' and '.join(other)}; export it too "
+                "(leave --only away, or add it there), or write to an empty folder"
+            )
+        models[name] = entry
+    decided = {"encoder", "denoiser"} <= set(models)
+    return {"models": models, "decision": old.get("decision") if decided else None}
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Recompute every hash of the manifest in ``folder`` and return the manifest.
+
+    Raises
+    ------
+    MissingFile
+        There is no manifest.
+    ManifestMismatch
+        A file is gone or is not the one that was written.
+    """
+    manifest = read_json(folder / NAME)
+    if manifest.get("schema") != SCHEMA:
+        raise ManifestMismatch(f"{folder / NAME}: schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}")
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ManifestMismatch(f"{path} is missing; run `cytoserve export onnx` again")
+        if hash_file(path) != entry["sha256"]:
+            raise ManifestMismatch(f"{path} is not the file the manifest names; run `cytoserve export onnx` again")
+    return manifest

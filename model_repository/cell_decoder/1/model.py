@@ -1,0 +1,22 @@
+"""Single-cell image files -> crops (adapter of ``cytoserve_scoring``)."""
+
+import numpy as np
+from cytoserve_scoring.adapter import TritonModel, micrometres, texts
+from cytoserve_scoring.cells import decode_cells
+
+
+class TritonPythonModel(TritonModel):
+    """See the model ``cell_decoder`` in docs/contract.md."""
+
+    def answer(self, tensors, request):
+        """Decode each file; one that is bad becomes a black crop with its error beside it."""
+        deadline = request.deadline()
+        files = list(tensors["IMAGE"].reshape(-1))
+        cells = decode_cells(files, micrometres(tensors["UM_PER_PIXEL"], len(files)), lambda: request.check(deadline))
+        return {
+            "CROP": cells.crop,
+            "CELL_FLAGS": cells.flags,
+            "SCALE": cells.scale,
+            "CELL_ERROR": texts(cells.error),
+            "DEADLINE": np.array([deadline], np.float64),
+        }

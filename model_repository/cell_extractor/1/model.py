@@ -1,0 +1,12 @@
+"""Maps -> cells and crops (adapter of ``cytoserve_scoring``)."""
+
+from cytoserve_scoring.adapter import TritonModel
+from cytoserve_scoring.extraction import extract_cells
+
+
+class TritonPythonModel(TritonModel):
+    """See the model ``cell_extractor`` in docs/contract.md."""
+
+    def answer(self, tensors, request):
+        """Find the cells of one field."""
+        return extract_cells(tensors["FIELD"], tensors["SEGMENTER_MAPS"], tensors["SCALE_GUESS"]).tensors()

@@ -1,0 +1,23 @@
+"""Encoded image file -> pixels and the segmenter's input (adapter of ``cytoserve_scoring``)."""
+
+import numpy as np
+from cytoserve_scoring.adapter import TritonModel
+from cytoserve_scoring.imaging import decode_image
+from cytoserve_scoring.scale import prepare_field
+
+
+class TritonPythonModel(TritonModel):
+    """See the model ``field_decoder`` in docs/contract.md."""
+
+    def answer(self, tensors, request):
+        """Decode one file and resample it for the segmenter."""
+        deadline = request.deadline()
+        field = decode_image(tensors["IMAGE"].reshape(-1)[0])
+        prepared = prepare_field(field, float(tensors["UM_PER_PIXEL"].reshape(-1)[0]))
+        return {
+            "FIELD": field,
+            "FIELD_SIZE": np.array([field.shape[1], field.shape[0]], np.int32),
+            "SEGMENTER_INPUT": prepared.segmenter_input,
+            "SCALE_GUESS": prepared.scale_guess,
+            "DEADLINE": np.array([deadline], np.float64),
+        }

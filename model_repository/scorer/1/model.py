@@ -1,0 +1,78 @@
+"""Latents -> scores, by calls to the ``denoiser`` (adapter of ``cytoserve_scoring``)."""
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from cytoserve_scoring.adapter import NO_DEADLINE, TritonModel, texts
+from cytoserve_scoring.engine import ScoringEngine
+
+
+class TritonPythonModel(TritonModel):
+    """See the model ``scorer`` in docs/contract.md."""
+
+    def setup(self):
+        """Load classes, calibration and limits."""
+        self.rows_per_call = int(self.config["parameters"]["rows_per_call"]["string_value"])
+        self.engine = ScoringEngine.from_file(self.folder / "scoring.json")
+
+    def answer(self, tensors, request):
+        """Score the cells of one request within its time."""
+        sent = tensors.get("DEADLINE")
+        deadline = request.deadline() if sent is None else float(sent.reshape(-1)[0])
+
+        def check():
+            request.check(deadline if deadline == deadline else NO_DEADLINE)
+
+        def evaluate(latents, probes, classes):
+            errors = np.empty(len(latents), np.float32)
+            for start in range(0, len(latents), self.rows_per_call):
+                check()
+                rows = slice(start, start + self.rows_per_call)
+                errors[rows] = denoise(latents[rows], probes[rows], classes[rows])
+            return errors
+
+        check()
+        scores = self.engine.score(
+            tensors["LATENT"],
+            tensors["CELL_FLAGS"],
+            evaluate=evaluate,
+            budget=request.integer("budget", 1, 1_000_000),
+            check=check,
+        )
+        return {
+            "LABEL": scores.label.astype(np.int32, copy=False),
+            "POSTERIOR": scores.posterior.astype(np.float32, copy=False),
+            "SCORES": scores.scores.astype(np.float32, copy=False),
+            "UNCERTAINTY": scores.uncertainty.astype(np.float32, copy=False),
+            "ANOMALY": scores.anomaly.astype(np.float32, copy=False),
+            "DECISION": scores.decision.astype(np.uint8, copy=False),
+            "REASONS": texts(list(scores.reasons)),
+            "EVALUATIONS": scores.evaluations.astype(np.int32, copy=False),
+        }
+
+
+def denoise(latents, probes, classes):
+    """Ask the ``denoiser`` for the errors of R rows, R at most its ``max_batch_size``.
+
+    Parameters
+    ----------
+    latents : (R, 24, 16, 16) ndarray of float32
+    probes, classes : (R,) ndarray of int32
+
+    Returns
+    -------
+    (R,) ndarray of float32
+    """
+    call = pb_utils.InferenceRequest(
+        model_name="denoiser",
+        requested_output_names=["ERROR"],
+        inputs=[
+            pb_utils.Tensor("LATENT", np.ascontiguousarray(latents, np.float32)),
+            pb_utils.Tensor("PROBE", np.ascontiguousarray(probes, np.int32).reshape(-1, 1)),
+            pb_utils.Tensor("CLASS", np.ascontiguousarray(classes, np.int32).reshape(-1, 1)),
+        ],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+    response = call.exec()
+    if response.has_error():
+        raise RuntimeError(f"denoiser: {response.error().message()}")
+    return pb_utils.get_output_tensor_by_name(response, "ERROR").as_numpy().reshape(-1)

@@ -1,0 +1,172 @@
+"""What every Python model of the repository does alike: tensors in, one call, tensors or a typed error out.
+
+Triton's ``triton_python_backend_utils`` exists only inside a Triton process, so it is imported when a model runs,
+not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+
+NO_DEADLINE: Final = float("inf")
+MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class TritonModel:
+    """Base of a model of Triton's Python backend.
+
+    A subclass implements `setup` (load what it needs) and `answer` (one request). Errors of the tree in `errors`
+    become Triton errors that carry their code; any other exception becomes INTERNAL with its type only, because a
+    message might quote the patient's picture, and is logged.
+    """
+
+    name: str
+    folder: Path
+    """The model's version folder, where files beside ``model.py`` lie."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Take Triton's arguments, then `setup`."""
+        self.name = args["model_name"]
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.config: dict[str, Any] = json.loads(args["model_config"])
+        self.setup()
+
+    def setup(self) -> None:
+        """Load what the model needs; called once."""
+
+    def answer(self, tensors: Tensors, request: Request) -> Tensors:
+        """Answer one request.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            The inputs by name; BYTES arrive as arrays of ``bytes`` objects.
+        request : Request
+            Parameters, deadline and cancellation.
+
+        Returns
+        -------
+        dict of str to ndarray : the outputs by name.
+        """
+        raise NotImplementedError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request by itself (Triton's entry point)."""
+        return [self._respond(Request(request)) for request in requests]
+
+    def _respond(self, request: Request) -> Any:
+        import triton_python_backend_utils as pb_utils
+
+        codes = pb_utils.TritonError
+        try:
+            outputs = self.answer(request.tensors(), request)
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+        except CytoserveError as error:
+            code = codes.CANCELLED if isinstance(error, DeadlineExceeded) else codes.INVALID_ARG
+            return pb_utils.InferenceResponse(error=codes(error.wire(), code))
+        except Exception as error:
+            pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
+            text = f"[cytoserve:internal] {self.name} failed with {type(error).__name__}; see the server's log"
+            return pb_utils.InferenceResponse(error=codes(text, codes.INTERNAL))
+
+
+class Request:
+    """One request: its tensors, its parameters, and how much time is left for it.
+
+    Parameters
+    ----------
+    raw : pb_utils.InferenceRequest
+        Triton's request.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        text = raw.parameters()
+        self.parameters: dict[str, Any] = json.loads(text) if text else {}
+
+    def tensors(self) -> Tensors:
+        """Return the inputs by name."""
+        return {tensor.name(): tensor.as_numpy() for tensor in self._raw.inputs()}
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return an integer request parameter (a number or its text), or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no integer of [low, high].
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, str)):
+                raise ValueError
+            number = int(value)
+        except ValueError:
+            raise BadParameter(f"{name} must be an integer from {low} to {high}") from None
+        if not low <= number <= high:
+            raise BadParameter(f"{name} must be from {low} to {high}, it is {number}")
+        return number
+
+    def deadline(self) -> float:
+        """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
+
+        The parameter ``deadline_ms`` counts from the arrival of the request at the ensemble's first step, which is
+        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``.
+
+        Raises
+        ------
+        BadParameter, DeadlineExceeded
+        """
+        left = self.integer("deadline_ms", -MAX_DEADLINE_MS, MAX_DEADLINE_MS)
+        if left is None:
+            return NO_DEADLINE
+        if left <= 0:
+            raise DeadlineExceeded("the time given for this request was over on arrival")
+        return time.monotonic() + left / 1000.0
+
+    def check(self, deadline: float) -> None:
+        """Raise `DeadlineExceeded` if the moment has passed or the caller has cancelled."""
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded("the time given for this request is over; send fewer cells or allow more time")
+        if self._raw.is_cancelled():
+            raise DeadlineExceeded("the caller cancelled this request")
+
+
+def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return `count` scales from an ``UM_PER_PIXEL`` tensor that has one value for all or one for each.
+
+    Raises
+    ------
+    BadShape
+        If it has another number of values.
+    """
+    if tensor.size not in (1, count):
+        raise BadShape(f"UM_PER_PIXEL must have 1 value or one for each of the {count} images, it has {tensor.size}")
+    return np.broadcast_to(tensor.reshape(-1), (count,))
+
+
+def texts(values: list[str]) -> NDArray[np.object_]:
+    """Return strings as a BYTES tensor, one dimension, also when there are none."""
+    out = np.empty(len(values), dtype=np.object_)
+    out[:] = [value.encode("utf-8") for value in values]
+    return out
+
+
+def _where(error: BaseException) -> str:
+    """Return the files and lines an exception came through, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "at " + " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

@@ -1,0 +1,80 @@
+"""Single-cell image files to crops at the denoiser's scale; a bad file costs its own cell only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .constants import CROP_SIZE, FLAG_INVALID, MAX_CELLS
+from .crops import cut_crop
+from .errors import BadShape, CytoserveError
+from .imaging import decode_image
+from .scale import scale_of_single_cell
+
+
+@dataclass(frozen=True)
+class DecodedCells:
+    """The cells of one request.
+
+    Attributes
+    ----------
+    crop : (M, 96, 96, 3) ndarray of uint8
+        Black where the file was bad.
+    flags : (M,) ndarray of int32
+        Bits ``FLAG_*``; ``FLAG_INVALID`` where the file was bad.
+    scale : (M,) ndarray of float32
+        Micrometres per pixel that were used; NaN where the file was bad.
+    error : list of str
+        Empty, or the wire text of what was wrong with the file.
+    """
+
+    crop: NDArray[np.uint8]
+    flags: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    error: list[str]
+
+
+def decode_cells(
+    files: Sequence[bytes], um_per_pixel: NDArray[np.float32], check: Callable[[], None] = lambda: None
+) -> DecodedCells:
+    """Decode image files of one cell each and cut each cell's crop at its physical scale.
+
+    Parameters
+    ----------
+    files : sequence of M bytes
+        Encoded images.
+    um_per_pixel : (M,) ndarray of float32
+        Micrometres per pixel, 0 = not known.
+    check : callable
+        Called before each file; may raise, which ends the whole request.
+
+    Raises
+    ------
+    BadShape
+        If there are more than ``MAX_CELLS`` files.
+    """
+    count = len(files)
+    if count > MAX_CELLS:
+        raise BadShape(f"{count} images in one request, the limit is {MAX_CELLS}; send them in several requests")
+    cells = DecodedCells(
+        crop=np.zeros((count, CROP_SIZE, CROP_SIZE, 3), np.uint8),
+        flags=np.full(count, FLAG_INVALID, np.int32),
+        scale=np.full(count, np.nan, np.float32),
+        error=[""] * count,
+    )
+    for row, data in enumerate(files):
+        check()
+        try:
+            image = decode_image(data)
+            found = scale_of_single_cell(image, float(um_per_pixel[row]))
+        except CytoserveError as error:
+            cells.error[row] = error.wire()
+            continue
+        height, width = image.shape[:2]
+        cells.crop[row] = cut_crop(image, (width / 2.0, height / 2.0), found.um_per_pixel)
+        cells.flags[row] = found.flags
+        cells.scale[row] = found.um_per_pixel
+    return cells

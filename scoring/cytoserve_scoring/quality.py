@@ -1,0 +1,61 @@
+"""Is a crop good enough to be judged? Measurable reasons for ``poor_image``, no more than three."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+DARK_LEVEL: Final = 60.0
+"""A crop whose 95th percentile of luminance (its background) stays below this is too dark."""
+
+BURNT_PART: Final = 0.5
+"""A crop is burnt out when this part of the central disc (the cell's place) is white in every channel."""
+BURNT_LEVEL: Final = 252
+
+LEAST_CONTRAST: Final = 20.0
+"""Smallest spread (95th minus 5th percentile of luminance) of a crop that shows a cell."""
+
+LEAST_SHARPNESS: Final = 0.11
+"""Smallest edge slope, see `sharpness`. Real crops reach 0.136 at least; blurred by 3 px most fall below this."""
+
+
+def luminance(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the luminance (ITU-R BT.601) of an (h, w, 3) uint8 crop as (h, w) float32 in 0..255."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(crop.astype(np.float32) @ weights, np.float32)
+
+
+def sharpness(crop: NDArray[np.uint8]) -> float:
+    """Return the slope of the steepest edges, as a part of the crop's contrast per pixel.
+
+    The 99th percentile of the luminance gradient (central differences) over the spread of the luminance, so that
+    neither a pale stain nor a dim lamp changes it. 0 for an empty crop.
+    """
+    grey = ndimage.gaussian_filter(luminance(crop), 0.5)
+    spread = float(np.percentile(grey, 99) - np.percentile(grey, 1))
+    if spread < 1.0:
+        return 0.0
+    rows, columns = np.gradient(grey)
+    return float(np.percentile(np.hypot(rows, columns), 99)) / spread
+
+
+def poor_image(crop: NDArray[np.uint8]) -> bool:
+    """Say whether a crop is too dark, burnt out, empty or too blurred to be judged.
+
+    Parameters
+    ----------
+    crop : (h, w, 3) ndarray of uint8, at the denoiser's scale
+    """
+    grey = luminance(crop)
+    low, high = np.percentile(grey, [5, 95])
+    if high < DARK_LEVEL or high - low < LEAST_CONTRAST:
+        return True
+    side = crop.shape[0]
+    y, x = np.mgrid[: crop.shape[0], : crop.shape[1]] - (side - 1) / 2
+    center = crop[np.hypot(y, x) < side / 6]
+    if (center.min(axis=1) >= BURNT_LEVEL).mean() > BURNT_PART:
+        return True
+    return sharpness(crop) < LEAST_SHARPNESS

@@ -1,0 +1,291 @@
+"""A real gRPC server that speaks the contract with canned tensors, delays, failures and kills.
+
+Not a mock: requests cross a socket through grpc's own server, so deadlines, message sizes, cancellation and dead peers
+are the real thing. Only the picture analysis is canned.
+
+Run as a program (``python fake_server.py PORT_FILE``) it serves until it is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+CLASSES = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature_granulocyte",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+INFO = {
+    "name": "reference",
+    "version": "1.2.3",
+    "classes": list(CLASSES),
+    "weights_sha256": "ab" * 32,
+    "probes": 24,
+    "limits": {"max_file_bytes": 41943040},
+}
+DATATYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8", "int64": "INT64"}
+INPUTS = {"IMAGE": "BYTES", "UM_PER_PIXEL": "FP32"}
+SCORER = {
+    "LABEL": "INT32",
+    "POSTERIOR": "FP32",
+    "SCORES": "FP32",
+    "UNCERTAINTY": "FP32",
+    "ANOMALY": "FP32",
+    "DECISION": "UINT8",
+    "REASONS": "BYTES",
+    "EVALUATIONS": "INT32",
+}
+OUTPUTS = {
+    "smear_analysis": {
+        "FIELD_SIZE": "INT32",
+        "BOX": "FP32",
+        "KIND": "UINT8",
+        "DETECTION_SCORE": "FP32",
+        "SCALE": "FP32",
+        "SCALE_SOURCE": "BYTES",
+        "CELL_INDEX": "INT32",
+        "CELL_FLAGS": "INT32",
+        **SCORER,
+    },
+    "cell_analysis": {"SCALE": "FP32", "CELL_FLAGS": "INT32", "CELL_ERROR": "BYTES", **SCORER},
+}
+
+
+def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str, Any]:
+    """Return consistent scorer outputs for cells with these labels; ``reviews`` maps a row to its reasons."""
+    m, c = len(labels), len(CLASSES)
+    reviews = reviews or {}
+    posterior = np.full((m, c), 0.01, np.float32)
+    for row, label in enumerate(labels):
+        posterior[row, label] = 1 - 0.01 * (c - 1)
+    return {
+        "LABEL": np.array(labels, np.int32),
+        "POSTERIOR": posterior,
+        "SCORES": np.ones((m, c), np.float32),
+        "UNCERTAINTY": np.linspace(0.1, 0.9, m).astype(np.float32),
+        "ANOMALY": np.tile(np.array([1.5, np.nan], np.float32), (m, 1)),
+        "DECISION": np.array([int(row in reviews) for row in range(m)], np.uint8),
+        "REASONS": [reviews.get(row, "").encode() for row in range(m)],
+        "EVALUATIONS": np.full(m, 192, np.int32),
+    }
+
+
+def smear(labels: list[int], reviews: dict[int, str] | None = None, red: int = 3, platelets: int = 1) -> dict[str, Any]:
+    """Return the outputs of ``smear_analysis``: red cells first, then the scored cells, then platelets."""
+    m = len(labels)
+    kinds = [1] * red + [0] * m + [2] * platelets
+    n = len(kinds)
+    corners = np.arange(n, dtype=np.float32)[:, None] * 10 + np.array([0, 0, 8.5, 9.25], np.float32)
+    return {
+        "FIELD_SIZE": np.array([640, 480], np.int32),
+        "BOX": corners.reshape(n, 4),
+        "KIND": np.array(kinds, np.uint8),
+        "DETECTION_SCORE": np.full(n, 0.9, np.float32),
+        "SCALE": np.array([0.15, 7.4], np.float32),
+        "SCALE_SOURCE": [b"red_cells"],
+        "CELL_INDEX": np.arange(red, red + m, dtype=np.int32),
+        "CELL_FLAGS": np.full(m, 8, np.int32),
+        **scored(labels, reviews),
+    }
+
+
+def cells(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str, Any]:
+    """Return the outputs of ``cell_analysis``."""
+    m = len(labels)
+    return {
+        "SCALE": np.full(m, 0.25, np.float32),
+        "CELL_FLAGS": np.zeros(m, np.int32),
+        "CELL_ERROR": [b""] * m,
+        **scored(labels, reviews),
+    }
+
+
+def pack(items: list[bytes]) -> bytes:
+    return b"".join(struct.pack("<I", len(item)) + item for item in items)
+
+
+def unpack(raw: bytes) -> list[bytes]:
+    items, at = [], 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        items.append(raw[at + 4 : at + 4 + length])
+        at += 4 + length
+    return items
+
+
+class Refuse(Exception):
+    """Raised by a behaviour to answer with a gRPC status."""
+
+    def __init__(self, status: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.status, self.details = status, details
+
+
+@dataclass
+class Call:
+    """What a request looked like when it arrived."""
+
+    model: str
+    files: list[bytes]
+    um_per_pixel: list[float]
+    parameters: dict[str, int]
+    request_id: str
+    metadata: dict[str, str]
+    time_remaining: float
+    requested: list[str]
+
+
+Behaviour = Callable[[Call], "dict[str, Any]"]
+
+
+@dataclass
+class Fake(pb_grpc.GRPCInferenceServiceServicer):
+    """The service; tests set ``on_smear``, ``on_cells``, ``info`` and ``outputs`` to change what it answers."""
+
+    on_smear: Behaviour = lambda call: smear([6, 6, 4])
+    on_cells: Behaviour = lambda call: cells([6] * len(call.files))
+    info: Any = field(default_factory=lambda: json.loads(json.dumps(INFO)))
+    outputs: dict[str, dict[str, str]] = field(default_factory=lambda: {k: dict(v) for k, v in OUTPUTS.items()})
+    is_ready: bool = True
+    calls: list[Call] = field(default_factory=list)
+    attempts: Counter[str] = field(default_factory=Counter)
+    running: int = 0
+    most_running: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        self.attempts["ready"] += 1
+        return pb.ServerReadyResponse(ready=self.is_ready)
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        self.attempts["metadata"] += 1
+        if request.name not in self.outputs:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        answer = pb.ModelMetadataResponse(name=request.name)
+        for side, tensors in ((answer.inputs, INPUTS), (answer.outputs, self.outputs[request.name])):
+            for name, datatype in tensors.items():
+                side.add(name=name, datatype=datatype, shape=[-1])
+        return answer
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        with self.lock:
+            self.attempts[request.model_name] += 1
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        try:
+            return self._infer(request, context)
+        except Refuse as refused:
+            context.abort(refused.status, refused.details)
+        finally:
+            with self.lock:
+                self.running -= 1
+
+    def _infer(self, request: Any, context: Any) -> Any:
+        if request.model_name == "service_info":
+            text = self.info if isinstance(self.info, bytes) else json.dumps(self.info).encode()
+            return self._answer(request, {"INFO": [text]})
+        raw = dict(zip((tensor.name for tensor in request.inputs), request.raw_input_contents, strict=True))
+        call = Call(
+            model=request.model_name,
+            files=unpack(raw["IMAGE"]),
+            um_per_pixel=np.frombuffer(raw["UM_PER_PIXEL"], "<f4").tolist(),
+            parameters={name: value.int64_param for name, value in request.parameters.items()},
+            request_id=request.id,
+            metadata={key: value for key, value in context.invocation_metadata()},
+            time_remaining=context.time_remaining(),
+            requested=[output.name for output in request.outputs],
+        )
+        with self.lock:
+            self.calls.append(call)
+        behaviour = self.on_smear if request.model_name == "smear_analysis" else self.on_cells
+        return self._answer(request, behaviour(call))
+
+    @staticmethod
+    def _answer(request: Any, tensors: dict[str, Any]) -> Any:
+        answer = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        for name, value in tensors.items():
+            if isinstance(value, list):
+                answer.outputs.add(name=name, datatype="BYTES", shape=[len(value)])
+                answer.raw_output_contents.append(pack(value))
+            else:
+                answer.outputs.add(name=name, datatype=DATATYPES[value.dtype.name], shape=value.shape)
+                answer.raw_output_contents.append(value.tobytes())
+        return answer
+
+
+class FakeServer:
+    """Serves a `Fake` on a free loopback port; a context manager."""
+
+    def __init__(self, fake: Fake | None = None, port: int = 0) -> None:
+        self.fake = fake or Fake()
+        limit = 64 * 1024 * 1024
+        self._server = grpc.server(
+            ThreadPoolExecutor(48),
+            options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)],
+        )
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(self.fake, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.url = f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> FakeServer:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._server.stop(None).wait(5)
+
+
+def sleeping(seconds: float) -> Behaviour:
+    """Answer late."""
+
+    def behaviour(call: Call) -> dict[str, Any]:
+        time.sleep(seconds)
+        return smear([6]) if call.model == "smear_analysis" else cells([6] * len(call.files))
+
+    return behaviour
+
+
+def main() -> None:
+    """Serve, sleeping 30 s in every field: the parent kills this process during a call."""
+    fake = Fake()
+
+    def announce(call: Call) -> dict[str, Any]:
+        if call.files[0] == b"die":
+            Path(sys.argv[1] + ".called").write_text("called")
+            time.sleep(30)
+        return smear([6])
+
+    fake.on_smear = announce
+    port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    with FakeServer(fake, port) as server:
+        aside = Path(sys.argv[1] + ".part")
+        aside.write_text(str(server.port))
+        aside.rename(sys.argv[1])
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""All or nothing: what a failed, interrupted or impossible export leaves behind, and what a manifest catches."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Exported
+from cytoserve_export import errors, manifest, repository
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.isolation import Job, Outcome
+from cytoserve_export.repository import Request, export_onnx, install
+from tiny import edit_json
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def copy(exported: Exported, root: Path) -> Path:
+    """Copy both repositories to ``root`` and add the files others own; return the first."""
+    shutil.copytree(exported.synthesis, root / exported.synthesis.name)
+    target = Path(shutil.copytree(exported.target, root / "repository"))
+    (target / "encoder" / "config.pbtxt").write_text("theirs")
+    (target / "scorer" / "1" / "model.py").write_text("theirs")
+    return target
+
+
+def test_manifest_names_every_file_and_nothing_else(exported: Exported) -> None:
+    for folder, name in ((exported.target, "repository"), (exported.synthesis, "model_repository_synthesis")):
+        made = manifest.verify(folder)
+        assert made == json.loads(json.dumps(exported.manifests[name]))
+        assert {path: entry["sha256"] for path, entry in made["files"].items()} == {
+            path: digest for path, digest in tree(folder).items() if path != "manifest.json"
+        }
+        assert {"torch", "onnx", "onnxruntime", "python"} <= set(made["tools"])
+    scoring = json.loads((exported.target / "scorer/1/scoring.json").read_text())
+    assert scoring == json.loads((exported.checkpoint / "scoring/scoring.json").read_text())
+    service = json.loads((exported.target / "service_info/1/service.json").read_text())
+    checkpoint = Checkpoint(exported.checkpoint)
+    assert service["weights_sha256"] == checkpoint.weights_sha256 == made["provenance"]["weights_sha256"]
+    assert (service["name"], service["version"], service["probes"]) == ("tiny", "7", 5)
+    assert service["classes"] == list(checkpoint.geometry.classes)
+    assert service["crop"]["size"] == checkpoint.geometry.size
+
+
+def test_manifest_notices_change_and_loss(embedding_export: Exported, tmp_path: Path) -> None:
+    target = copy(embedding_export, tmp_path)
+    manifest.verify(target)
+    path = target / "encoder/1/model.onnx"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(errors.ManifestMismatch, match="encoder"):
+        manifest.verify(target)
+    path.unlink()
+    with pytest.raises(errors.ManifestMismatch, match="missing"):
+        manifest.verify(target)
+    (target / "manifest.json").unlink()
+    with pytest.raises(errors.MissingFile):
+        manifest.verify(target)
+
+
+def refuse(job: Job, report: object) -> Outcome:
+    raise errors.ToleranceExceeded("by a test")
+
+
+def interrupt(job: Job, report: object) -> Outcome:
+    raise KeyboardInterrupt
+
+
+def full_disk(job: Job, report: object) -> Outcome:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+@pytest.mark.parametrize(
+    ("stop", "kind"),
+    [(refuse, errors.ToleranceExceeded), (interrupt, KeyboardInterrupt), (full_disk, errors.NoSpace)],
+)
+def test_a_stopped_export_changes_nothing(
+    stop: Any, kind: type[BaseException], embedding_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = copy(embedding_export, tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setattr(repository, "check_apart", stop)
+    with pytest.raises(kind):
+        export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+    assert tree(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model_repository_synthesis", "repository"]
+    with pytest.raises(kind):
+        export_onnx(Request(embedding_export.checkpoint, tmp_path / "fresh" / "repository", ("encoder",)))
+    assert list((tmp_path / "fresh").iterdir()) == []
+
+
+def test_exporting_one_graph_again_keeps_the_rest(embedding_export: Exported, tmp_path: Path) -> None:
+    target = copy(embedding_export, tmp_path)
+    old = manifest.verify(target)
+    made = export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+    assert list(made) == ["repository"]
+    new = manifest.verify(target)
+    assert new["files"] == old["files"]  # the same bytes from the same weights
+    assert new["models"]["denoiser"] == old["models"]["denoiser"]
+    assert new["decision"] == old["decision"]
+    assert (target / "encoder/config.pbtxt").read_text() == "theirs"
+    assert (target / "scorer/1/model.py").read_text() == "theirs"
+
+
+def test_graphs_of_two_checkpoints_do_not_mix(embedding_export: Exported, broken: Path, tmp_path: Path) -> None:
+    target = copy(embedding_export, tmp_path / "here")
+    before = tree(target)
+    edit_json(broken / "scheduler/scheduler_config.json", steps_offset=1)
+    with pytest.raises(errors.MixedWeights, match=r"denoiser .* another scheduler"):
+        export_onnx(Request(broken, target, ("encoder",)))
+    assert tree(target) == before
+
+
+def test_install_puts_everything_back_when_a_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+    for name in ("one", "two"):
+        staged, target = tmp_path / "aside" / name, tmp_path / name
+        for path in ("a/x", "b/y", "manifest.json"):
+            for root, text in ((staged, "new"), (target, "old")):
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_text(text)
+        (target / "b" / "y").unlink()  # a file the old repository did not have
+        pairs.append((staged, target))
+    before = {name: tree(tmp_path / name) for name in ("one", "two")}
+    real, order = os.replace, []
+
+    def fail_late(source: Path, target: Path) -> None:
+        order.append(Path(target).relative_to(tmp_path).as_posix())
+        if order[-1] == "two/manifest.json" and len(order) == 6:
+            raise OSError(errno.EIO, "pulled out")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_late)
+    with pytest.raises(OSError, match="pulled out"):
+        install(pairs)
+    assert order[:6] == [f"{n}/{p}" for n in ("one", "two") for p in ("a/x", "b/y", "manifest.json")]
+    assert {name: tree(tmp_path / name) for name in ("one", "two")} == before
+
+
+def test_termination_leaves_nothing(embedding: Path, tmp_path: Path) -> None:
+    """A real process, really terminated in the middle of its work."""
+    command = [sys.executable, "-c", "from cytoserve_export.cli import app; app()"]
+    command += ["onnx", str(embedding), "--to", str(tmp_path / "out" / "repository")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "out").glob(".repository.export-*/*/*/1/model.onnx")):
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_command_line_says_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from cytoserve_export.cli import app; app()"]
+    command += ["onnx", str(tmp_path / "none"), "--to", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "MissingFile" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

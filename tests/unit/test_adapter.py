@@ -1,0 +1,135 @@
+"""What the Python models share, away from Triton: parameters, deadlines, shapes, cells."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import numpy as np
+import pytest
+from cytoserve_scoring import constants
+from cytoserve_scoring.adapter import NO_DEADLINE, Request, micrometres, texts
+from cytoserve_scoring.cells import decode_cells
+from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded
+from cytoserve_scoring.service import describe
+from PIL import Image
+
+
+class Sent:
+    """The two things `Request` asks of Triton's request."""
+
+    def __init__(self, cancelled: bool = False, **parameters: object) -> None:
+        self._text = json.dumps(parameters) if parameters else ""
+        self._cancelled = cancelled
+
+    def parameters(self) -> str:
+        return self._text
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled
+
+
+@pytest.mark.parametrize(("value", "number"), [(3, 3), ("3", 3), (" 7 ", 7), (1, 1), (10, 10)])
+def test_integer_parameter(value: object, number: int) -> None:
+    assert Request(Sent(budget=value)).integer("budget", 1, 10) == number
+
+
+@pytest.mark.parametrize("value", [0, 11, -3, "11", 1.5, "1.5", True, "", "many", [1]])
+def test_bad_integer_parameter_names_the_range(value: object) -> None:
+    with pytest.raises(BadParameter, match="1 to 10"):
+        Request(Sent(budget=value)).integer("budget", 1, 10)
+
+
+def test_parameter_not_sent() -> None:
+    assert Request(Sent()).integer("budget", 1, 10) is None
+    assert Request(Sent()).deadline() == NO_DEADLINE
+    Request(Sent()).check(NO_DEADLINE)
+
+
+def test_deadline_is_a_moment() -> None:
+    request = Request(Sent(deadline_ms="50"))
+    due = request.deadline()
+    assert 0 < due - time.monotonic() <= 0.05
+    request.check(due)
+    time.sleep(0.06)
+    with pytest.raises(DeadlineExceeded, match="over"):
+        request.check(due)
+
+
+@pytest.mark.parametrize("left", [0, -5, "0"])
+def test_deadline_over_on_arrival(left: object) -> None:
+    with pytest.raises(DeadlineExceeded, match="arrival"):
+        Request(Sent(deadline_ms=left)).deadline()
+
+
+def test_cancelled_request() -> None:
+    with pytest.raises(DeadlineExceeded, match="cancelled"):
+        Request(Sent(cancelled=True)).check(NO_DEADLINE)
+
+
+def test_one_scale_for_all_or_one_each() -> None:
+    assert micrometres(np.array([0.2], np.float32), 3).tolist() == pytest.approx([0.2] * 3)
+    assert micrometres(np.array([0.1, 0.2], np.float32), 2).tolist() == pytest.approx([0.1, 0.2])
+    assert micrometres(np.array([0.1], np.float32), 0).shape == (0,)
+    with pytest.raises(BadShape, match="3 images, it has 2"):
+        micrometres(np.zeros(2, np.float32), 3)
+
+
+def test_texts_are_bytes_in_one_dimension() -> None:
+    assert texts([]).shape == (0,)
+    assert texts(["ä", "a,b"]).tolist() == ["ä".encode(), b"a,b"]
+
+
+def disc() -> bytes:
+    yy, xx = np.mgrid[0:120, 0:120] - 60
+    pixels = np.where((yy**2 + xx**2 < 30**2)[..., None], (90, 60, 140), (235, 232, 236)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_bad_cells_stay_beside_good_ones() -> None:
+    files = [disc(), b"", disc(), disc()]
+    cells = decode_cells(files, np.array([0.2, 0.2, float("nan"), 0.25], np.float32))
+    assert [text.split("]")[0] for text in cells.error] == ["", "[cytoserve:empty", "[cytoserve:bad_scale", ""]
+    assert (cells.flags == constants.FLAG_INVALID).tolist() == [False, True, True, False]
+    np.testing.assert_allclose(cells.scale, [0.2, np.nan, np.nan, 0.25])
+    assert not cells.crop[1:3].any(), "black where there is no picture"
+    centre = constants.CROP_SIZE // 2
+    assert cells.crop[0, centre, centre].tolist() != cells.crop[0, 2, 2].tolist()
+    dark = [(crop[..., 0] < 150).sum() for crop in (cells.crop[0], cells.crop[3])]
+    # radius 30 px is 6 um, 24 px of the crop, and 7.5 um, 30 px
+    assert dark == pytest.approx([np.pi * 24**2, np.pi * 30**2], rel=0.05)
+
+
+def test_no_cells() -> None:
+    cells = decode_cells([], np.zeros(0, np.float32))
+    assert cells.crop.shape == (0, constants.CROP_SIZE, constants.CROP_SIZE, 3)
+    assert cells.error == []
+
+
+def test_too_many_cells_are_refused_before_any_is_decoded() -> None:
+    with pytest.raises(BadShape, match="512"):
+        decode_cells([b""] * 513, np.zeros(513, np.float32), check=lambda: pytest.fail("looked at"))
+
+
+def test_deadline_between_cells_ends_the_request() -> None:
+    def late() -> None:
+        raise DeadlineExceeded("over")
+
+    with pytest.raises(DeadlineExceeded):
+        decode_cells([disc()], np.zeros(1, np.float32), check=late)
+
+
+def test_service_description_keeps_what_was_exported() -> None:
+    told = describe({"name": "x", "classes": ["a"]})
+    assert told["name"] == "x"
+    assert told["limits"] == {
+        "max_file_bytes": constants.MAX_FILE_BYTES,
+        "max_pixels": constants.MAX_PIXELS,
+        "min_side": constants.MIN_SIDE,
+        "max_cells": constants.MAX_CELLS,
+    }
+    assert told["server"]["packages"]["numpy"] == np.__version__
+    json.dumps(told)

@@ -1,0 +1,182 @@
+"""The scoring engine against closed forms and a Gaussian world whose posterior is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cytoserve_scoring.constants import FLAG_INVALID, FLAG_SEGMENTED_WHITE_CELL
+from cytoserve_scoring.engine import (
+    ROWS_PER_CALL,
+    ScoringConfig,
+    ScoringEngine,
+    conformal_p_value,
+    paired_statistic,
+    softmax_posterior,
+)
+from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+from scipy import special, stats
+
+CLASSES = ("monocyte", "neutrophil", "platelet")
+SHAPE = (2, 4, 4)
+
+
+def make_config(**changes):
+    data = {
+        "classes": list(CLASSES),
+        "latent_shape": list(SHAPE),
+        "probes": 8,
+        "default_budget": 6,
+        "temperature": [0.2] * 8,
+        "accept_threshold": 0.9,
+        **changes,
+    }
+    return ScoringConfig.from_json(data)
+
+
+class World:
+    """Class c is a constant image of value c; the error is the distance to it plus a probe's own ripple."""
+
+    def __init__(self):
+        self.rows: list[int] = []
+
+    def __call__(self, latents, probes, classes):
+        self.rows.append(len(latents))
+        distance = ((latents - classes[:, None, None, None]) ** 2).mean(axis=(1, 2, 3))
+        return (distance + 0.01 * probes).astype(np.float32)
+
+
+def cells(values):
+    return (
+        np.stack([np.full(SHAPE, v, np.float32) for v in values]) if len(values) else np.zeros((0, *SHAPE), np.float32)
+    )
+
+
+def test_nearest_class_wins_and_the_posterior_is_the_softmax_of_the_mean_errors():
+    latents = cells([0.1, 1.2, 1.9])
+    out = ScoringEngine(make_config()).score(latents, np.zeros(3, np.int32), World())
+    assert out.label.tolist() == [0, 1, 2]
+    expected = special.softmax(-out.scores.astype(float) / 0.2, axis=1)
+    np.testing.assert_allclose(out.posterior, expected, atol=1e-6)
+    np.testing.assert_allclose(out.uncertainty, 1 - expected.max(axis=1), atol=1e-6)
+    assert out.evaluations.tolist() == [6 * 3] * 3
+
+
+def test_no_cells_is_a_valid_question():
+    out = ScoringEngine(make_config()).score(cells([]), np.zeros(0, np.int32), World())
+    assert out.label.shape == (0,)
+    assert out.posterior.shape == (0, 3)
+    assert out.reasons == []
+
+
+def test_a_cell_gets_the_same_answer_alone_and_in_company():
+    engine = ScoringEngine(make_config())
+    rng = np.random.default_rng(0)
+    latents = rng.normal(1, 1, (70, *SHAPE)).astype(np.float32)
+    together = engine.score(latents, np.zeros(70, np.int32), World())
+    for index in (0, 33, 69):
+        alone = engine.score(latents[index : index + 1], np.zeros(1, np.int32), World())
+        assert alone.scores[0].tobytes() == together.scores[index].tobytes()
+        assert alone.reasons[0] == together.reasons[index]
+
+
+def test_calls_never_exceed_the_denoisers_batch():
+    world = World()
+    ScoringEngine(make_config()).score(cells(np.linspace(0, 2, 100)), np.zeros(100, np.int32), world)
+    assert max(world.rows) <= ROWS_PER_CALL
+    assert sum(world.rows) == 100 * 6 * 3
+
+
+def test_an_invalid_cell_does_not_sink_the_others():
+    latents = cells([0.0, 1.0, 2.0])
+    latents[1, 0, 0, 0] = np.nan
+    flags = np.array([0, 0, FLAG_INVALID], np.int32)
+    out = ScoringEngine(make_config()).score(latents, flags, World())
+    assert out.label.tolist() == [0, -1, -1]
+    assert np.isnan(out.posterior[1:]).all()
+    assert out.decision.tolist() == [0, 1, 1]
+    assert out.evaluations.tolist() == [18, 0, 0]
+
+
+def test_an_answer_that_is_no_number_costs_one_cell_only():
+    def sometimes(latents, probes, classes):
+        answer = World()(latents, probes, classes)
+        answer[(latents[:, 0, 0, 0] == 2.0) & (probes == 3)] = np.nan
+        return answer
+
+    out = ScoringEngine(make_config()).score(cells([0.0, 2.0]), np.zeros(2, np.int32), sometimes)
+    assert out.label.tolist() == [0, -1]
+    assert np.isnan(out.scores[1]).all()
+
+
+def test_the_deadline_is_looked_at_between_rounds():
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 2:
+            raise DeadlineExceeded("time is up")
+
+    world = World()
+    with pytest.raises(DeadlineExceeded):
+        ScoringEngine(make_config()).score(cells([1.0]), np.zeros(1, np.int32), world, check=check)
+    assert len(world.rows) == 1
+
+
+def test_reasons_name_what_is_wrong():
+    engine = ScoringEngine(make_config(anomaly_reference={"neutrophil": [0.001 * i for i in range(99)]}))
+    latents = cells([1.0, 0.5, 2.0, 5.0])
+    out = engine.score(latents, np.array([0, 0, FLAG_SEGMENTED_WHITE_CELL, 0], np.int32), World())
+    assert out.reasons[0] == ""
+    assert {"ambiguous", "low_confidence"} <= set(out.reasons[1].split(","))
+    assert "kind_conflict" in out.reasons[2]
+    strange = engine.score(cells([1.4]), np.zeros(1, np.int32), World())
+    assert "anomalous" in strange.reasons[0]
+    assert strange.anomaly[0, 1] == pytest.approx(0.01)
+
+
+def test_nothing_is_accepted_without_a_threshold():
+    out = ScoringEngine(make_config(accept_threshold=None)).score(cells([0.0]), np.zeros(1, np.int32), World())
+    assert out.decision.tolist() == [1]
+    assert out.reasons == ["low_confidence"]
+
+
+def test_near_tie_is_the_paired_t_test_of_scipy():
+    errors = np.random.default_rng(3).normal(1, 0.1, (12, 4)).astype(np.float32)
+    best, second = np.argsort(errors.mean(0))[:2]
+    expected = stats.ttest_rel(errors[:, second].astype(float), errors[:, best].astype(float)).statistic
+    assert paired_statistic(errors) == pytest.approx(expected, rel=1e-6)
+
+
+def test_conformal_p_values_are_valid_under_exchangeability():
+    rng = np.random.default_rng(1)
+    p = [conformal_p_value(x[0], tuple(sorted(x[1:]))) for x in rng.normal(size=(4000, 50))]
+    for level in (0.02, 0.1, 0.5):
+        assert np.mean(np.array(p) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 4000)
+
+
+def test_softmax_survives_huge_errors():
+    posterior = softmax_posterior(np.array([[1e6, 0.0], [5.0, 5.0]], np.float32), 1e-3)
+    np.testing.assert_allclose(posterior, [[0, 1], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize("budget", [0, -1, 9])
+def test_a_budget_outside_the_bank_is_refused(budget):
+    with pytest.raises(BadParameter, match=r"1\.\.8"):
+        ScoringEngine(make_config()).score(cells([1.0]), np.zeros(1, np.int32), World(), budget=budget)
+
+
+def test_wrong_shapes_are_refused():
+    engine = ScoringEngine(make_config())
+    with pytest.raises(BadShape, match="LATENT"):
+        engine.score(np.zeros((1, 3, 4, 4), np.float32), np.zeros(1, np.int32), World())
+    with pytest.raises(BadShape, match="CELL_FLAGS"):
+        engine.score(cells([1.0]), np.zeros(2, np.int32), World())
+    with pytest.raises(BadShape, match="one number for each"):
+        engine.score(cells([1.0]), np.zeros(1, np.int32), lambda z, p, c: np.zeros((len(z), 1), np.float32))
+
+
+def test_an_unusable_file_says_so():
+    with pytest.raises(CytoserveError, match="export the model again"):
+        ScoringConfig.from_json({"classes": []})
+    with pytest.raises(CytoserveError, match="one value per probe"):
+        make_config(temperature=[1.0])

@@ -1,0 +1,210 @@
+"""The training room against outside truths: SciPy, diffusers' own scheduler, and the serving code."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from cytoserve_scoring.constants import CROP_SIZE, PBC_UM_PER_PIXEL
+from cytoserve_scoring.crops import background_gain, cut_crop
+from cytoserve_training.autoencoder import PatchPCAAutoencoder, circular_window
+from cytoserve_training.cells import CLASSES, Augmentation, CellSet, cut
+from cytoserve_training.checkpoint import pick
+from cytoserve_training.denoiser import (
+    TRAIN_TIMESTEPS,
+    DenoiserConfig,
+    PairwiseMargin,
+    build_scheduler,
+    build_unet,
+    diffuse,
+    predict,
+    row_error,
+)
+from cytoserve_training.denoiser_train import Probes, class_errors
+from cytoserve_training.probes import BankConfig, accept_threshold, bit_reversed_order, build_bank, fit_temperature
+from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, red_cell, write_field
+from PIL import Image
+from scipy import ndimage, special
+
+TINY = DenoiserConfig(channels=(16, 16), latent_channels=4, grid=8)
+
+
+def smooth_image(seed: int, size: int = 160) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, (size, size, 3)), (4, 4, 0))
+    return np.clip(200 + 180 * noise, 0, 255).astype(np.uint8)
+
+
+def test_training_and_serving_cut_the_same_crop():
+    image = smooth_image(0)
+    served = cut_crop(image, (80.0, 80.0), PBC_UM_PER_PIXEL)
+    gains = torch.from_numpy(background_gain(image))[None]
+    trained = cut(torch.from_numpy(image)[None], gains)[0].numpy()
+    difference = np.abs(trained - served)
+    assert served.shape == trained.shape == (CROP_SIZE, CROP_SIZE, 3)
+    # Serving prefilters with a Gaussian of 0.19 px and rounds to whole grey levels; training does neither.
+    assert difference.max() < 2.0
+    assert difference.mean() < 0.4
+
+
+def test_white_balance_undoes_a_tint():
+    image = smooth_image(1)
+    tinted = np.clip(image * np.array([1.0, 0.93, 0.85]), 0, 255).astype(np.uint8)
+    plain, corrected = (cut_crop(i, (80.0, 80.0), 0.18).astype(float) for i in (image, tinted))
+    assert np.abs(plain - corrected).mean() < 2.0
+    assert np.abs(image.astype(float) - tinted).mean() > 10
+
+
+def test_a_quarter_turn_of_the_image_is_a_quarter_turn_of_the_crop():
+    image = torch.from_numpy(smooth_image(2))[None]
+    ones = torch.ones(1, 3)
+    turned = cut(torch.rot90(image, 1, (1, 2)), ones)
+    np.testing.assert_allclose(turned.numpy(), torch.rot90(cut(image, ones), 1, (1, 2)).numpy(), atol=1e-2)
+
+
+def test_augmentation_is_seeded_and_changes_the_crop():
+    image, ones = torch.from_numpy(smooth_image(3))[None].repeat(2, 1, 1, 1), torch.ones(2, 3)
+    one, two = (cut(image, ones, Augmentation(), torch.Generator().manual_seed(s)) for s in (5, 5))
+    assert torch.equal(one, two)
+    assert not torch.equal(one[0], one[1])
+
+
+def test_the_autoencoder_whitens_and_is_the_best_linear_reconstruction():
+    crops = torch.stack([torch.from_numpy(cut_crop(smooth_image(i), (80, 80), 0.18)) for i in range(24)])
+    model = PatchPCAAutoencoder(latent_channels=12)
+    share = model.fit(crops)
+    inside = model.patch_mask().bool()
+    latents = model.encode(crops)[:, :, inside]
+    flat = latents.permute(0, 2, 1).reshape(-1, 12)
+    covariance = torch.cov(flat.T)
+    np.testing.assert_allclose(covariance.numpy(), np.eye(12), atol=2e-3)
+    patches = torch.nn.functional.unfold(model.windowed(crops), 6, stride=6).transpose(1, 2)[:, inside.flatten()]
+    values = np.linalg.svd((patches - patches.mean((0, 1))).reshape(-1, 108).double().numpy(), compute_uv=False) ** 2
+    np.testing.assert_allclose(share, values / values.sum(), atol=1e-8)
+
+
+def test_the_autoencoder_survives_saving(tmp_path):
+    model = PatchPCAAutoencoder(latent_channels=4)
+    crops = torch.from_numpy(smooth_image(4, 96))[None].repeat(8, 1, 1, 1)
+    crops[1:] = torch.randint(0, 255, crops[1:].shape, dtype=torch.uint8)
+    model.fit(crops)
+    model.save(tmp_path)
+    assert torch.equal(PatchPCAAutoencoder.load(tmp_path).encode(crops), model.encode(crops))
+
+
+def test_what_stands_in_the_corners_does_not_count():
+    model = PatchPCAAutoencoder(latent_channels=4)
+    crop = torch.from_numpy(smooth_image(5, 96))[None]
+    model.fit(crop.repeat(4, 1, 1, 1) + torch.randint(0, 9, (4, 96, 96, 3), dtype=torch.uint8))
+    other = crop.clone()
+    other[:, circular_window(96) == 0] = 0
+    assert torch.equal(model.encode(crop), model.encode(other))
+
+
+def test_the_noise_schedule_is_diffusers_own():
+    scheduler = build_scheduler()
+    z, noise = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8)
+    timestep = torch.tensor([0, 1, 500, 800, 999])
+    noisy, v = diffuse(z, noise, timestep, scheduler.alphas_cumprod)
+    torch.testing.assert_close(noisy, scheduler.add_noise(z, noise, timestep))
+    torch.testing.assert_close(v, scheduler.get_velocity(z, noise, timestep))
+
+
+def test_row_error_is_the_weighted_mean_over_the_mask():
+    prediction, target = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    weight, mask = torch.tensor([0.5, 1.0, 1.0, 1.5]), (torch.rand(8, 8) > 0.4).float()
+    expected = np.average(
+        ((prediction - target) ** 2).numpy()[:, :, mask.numpy() > 0].mean(2), axis=1, weights=weight.numpy()
+    )
+    np.testing.assert_allclose(row_error(prediction, target, weight, mask).numpy(), expected, rtol=1e-5)
+
+
+def test_the_margin_draws_rivals_where_they_were_hard_and_never_the_class_itself():
+    margin = PairwiseMargin(4)
+    labels = torch.zeros(4000, dtype=torch.int64)
+    margin.hardness[0] = torch.tensor([9.0, 0.0, 0.0, 8.0])
+    rivals = margin.draw_rivals(labels, torch.Generator().manual_seed(0))
+    counts = torch.bincount(rivals, minlength=4)
+    assert counts[0] == 0
+    assert counts[3] > 5 * counts[1] > 0
+    loss = margin(torch.tensor([0.0]), torch.tensor([0.01]), torch.tensor([500]), labels[:1], labels[:1] + 1)
+    assert loss.item() == pytest.approx(float(special.log1p(np.exp(-100 * 0.01))), rel=1e-4)
+
+
+def test_class_errors_agree_with_one_row_at_a_time():
+    torch.manual_seed(0)
+    unet = build_unet(TINY).eval()
+    latents, probes = torch.randn(2, 4, 8, 8), Probes.even(3, 0, (4, 8, 8))
+    weight, mask, alphas = torch.ones(4), torch.ones(8, 8), build_scheduler().alphas_cumprod
+    errors = class_errors(unet, latents, probes, weight, mask, alphas)
+    noisy, target = diffuse(latents[1:], probes.noise[2:], probes.timestep[2:], alphas)
+    with torch.no_grad():
+        alone = row_error(predict(unet, noisy, probes.timestep[2:], torch.tensor([5]), 8), target, weight, mask)
+    assert errors.shape == (2, 3, 8)
+    assert errors[1, 2, 5].item() == pytest.approx(alone.item(), rel=0.02)  # bf16 against fp32
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 24])
+def test_every_prefix_of_the_bank_is_spread(count):
+    order = bit_reversed_order(count)
+    assert sorted(order) == list(range(count))
+    bank = build_bank(BankConfig(probes=16), (4, 8, 8))
+    assert bank.timestep[:4].sort().values.diff().min() > 0.15 * TRAIN_TIMESTEPS
+    assert torch.equal(bank.noise, bank.noise.half().float())
+
+
+def test_the_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    scores = rng.gamma(2.0, 0.01, (4000, 8))
+    probability = special.softmax(-scores / 0.004, axis=1)
+    labels = np.array([rng.choice(8, p=p) for p in probability])
+    assert fit_temperature(scores, labels) == pytest.approx(0.004, rel=0.08)
+
+
+def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
+    """A world with known error at each confidence: the promise may be broken in at most 5 % of calibrations."""
+    rng = np.random.default_rng(1)
+    config = BankConfig(tolerated_error=0.05, confidence=0.95)
+    broken = granted = 0
+    for _ in range(200):
+        confidence = rng.beta(4, 1, 600) * 0.5 + 0.5
+        threshold = accept_threshold(confidence, rng.random(600) < confidence, config)
+        if threshold is None:
+            continue
+        granted += 1
+        fresh = rng.beta(4, 1, 20_000) * 0.5 + 0.5
+        broken += (1 - fresh[fresh >= threshold]).mean() > 0.05
+    assert granted > 80
+    assert broken <= 0.05 * 200 + 3 * np.sqrt(200 * 0.05 * 0.95)
+
+
+def test_too_few_cells_promise_nothing():
+    assert accept_threshold(np.full(20, 0.999), np.ones(20, bool), BankConfig()) is None
+
+
+def test_validation_cells_are_picked_by_name_not_by_order():
+    names = tuple(f"{CLASSES[i % 8]}/{i}.png" for i in range(80))
+    labels = torch.arange(80) % 8
+    cells = CellSet(torch.zeros(80, 1), torch.zeros(80, 3), labels, names)
+    order = torch.randperm(80)
+    shuffled = CellSet(cells.images, cells.gains, labels[order], tuple(names[i] for i in order.tolist()))
+    assert {cells.names[i] for i in pick(cells, 3)} == {shuffled.names[i] for i in pick(shuffled, 3)}
+    assert len(pick(cells, 3)) == 24
+
+
+def test_a_synthetic_field_says_so_in_its_file(tmp_path):
+    path = tmp_path / "field.png"
+    write_field(np.zeros((8, 8, 3), np.uint8), path, FieldConfig(seed=3), "ab" * 32)
+    with Image.open(path) as image:
+        told = json.loads(image.text[METADATA_KEY])
+    assert told["seed"] == 3
+    assert told["weights_sha256"] == "ab" * 32
+
+
+def test_a_rendered_red_cell_has_its_diameter_and_a_pale_centre():
+    colour, opacity = red_cell(50.0, np.random.default_rng(0))
+    assert np.sqrt((opacity > 0.5).sum() * 4 / np.pi) == pytest.approx(50, rel=0.08)
+    middle = colour.shape[0] // 2
+    assert colour[middle, middle, 1] > colour[middle, middle + 18, 1]

@@ -1,0 +1,1 @@
+"""Training of the reference models: data, autoencoder, denoiser, segmenter, synthetic field."""

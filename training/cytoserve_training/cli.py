@@ -1,0 +1,104 @@
+"""``cytoserve train``: the reference models, from images to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the reference models (extra: train).")
+
+Data = Annotated[Path, typer.Option(help="Folder with train, val and test, one folder a class in each.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option(help="CPU threads.")]
+
+
+@app.command()
+def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/autoencoder")) -> None:
+    """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
+    import torch
+
+    from .autoencoder import PatchPCAAutoencoder
+    from .cells import Augmentation, cut, load_cells
+
+    cells = load_cells(data / "train", per_class=375)
+    crops = cut(cells.images, cells.gains, Augmentation(), torch.Generator().manual_seed(0))
+    model = PatchPCAAutoencoder()
+    kept = float(model.fit(crops)[: model.latent_channels].sum())
+    model.save(out / "vae")
+    typer.echo(f"{model.latent_channels} components keep {kept:.2%} of the variance; written to {out / 'vae'}")
+
+
+@app.command()
+def denoiser(
+    data: Data = Path("../shared/data/pbc"),
+    out: Out = Path("runs/denoiser"),
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 6000,
+    margin_from: Annotated[int, typer.Option(help="Step from which the pairwise margin is added.")] = 1500,
+    leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
+    device: Device = "cpu",
+    threads: Threads = 2,
+) -> None:
+    """Train the class-conditional denoiser; resumable."""
+    from .denoiser_train import DenoiserTrainConfig, train
+
+    config = DenoiserTrainConfig(
+        data=str(data),
+        out=str(out),
+        steps=steps,
+        margin_from=margin_from,
+        leave_out=leave_out,
+        device=device,
+        threads=threads,
+    )
+    typer.echo(f"run written to {train(config)}")
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
+    data: Data = Path("../shared/data/pbc"),
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("models/reference"),
+    cells_per_class: Annotated[int, typer.Option(help="Validation cells a class for fitting the scoring.")] = 80,
+    threads: Threads = 2,
+) -> None:
+    """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""
+    from .checkpoint import PackConfig
+    from .checkpoint import pack as pack_run
+
+    config = PackConfig(data=str(data), run=str(run), out=str(out), cells_per_class=cells_per_class, threads=threads)
+    typer.echo(f"checkpoint written to {pack_run(config)}")
+
+
+@app.command("synthetic-field")
+def synthetic_field(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to sample from.")] = Path("models/reference"),
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("examples/synthetic_field.png"),
+    seed: Annotated[int, typer.Option(help="Another seed, another field.")] = 11,
+) -> None:
+    """Sample cells from the denoiser and render the synthetic field of the demo."""
+    import hashlib
+
+    from diffusers import UNet2DConditionModel
+
+    from .autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
+    from .synthesis import FieldConfig, render_field, write_field
+
+    unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").float().eval()
+    digest = hashlib.sha256((checkpoint / "unet" / WEIGHTS_NAME).read_bytes()).hexdigest()
+    config = FieldConfig(seed=seed)
+    write_field(render_field(unet, PatchPCAAutoencoder.load(checkpoint / "vae"), config), out, config, digest)
+    typer.echo(f"{out}: synthetic, {len(config.cells)} nucleated cells")
+
+
+@app.command()
+def card(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to describe.")] = Path("models/reference"),
+    results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
+) -> None:
+    """Write the model card from the measured results."""
+    from .model_card import write_card
+
+    typer.echo(f"written: {write_card(checkpoint, results)}")

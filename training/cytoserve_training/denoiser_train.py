@@ -1,0 +1,306 @@
+"""Train the denoiser: seeded, resumable, with an average of the weights kept aside (EMA).
+
+Two stages share one loop. First the plain diffusion objective (predict ``v``); from ``margin_from`` on every cell is
+also shown under a rival class and the pairwise margin is added (:class:`.denoiser.PairwiseMargin`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from .autoencoder import PatchPCAAutoencoder
+from .cells import CLASSES, Augmentation, CellSet, cut, load_cells
+from .denoiser import (
+    TRAIN_TIMESTEPS,
+    DenoiserConfig,
+    PairwiseMargin,
+    build_scheduler,
+    build_unet,
+    diffuse,
+    predict,
+    row_error,
+)
+from .plots import plot_metrics
+
+
+@dataclass(frozen=True)
+class DenoiserTrainConfig:
+    """Everything a run depends on besides the data; written beside its checkpoints."""
+
+    data: str = "../shared/data/pbc"
+    out: str = "runs/denoiser"
+    steps: int = 6000
+    batch: int = 64
+    margin_from: int = 2000
+    margin_weight: float = 0.03
+    learning_rate: float = 8e-4
+    final_learning_rate: float = 1e-5
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    seed: int = 20261123
+    leave_out: str = ""
+    save_every: int = 200
+    validate_every: int = 500
+    validation_cells_per_class: int = 16
+    device: str = "cpu"
+    threads: int = 2
+
+
+class Trainer:
+    """State of a run: network, its average, optimiser, random generator, step."""
+
+    def __init__(self, config: DenoiserTrainConfig) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.out = Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device(config.device)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.cells = _without(load_cells(Path(config.data) / "train"), config.leave_out)
+        self.validation = load_cells(Path(config.data) / "val", config.validation_cells_per_class)
+        self.autoencoder = self._fit_autoencoder().to(self.device)
+        self.mask = self.autoencoder.patch_mask().to(self.device)
+        deviation = self.autoencoder.inverse.norm(dim=0)
+        self.channel_weight = deviation / deviation.mean()
+        self.alphas_cumprod = build_scheduler().alphas_cumprod.to(self.device)
+        self.unet: nn.Module = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average.load_state_dict(self.unet.state_dict())
+        self.margin = PairwiseMargin(len(CLASSES)).to(self.device)
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": self.unet.parameters(), "weight_decay": config.weight_decay},
+                {"params": self.margin.parameters(), "weight_decay": 0.0, "factor": 20.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        self.step = 0
+        counts = torch.bincount(self.cells.labels, minlength=len(CLASSES)).float().clamp(min=1)
+        self.sampling = counts.rsqrt()[self.cells.labels]
+
+    def _fit_autoencoder(self) -> PatchPCAAutoencoder:
+        chosen = torch.randperm(len(self.cells), generator=self.generator)[:3000]
+        crops = cut(self.cells.images[chosen], self.cells.gains[chosen], Augmentation(), self.generator)
+        autoencoder = PatchPCAAutoencoder()
+        self.variance_kept = float(autoencoder.fit(crops)[: autoencoder.latent_channels].sum())
+        autoencoder.save(self.out / "vae")
+        return autoencoder
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw ``count`` augmented cells, classes balanced by square root: ``(latents, labels)``."""
+        rows = torch.multinomial(self.sampling, count, replacement=True, generator=self.generator)
+        crops = cut(self.cells.images[rows], self.cells.gains[rows], Augmentation(), self.generator)
+        with torch.no_grad():
+            latents = self.autoencoder.encode(crops.to(self.device))
+        return latents, self.cells.labels[rows].to(self.device)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to the final rate."""
+        c = self.config
+        if self.step < c.warmup:
+            return c.learning_rate * (self.step + 1) / c.warmup
+        done = (self.step - c.warmup) / max(1, c.steps - c.warmup)
+        return c.final_learning_rate + (c.learning_rate - c.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def errors(self, latents: Tensor, timestep: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """Return the (B,) errors of the network in training."""
+        noisy, target = diffuse(latents, noise, timestep, self.alphas_cumprod)
+        noisy = noisy.to(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            prediction = predict(self.unet, noisy, timestep, labels, len(CLASSES))
+        return row_error(prediction, target, self.channel_weight, self.mask)
+
+    def train_step(self) -> dict[str, float]:
+        """Do one optimiser step and return what is worth writing down."""
+        config = self.config
+        paired = self.step >= config.margin_from
+        count = config.batch // 2 if paired else config.batch
+        latents, labels = self.batch(count)
+        timestep = (torch.sigmoid(torch.randn(count, generator=self.generator)) * TRAIN_TIMESTEPS).long()
+        timestep = timestep.clamp(0, TRAIN_TIMESTEPS - 1).to(self.device)
+        noise = torch.randn(latents.shape, generator=self.generator).to(self.device)
+        record: dict[str, float] = {}
+        if paired:
+            rivals = self.margin.draw_rivals(labels, self.generator)
+            both = self.errors(
+                latents.repeat(2, 1, 1, 1), timestep.repeat(2), noise.repeat(2, 1, 1, 1), torch.cat([labels, rivals])
+            )
+            true, rival = both[:count], both[count:]
+            margin = self.margin(true, rival, timestep, labels, rivals)
+            loss = true.mean() + config.margin_weight * margin
+            record = {"margin": margin.item(), "right": (rival > true).float().mean().item()}
+        else:
+            true = self.errors(latents, timestep, noise, labels)
+            loss = true.mean()
+        rate = self.learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._update_average()
+        return {"loss": true.mean().item(), **record, "rate": rate, "norm": norm.item()}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for kept, new in zip(self.average.parameters(), self.unet.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+    def save(self) -> None:
+        """Write the whole state aside, then rename: an interruption leaves the older one."""
+        state = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "unet": self.unet.state_dict(),
+            "average": self.average.state_dict(),
+            "margin": self.margin.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+        aside = self.out / "state.pt.new"
+        torch.save(state, aside)
+        aside.replace(self.out / "state.pt")
+
+    def resume(self) -> None:
+        """Go on from ``state.pt`` where there is one."""
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        self.unet.load_state_dict(state["unet"])
+        self.average.load_state_dict(state["average"])
+        self.margin.load_state_dict(state["margin"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        self.step = int(state["step"])
+
+    def validate(self) -> float:
+        """Return the balanced accuracy of the averaged weights on a fixed part of ``val`` with eight even probes."""
+        crops = cut(self.validation.images, self.validation.gains)
+        latents = self.autoencoder.encode(crops.to(self.device))
+        probes = Probes.even(8, self.config.seed, latents.shape[1:])
+        errors = class_errors(self.average, latents, probes, self.channel_weight, self.mask, self.alphas_cumprod)
+        guess = errors.mean(1).argmin(1).cpu()
+        labels = self.validation.labels
+        recalls = [(guess[labels == c] == c).float().mean().item() for c in range(len(CLASSES))]
+        return sum(recalls) / len(recalls)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """A bank of (timestep, noise) pairs.
+
+    Attributes
+    ----------
+    timestep : (P,) int64 tensor
+    noise : (P, C, h, w) float32 tensor
+    """
+
+    timestep: Tensor
+    noise: Tensor
+
+    @classmethod
+    def even(cls, count: int, seed: int, shape: tuple[int, ...], low: float = 0.08, high: float = 0.92) -> Probes:
+        """Spread ``count`` timesteps evenly between ``low`` and ``high`` of the schedule."""
+        generator = torch.Generator().manual_seed(seed)
+        timestep = (torch.linspace(low, high, count) * TRAIN_TIMESTEPS).round().long()
+        return cls(timestep, torch.randn(count, *shape, generator=generator))
+
+
+@torch.no_grad()
+def class_errors(
+    unet: nn.Module,
+    latents: Tensor,
+    probes: Probes,
+    channel_weight: Tensor,
+    mask: Tensor,
+    alphas_cumprod: Tensor,
+    batch: int = 128,
+    classes: int = len(CLASSES),
+) -> Tensor:
+    """Return the (M, P, C) errors of every cell under every probe and class."""
+    cells, count = len(latents), len(probes.timestep)
+    index = torch.cartesian_prod(torch.arange(cells), torch.arange(count), torch.arange(classes))
+    out = []
+    for rows in index.split(batch):
+        cell, probe, label = (column.to(latents.device) for column in rows.unbind(1))
+        timestep = probes.timestep.to(latents.device)[probe]
+        noisy, target = diffuse(latents[cell], probes.noise.to(latents.device)[probe], timestep, alphas_cumprod)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            prediction = predict(unet, noisy.to(memory_format=torch.channels_last), timestep, label, classes)
+        out.append(row_error(prediction, target, channel_weight, mask))
+    return torch.cat(out).reshape(cells, count, classes)
+
+
+def _without(cells: CellSet, name: str) -> CellSet:
+    """Leave one class out, for the anomaly experiments; its index stays, so the network's shape does."""
+    if not name:
+        return cells
+    keep = cells.labels != CLASSES.index(name)
+    names = tuple(n for n, k in zip(cells.names, keep.tolist(), strict=True) if k)
+    return replace(cells, images=cells.images[keep], gains=cells.gains[keep], labels=cells.labels[keep], names=names)
+
+
+def _rows(path: Path) -> Iterator[dict[str, float]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield json.loads(line)
+
+
+def train(config: DenoiserTrainConfig) -> Path:
+    """Train (or go on training) and return the run's folder.
+
+    Writes ``state.pt`` (resumable), ``metrics.jsonl``, ``metrics.png`` and ``config.json``.
+    """
+    trainer = Trainer(config)
+    trainer.resume()
+    (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    metrics = trainer.out / "metrics.jsonl"
+    kept = [row for row in _rows(metrics) if row["step"] <= trainer.step]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with metrics.open("w") as log, Progress(*columns) as progress:
+        log.writelines(json.dumps(row) + "\n" for row in kept)
+        task = progress.add_task("denoiser", total=config.steps, completed=trainer.step)
+        window: list[dict[str, float]] = []
+        began = time.monotonic()
+        while trainer.step < config.steps:
+            window.append(trainer.train_step())
+            progress.advance(task)
+            if trainer.step % 50 == 0:
+                keys = window[-1].keys()
+                row = {"step": trainer.step, **{k: sum(w.get(k, 0.0) for w in window) / len(window) for k in keys}}
+                row["seconds"] = (time.monotonic() - began) / len(window)
+                if trainer.step % config.validate_every == 0 or trainer.step == config.steps:
+                    row["val_balanced_accuracy"] = trainer.validate()
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                window, began = [], time.monotonic()
+            if trainer.step % config.save_every == 0 or trainer.step == config.steps:
+                trainer.save()
+    plot_metrics(metrics, trainer.out / "metrics.png", ("loss", "margin", "val_balanced_accuracy"))
+    return trainer.out
+
+
+def load_average(run: Path, device: str = "cpu") -> tuple[UNet2DConditionModel, PatchPCAAutoencoder, dict[str, Tensor]]:
+    """Return the averaged network, the autoencoder and the margin's state of a run."""
+    state = torch.load(run / "state.pt", map_location=device, weights_only=True)
+    unet = build_unet(DenoiserConfig())
+    unet.load_state_dict(state["average"])
+    return unet.eval(), PatchPCAAutoencoder.load(run / "vae"), state["margin"]

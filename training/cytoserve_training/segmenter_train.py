@@ -1,0 +1,308 @@
+"""Train the segmenter: seeded, resumable, the same code on CPU and GPU.
+
+Every step draws its batch from a generator seeded by (seed, step), so a run that was stopped and taken up again sees
+the same samples as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn import functional
+
+from .segmenter_data import clean_and_split
+from .segmenter_model import KINDS, SegmenterNet, SegmenterNetConfig
+from .segmenter_samples import FieldStore, SampleConfig, draw_sample
+
+SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_pbc": 0.18, "txl_raabin": 0.18}
+"""How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""
+
+
+@dataclass(frozen=True)
+class SegmenterTrainConfig:
+    """One training run.
+
+    Parameters
+    ----------
+    data : Path
+        The shared data folder (``smears`` and ``pbc`` inside).
+    run : Path
+        Folder of checkpoints, metrics and the plot; a run found there is taken up again.
+    out : Path or None
+        Where the finished model goes (``models/reference/segmenter``); None leaves it in ``run``.
+    steps, batch, learning_rate, weight_decay, warmup : training schedule; cosine decay to 1 % of the rate.
+    ema : float
+        Decay of the weights' running average; the average is what is saved.
+    threads : int
+        Of torch on the CPU.
+    """
+
+    data: Path
+    run: Path
+    out: Path | None = None
+    seed: int = 7
+    steps: int = 4000
+    batch: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup: int = 150
+    ema: float = 0.998
+    side_loss: float = 1.0
+    save_every: int = 100
+    validate_every: int = 500
+    keep_every: int = 500
+    threads: int = 1
+    device: str = "cpu"
+    net: SegmenterNetConfig = field(default_factory=SegmenterNetConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds."""
+
+    net: SegmenterNet
+    average: SegmenterNet
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+
+def focal_loss(logits: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the centre loss of "Objects as Points" (formula 1), divided by the number of centres.
+
+    All arguments are (B, 3, h, w); ``weight`` is 0 where nothing is known.
+    """
+    score = logits.sigmoid()
+    hit = (heat == 1).float()
+    log_yes, log_no = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    loss = hit * (1 - score) ** 2 * log_yes + (1 - hit) * (1 - heat) ** 4 * score**2 * log_no
+    return -(loss * weight).sum() / hit.sum().clamp(min=1)
+
+
+def side_loss(log_sides: torch.Tensor, sides: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the weighted mean of ``1 - GIoU`` plus a small log distance.
+
+    Parameters
+    ----------
+    log_sides, sides : (B, 12, h, w)
+        Predicted log distances and true distances (left, top, right, bottom) per kind.
+    weight : (B, 3, h, w)
+    """
+    shape = (sides.shape[0], KINDS, 4, *sides.shape[2:])
+    chosen = weight > 0
+    raw = log_sides.clamp(-2.0, 6.5).reshape(shape).permute(0, 1, 3, 4, 2)[chosen]
+    true = sides.reshape(shape).permute(0, 1, 3, 4, 2)[chosen]
+    share = weight[chosen]
+    guess = raw.exp()
+    inner_w = torch.minimum(guess[:, 0], true[:, 0]) + torch.minimum(guess[:, 2], true[:, 2])
+    inner_h = torch.minimum(guess[:, 1], true[:, 1]) + torch.minimum(guess[:, 3], true[:, 3])
+    outer_w = torch.maximum(guess[:, 0], true[:, 0]) + torch.maximum(guess[:, 2], true[:, 2])
+    outer_h = torch.maximum(guess[:, 1], true[:, 1]) + torch.maximum(guess[:, 3], true[:, 3])
+    inner = inner_w * inner_h
+    area_guess = (guess[:, 0] + guess[:, 2]) * (guess[:, 1] + guess[:, 3])
+    area_true = (true[:, 0] + true[:, 2]) * (true[:, 1] + true[:, 3])
+    union = area_guess + area_true - inner
+    outer = outer_w * outer_h
+    overlap = inner / union - (outer - union) / outer
+    distance = functional.smooth_l1_loss(raw, true.log(), beta=0.1, reduction="none").mean(dim=1)
+    return ((1 - overlap + 0.3 * distance) * share).sum() / share.sum().clamp(min=1e-3)
+
+
+def _batch(
+    store: FieldStore,
+    order: NDArray[np.int64],
+    config: SegmenterTrainConfig,
+    seed: tuple[int, ...],
+    chances: NDArray[np.float64] | None,
+) -> list[torch.Tensor]:
+    """Draw one batch: image, heat, sides, side weight, heat weight."""
+    rng = np.random.default_rng(seed)
+    picks = rng.choice(order, size=config.batch, p=chances) if chances is not None else order
+    drawn = [draw_sample(store, int(pick), config.samples, rng) for pick in picks]
+    parts = [np.stack([image for image, _ in drawn])]
+    parts += [
+        np.stack([getattr(t, name) for _, t in drawn]) for name in ("heat", "sides", "side_weight", "heat_weight")
+    ]
+    return [torch.from_numpy(part).to(config.device) for part in parts]
+
+
+def _losses(
+    net: SegmenterNet, batch: list[torch.Tensor], config: SegmenterTrainConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    image, heat, sides, side_weight, heat_weight = batch
+    image = image.to(memory_format=torch.channels_last)
+    with torch.autocast(config.device, torch.bfloat16):
+        centers, log_sides = net.logits(image)
+    return focal_loss(centers.float(), heat, heat_weight), side_loss(log_sides.float(), sides, side_weight)
+
+
+def _rate(step: int, config: SegmenterTrainConfig) -> float:
+    """Return the learning rate of a step: linear warm-up, then cosine decay."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _start(config: SegmenterTrainConfig) -> _State:
+    torch.manual_seed(config.seed)
+    net = SegmenterNet(config.net).to(config.device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = SegmenterNet(config.net).to(config.device)
+    average.load_state_dict(net.state_dict())
+    decay = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    state = _State(net, average, torch.optim.AdamW(groups, lr=config.learning_rate))
+    path = config.run / "last.pt"
+    if path.exists():
+        saved = torch.load(path, map_location=config.device, weights_only=True)
+        net.load_state_dict(saved["net"])
+        average.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.step, state.seconds = saved["step"], saved["seconds"]
+    return state
+
+
+def _save(state: _State, config: SegmenterTrainConfig) -> None:
+    """Write the checkpoint beside its final name, then move it there: a kill in between loses nothing."""
+    values = {
+        "net": state.net.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+    }
+    torch.save(values, config.run / "last.tmp")
+    (config.run / "last.tmp").replace(config.run / "last.pt")
+    state.average.save(config.run / "average")
+    if state.step % config.keep_every == 0:
+        state.average.save(config.run / f"average-{state.step:06d}")
+
+
+@torch.no_grad()
+def _validate(state: _State, store: FieldStore, config: SegmenterTrainConfig) -> dict[str, float]:
+    """Return mean losses of the averaged weights over fixed crops of the validation fields, per source."""
+    rows: dict[str, list[float]] = {}
+    for index, item in enumerate(store.fields):
+        batch = _batch(store, np.array([index]), config, (1, index), None)
+        centers, sides = _losses(state.average, batch, config)
+        rows.setdefault(f"val_centers_{item.source}", []).append(float(centers))
+        rows.setdefault(f"val_sides_{item.source}", []).append(float(sides))
+    return {name: float(np.mean(values)) for name, values in rows.items()}
+
+
+def _step(
+    state: _State, store: FieldStore, chances: NDArray[np.float64], config: SegmenterTrainConfig
+) -> dict[str, float]:
+    rate = _rate(state.step, config)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    batch = _batch(store, np.arange(len(store.fields)), config, (config.seed, state.step), chances)
+    centers, sides = _losses(state.net, batch, config)
+    (centers + config.side_loss * sides).backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), 5.0)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    decay = min(config.ema, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for mean, now in zip(state.average.parameters(), state.net.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+    return {"centers": float(centers.detach()), "sides": float(sides.detach()), "gradient": float(norm), "rate": rate}
+
+
+def train(config: SegmenterTrainConfig) -> Path:
+    """Train or take up a training run.
+
+    Returns
+    -------
+    Path : the folder of the finished model (``config.json`` and ``model.safetensors``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``config.data`` does not hold ``smears`` and ``pbc``.
+    """
+    smears = config.data / "smears"
+    if not smears.is_dir() or not (config.data / "pbc").is_dir():
+        raise FileNotFoundError(
+            f"no 'smears' and 'pbc' folders in {config.data}: point --data at the shared data folder"
+        )
+    config.run.mkdir(parents=True, exist_ok=True)
+    (config.run / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+    torch.set_num_threads(config.threads)
+    fields = clean_and_split(config.data, config.run / "split.json")
+    store = FieldStore([f for f in fields if f.part == "train"], smears)
+    held = FieldStore([f for f in fields if f.part == "validation"], smears)
+    counts = {source: sum(f.source == source for f in store.fields) for source in SOURCE_SHARE}
+    chances = np.array([SOURCE_SHARE[f.source] / counts[f.source] for f in store.fields])
+    state = _start(config)
+    _run(state, store, held, chances / chances.sum(), config)
+    folder = config.out or config.run / "average"
+    state.average.save(folder)
+    plot(config.run)
+    return folder
+
+
+def _run(
+    state: _State, store: FieldStore, held: FieldStore, chances: NDArray[np.float64], config: SegmenterTrainConfig
+) -> None:
+    columns = (TextColumn("segmenter"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}")) as bar, (config.run / "metrics.jsonl").open("a") as log:
+        task = bar.add_task("", total=config.steps, completed=state.step)
+        sums: dict[str, float] = {}
+        while state.step < config.steps:
+            began = time.perf_counter()
+            for name, value in _step(state, store, chances, config).items():
+                sums[name] = sums.get(name, 0.0) + value / 20
+            if state.step % 20 == 0:
+                _note(log, state, sums)
+                bar.update(task, description=f"centers {sums['centers']:.3f} sides {sums['sides']:.3f}")
+                sums = {}
+            if state.step % config.validate_every == 0 or state.step == config.steps:
+                _note(log, state, _validate(state, held, config))
+            state.seconds += time.perf_counter() - began
+            if state.step % config.save_every == 0 or state.step == config.steps:
+                _save(state, config)
+            bar.update(task, completed=state.step)
+
+
+def _note(log, state: _State, values: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
+    row = {"step": state.step, "seconds": round(state.seconds, 1), **{k: round(v, 6) for k, v in values.items()}}
+    log.write(json.dumps(row) + "\n")
+    log.flush()
+
+
+def plot(run: Path) -> Path:
+    """Draw ``metrics.jsonl`` of a run into ``metrics.png`` beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    for axis, name in zip(axes, ("centers", "sides"), strict=True):
+        axis.plot(
+            [r["step"] for r in rows if name in r], [r[name] for r in rows if name in r], lw=0.7, label="training"
+        )
+        for key in sorted({key for row in rows for key in row if key.startswith(f"val_{name}_")}):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            axis.plot(*zip(*points, strict=True), marker="o", ms=3, label=key[len(f"val_{name}_") :])
+        axis.set(title=f"{name} loss", xlabel="step")
+        axis.legend(fontsize=7)
+    axes[0].set_ylim(0, 4)
+    figure.tight_layout()
+    figure.savefig(run / "metrics.png", dpi=110)
+    pyplot.close(figure)
+    return run / "metrics.png"

@@ -1,0 +1,199 @@
+"""A synthetic smear field: cells sampled from the diffusion model among rendered red cells.
+
+The demo's input. It is no photograph and says so: in the PNG's metadata (``cytoserve:synthetic``) and wherever the
+client shows it. White cells and platelets come from the denoiser (deterministic sampling, Song et al. 2021, DDIM,
+eta = 0); red cells are discs with a pale centre and a ragged outline, because the model never learned them alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from scipy import ndimage
+from torch import Tensor, nn
+
+from .autoencoder import PatchPCAAutoencoder
+from .cells import CLASSES
+from .denoiser import build_scheduler, predict
+
+Pixels = NDArray[np.float32]
+
+METADATA_KEY = "cytoserve:synthetic"
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """What stands in the field."""
+
+    width: int = 640
+    height: int = 480
+    um_per_pixel: float = 0.15
+    red_cells: int = 85
+    platelets: int = 7
+    cells: tuple[str, ...] = (
+        "neutrophil",
+        "neutrophil",
+        "neutrophil",
+        "lymphocyte",
+        "lymphocyte",
+        "monocyte",
+        "eosinophil",
+        "basophil",
+        "erythroblast",
+    )
+    tint: tuple[float, float, float] = (1.0, 0.975, 0.92)
+    steps: int = 50
+    seed: int = 11
+
+
+@torch.no_grad()
+def sample_latents(unet: nn.Module, labels: Tensor, shape: tuple[int, ...], steps: int, seed: int) -> Tensor:
+    """Sample (B, c, h, w) latents of the given (B,) classes by DDIM with eta = 0 (equation 12 of the paper)."""
+    alphas = build_scheduler().alphas_cumprod
+    z = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(seed))
+    times = torch.linspace(len(alphas) - 1, 0, steps + 1).round().long()
+    for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        v = predict(unet, z, torch.full((len(labels),), now), labels, len(CLASSES)).float()
+        a, s = alphas[now].sqrt(), (1 - alphas[now]).sqrt()
+        clean, noise = a * z - s * v, s * z + a * v
+        z = alphas[after].sqrt() * clean + (1 - alphas[after]).sqrt() * noise
+    return clean
+
+
+def cell_alpha(crop: Pixels) -> Pixels | None:
+    """Return the (96, 96) soft mask of the central stained cell of a crop in 0..1, or None if it has no clear one.
+
+    Stain shows as a lack of green against the background; red cells lack less of it than nuclei do, so the nucleus is
+    found first and the cytoplasm grown around it.
+    """
+    size = len(crop)
+    green = ndimage.gaussian_filter(crop[..., 1], 0.8)
+    at = np.hypot(*np.meshgrid(*(np.arange(size) + 0.5 - size / 2,) * 2))
+    inside = at < size / 2 - 1
+    background = np.percentile(green[inside], 92)
+    nucleus = (green < background * 0.62) & (at < size * 0.36)
+    labels, count = ndimage.label(nucleus)
+    if count == 0:
+        return None
+    areas = ndimage.sum_labels(nucleus, labels, np.arange(1, count + 1))
+    nucleus = np.isin(labels, 1 + np.flatnonzero(areas > 0.1 * areas.max()))
+    body = (green < background * 0.93) & inside
+    grown = ndimage.binary_dilation(nucleus, iterations=14) & body
+    grown = ndimage.binary_fill_holes(ndimage.binary_opening(grown, iterations=2) | nucleus)
+    labels, count = ndimage.label(grown)
+    if count == 0:
+        return None
+    middle = labels[size // 2 - 6 : size // 2 + 6, size // 2 - 6 : size // 2 + 6]
+    names = np.bincount(middle[middle > 0], minlength=1)
+    if names.sum() == 0:
+        return None
+    grown = labels == names.argmax()
+    if (grown & (at > size / 2 - 4)).any():
+        return None
+    alpha: Pixels = np.clip(ndimage.gaussian_filter(grown.astype(np.float32), 1.2) * 1.6 - 0.3, 0, 1)
+    return alpha
+
+
+def red_cell(diameter_px: float, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """Render one red cell: (k, k, 3) colour in 0..1 and (k, k) opacity."""
+    side = int(np.ceil(diameter_px * 1.3))
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    angle = np.arctan2(y, x)
+    stretch, turn = rng.uniform(0.88, 1.12), rng.uniform(0, np.pi)
+    u, v = x * np.cos(turn) + y * np.sin(turn), -x * np.sin(turn) + y * np.cos(turn)
+    outline = 1 + sum(rng.normal(0, 0.012) * np.cos(k * angle + rng.uniform(0, 6.28)) for k in range(2, 6))
+    r = np.hypot(u * stretch, v / stretch) / (diameter_px / 2) / outline
+    thickness = np.clip(1 - rng.uniform(0.35, 0.75) * np.exp(-((r / rng.uniform(0.38, 0.5)) ** 2)), 0, 1)
+    rim = 1 + 0.25 * np.exp(-(((r - 0.93) / 0.06) ** 2))
+    depth = (0.30 + rng.normal(0, 0.03)) * thickness * rim
+    colour = 0.96 - depth[..., None] * np.array([0.42, 0.95, 0.80])
+    opacity = np.clip((1 - r) * diameter_px / 2 / 1.5 + 0.5, 0, 1)
+    return colour.astype(np.float32), opacity.astype(np.float32)
+
+
+def paste(field: Pixels, colour: Pixels, alpha: Pixels, x: float, y: float, multiply: bool = False) -> None:
+    """Lay a patch over the field about (x, y); ``multiply`` lets what is below shine through, as in overlaps."""
+    side = len(alpha)
+    x0, y0 = round(x - side / 2), round(y - side / 2)
+    cx0, cy0 = max(0, x0), max(0, y0)
+    cx1, cy1 = min(field.shape[1], x0 + side), min(field.shape[0], y0 + side)
+    if cx0 >= cx1 or cy0 >= cy1:
+        return
+    patch, a = colour[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0], alpha[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0, None]
+    below = field[cy0:cy1, cx0:cx1]
+    field[cy0:cy1, cx0:cx1] = below * (1 - a) + a * (patch * below / 0.96 if multiply else patch)
+
+
+def place(
+    taken: list[tuple[float, float, float]], radius: float, config: FieldConfig, rng: np.random.Generator, gap: float
+) -> tuple[float, float] | None:
+    """Find a place for a disc of ``radius`` pixels that keeps ``gap`` times the sum of radii from the others."""
+    for _ in range(400):
+        margin = radius if gap >= 1 else -radius * 0.4
+        x = rng.uniform(margin, config.width - margin)
+        y = rng.uniform(margin, config.height - margin)
+        if all(np.hypot(x - a, y - b) > gap * (radius + r) for a, b, r in taken):
+            taken.append((x, y, radius))
+            return float(x), float(y)
+    return None
+
+
+def sample_cells(
+    unet: nn.Module, autoencoder: PatchPCAAutoencoder, names: tuple[str, ...], config: FieldConfig, tries: int = 4
+) -> list[tuple[Pixels, Pixels]]:
+    """Sample a crop and its mask for every name; of ``tries`` samples the first with a clear outline is taken."""
+    labels = torch.tensor([CLASSES.index(name) for name in names for _ in range(tries)])
+    shape = (autoencoder.latent_channels, autoencoder.grid, autoencoder.grid)
+    crops = autoencoder.decode(sample_latents(unet, labels, shape, config.steps, config.seed)).numpy()
+    found = []
+    for index, name in enumerate(names):
+        options = [(c, cell_alpha(c)) for c in crops[index * tries : (index + 1) * tries]]
+        clear = [(c, a) for c, a in options if a is not None]
+        if not clear:
+            raise RuntimeError(f"none of {tries} samples of {name} has a clear outline; use another seed")
+        found.append(clear[0])
+    return found
+
+
+def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: FieldConfig) -> NDArray[np.uint8]:
+    """Render the field as (height, width, 3) uint8."""
+    rng = np.random.default_rng(config.seed)
+    zoom = CROP_UM_PER_PIXEL / config.um_per_pixel
+    y, x = np.mgrid[: config.height, : config.width]
+    field = np.full((config.height, config.width, 3), 0.96, np.float32)
+    taken: list[tuple[float, float, float]] = []
+    names = config.cells + ("platelet",) * config.platelets
+    for name, (crop, alpha) in zip(names, sample_cells(unet, autoencoder, names, config), strict=True):
+        big = np.clip(ndimage.zoom(crop, (zoom, zoom, 1), order=1), 0, 1)
+        mask = np.clip(ndimage.zoom(alpha, zoom, order=1), 0, 1)
+        radius = float(np.sqrt((mask > 0.5).sum() / np.pi)) + 3
+        where = place(taken, radius, config, rng, gap=1.3 if name != "platelet" else 1.1)
+        if where is not None:
+            paste(field, big, mask, *where)
+    cell_layer = field.copy()
+    for _ in range(config.red_cells):
+        diameter = RED_CELL_DIAMETER_UM / config.um_per_pixel * rng.normal(1, 0.05)
+        where = place(taken, diameter / 2, config, rng, gap=0.97)
+        if where is not None:
+            paste(cell_layer, *red_cell(diameter, rng), *where, multiply=True)
+    light = 1 - 0.05 * (((x / config.width - 0.5) ** 2) + ((y / config.height - 0.5) ** 2))
+    out = ndimage.gaussian_filter(cell_layer, (0.6, 0.6, 0)) * light[..., None] * np.array(config.tint)
+    out = out + rng.normal(0, 0.006, out.shape)
+    return np.clip(np.rint(out * 255), 0, 255).astype(np.uint8)
+
+
+def write_field(pixels: NDArray[np.uint8], path: Path, config: FieldConfig, weights_sha256: str) -> None:
+    """Write the PNG with its metadata: that it is synthetic, by what, and how it was made."""
+    info = PngInfo()
+    info.add_text(METADATA_KEY, json.dumps({"weights_sha256": weights_sha256, **asdict(config)}))
+    info.add_text("Description", "Synthetic blood smear: sampled by a diffusion model and rendered. Not a photograph.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, pnginfo=info, optimize=True)
