@@ -211,6 +211,15 @@ class NoisePredictor(nn.Module):
         return self.signal.index_select(0, step) * prediction + self.spread.index_select(0, step) * latent
 
 
+def _with_spare_row(rows: Tensor) -> Tensor:
+    """Append one row of zeros, for networks whose attention cannot be run on no rows at all.
+
+    A field without white cells is no rows; ONNX Runtime refuses to infer a shape from zero elements. The caller drops
+    the last row of the answer. Beside the denoiser's evaluations one more encoding is nothing.
+    """
+    return torch.cat([rows, rows.new_zeros((1, *rows.shape[1:]))])
+
+
 class Encoder(nn.Module):
     """uint8 crops -> latents, for both autoencoders."""
 
@@ -231,11 +240,11 @@ class Encoder(nn.Module):
         if not self.kl:
             latent = self.autoencoder.encode(crop)
             return latent
-        images = crop.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = _with_spare_row(crop).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         if self.window is not None:
             images = images * self.window
         config = self.autoencoder.config
-        moments = self.autoencoder._encode(images)
+        moments = self.autoencoder._encode(images)[:-1]
         mean = moments[:, : config.latent_channels]
         latent = (mean - (config.shift_factor or 0.0)) * config.scaling_factor
         return latent
@@ -258,10 +267,10 @@ class Decoder(nn.Module):
             images = self.autoencoder.decode(latent)
             return images
         config = self.autoencoder.config
-        images = latent / config.scaling_factor + (config.shift_factor or 0.0)
+        images = _with_spare_row(latent) / config.scaling_factor + (config.shift_factor or 0.0)
         if self.autoencoder.post_quant_conv is not None:
             images = self.autoencoder.post_quant_conv(images)
-        images = self.autoencoder.decoder(images)
+        images = self.autoencoder.decoder(images)[:-1]
         return (images * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 1)
 
 

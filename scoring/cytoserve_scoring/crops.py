@@ -85,4 +85,5 @@ def cut_crop(
     yy, xx = np.meshgrid(at_y, at_x, indexing="ij")
     for channel in range(3):
         out[..., channel] = ndimage.map_coordinates(window[..., channel], (yy, xx), order=1, mode="nearest")
-    return np.clip(np.rint(out * gain), 0, 255).astype(np.uint8)
+    crop: NDArray[np.uint8] = np.clip(np.rint(out * gain), 0, 255).astype(np.uint8)
+    return crop

@@ -53,16 +53,16 @@ class ScoringConfig:
         Probes per class when the caller names none.
     temperature : tuple of float
         Softmax temperature for each budget from 1 to ``probes``, in units of the error.
-    accept_threshold : float or None
-        Least top posterior that is accepted; None accepts nothing.
+    accept_threshold : tuple of (float or None)
+        For each budget, the least top posterior that is accepted; None accepts nothing.
     ambiguous_from : float
         A second posterior at or above this adds the reason ``ambiguous``.
     tie_statistic : float
         A paired t statistic between the best two classes below this adds ``near_tie``.
     anomaly_level : float
         A p-value below this adds ``anomalous``.
-    anomaly_reference : dict of class name to sorted errors, or None
-        Errors of validation cells under their own predicted class.
+    anomaly_reference : tuple of dict, or None
+        For each budget, sorted errors of validation cells under their own predicted class, by class name.
     """
 
     classes: tuple[str, ...]
@@ -70,11 +70,11 @@ class ScoringConfig:
     probes: int
     default_budget: int
     temperature: tuple[float, ...]
-    accept_threshold: float | None = None
+    accept_threshold: tuple[float | None, ...]
     ambiguous_from: float = 0.2
     tie_statistic: float = 2.0
     anomaly_level: float = 0.02
-    anomaly_reference: dict[str, tuple[float, ...]] | None = None
+    anomaly_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:
@@ -93,7 +93,7 @@ class ScoringConfig:
                 probes=probes,
                 default_budget=int(data["default_budget"]),
                 temperature=tuple(float(t) for t in data["temperature"]),
-                accept_threshold=data.get("accept_threshold"),
+                accept_threshold=tuple(None if t is None else float(t) for t in data["accept_threshold"]),
                 ambiguous_from=float(data.get("ambiguous_from", 0.2)),
                 tie_statistic=float(data.get("tie_statistic", 2.0)),
                 anomaly_level=float(data.get("anomaly_level", 0.02)),
@@ -101,15 +101,19 @@ class ScoringConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error
-        if len(config.temperature) != probes or not 1 <= config.default_budget <= probes:
+        per_budget = [config.temperature, config.accept_threshold, config.anomaly_reference or config.temperature]
+        if any(len(values) != probes for values in per_budget) or not 1 <= config.default_budget <= probes:
             raise CytoserveError(
-                "scoring.json: temperature needs one value per probe and 1 <= default_budget <= probes"
+                "scoring.json: temperature, accept_threshold and anomaly_reference need one entry for each of "
+                f"{probes} budgets, and default_budget must be one of them; export the model again"
             )
         return config
 
 
-def _reference(data: dict[str, list[float]] | None) -> dict[str, tuple[float, ...]] | None:
-    return None if data is None else {name: tuple(sorted(values)) for name, values in data.items()}
+def _reference(data: list[dict[str, list[float]]] | None) -> tuple[dict[str, tuple[float, ...]], ...] | None:
+    if data is None:
+        return None
+    return tuple({name: tuple(sorted(values)) for name, values in budget.items()} for budget in data)
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,9 @@ class ScoringEngine:
             cell, probe, label = rows[:, 0], rows[:, 1].astype(np.int32), rows[:, 2].astype(np.int32)
             answer = evaluate(latents[cell], probe, label)
             if answer.shape != (len(rows),):
-                raise BadShape(f"the denoiser answered {answer.shape}, expected one number for each of {len(rows)} rows")
+                raise BadShape(
+                    f"the denoiser answered {answer.shape}, expected one number for each of {len(rows)} rows"
+                )
             errors[cell, probe, label] = answer
 
     def _summarise(self, errors: Floats, alive: NDArray[np.int64], flags: NDArray[np.int32], spent: int) -> CellScores:
@@ -275,7 +281,7 @@ class ScoringEngine:
         out.evaluations[alive] = spent * classes
         for cell in alive:
             best = int(out.label[cell])
-            out.anomaly[cell] = self._anomaly(float(out.scores[cell, best]), best)
+            out.anomaly[cell] = self._anomaly(float(out.scores[cell, best]), best, spent)
             reasons = self._reasons(
                 out.posterior[cell], errors[cell], float(out.anomaly[cell, 1]), best, int(flags[cell])
             )
@@ -283,14 +289,15 @@ class ScoringEngine:
             out.decision[cell] = 1 if reasons else 0
         return out
 
-    def _anomaly(self, error: float, label: int) -> tuple[float, float]:
-        reference = (self.config.anomaly_reference or {}).get(self.config.classes[label])
+    def _anomaly(self, error: float, label: int, spent: int) -> tuple[float, float]:
+        of_budget = self.config.anomaly_reference[spent - 1] if self.config.anomaly_reference else {}
+        reference = of_budget.get(self.config.classes[label])
         return error, float("nan") if not reference else conformal_p_value(error, reference)
 
     def _reasons(self, posterior: Floats, errors: Floats, p_value: float, label: int, flags: int) -> list[str]:
         config = self.config
         ranked = np.sort(posterior)[::-1]
-        threshold = config.accept_threshold
+        threshold = config.accept_threshold[len(errors) - 1]
         found = {
             "anomalous": p_value < config.anomaly_level,
             "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[label] == "platelet",

@@ -83,7 +83,7 @@ class ExtractionSettings:
         A box nearer than this to the field's edge, in pixels of the field, is cut.
     """
 
-    thresholds: tuple[float, float, float] = (0.3, 0.32, 0.35)
+    thresholds: tuple[float, float, float] = (0.3, 0.15, 0.35)
     same_kind_overlap: tuple[float, float, float] = (0.45, 0.55, 0.4)
     cross_kind_overlap: float = 0.6
     max_detections: int = 20_000

@@ -93,16 +93,13 @@ def test_class_and_probe_each_change_the_error(exported: Exported) -> None:
     assert abs(error[0] - error[2]) > 1e-5 * error[0]
 
 
-def test_noise_predictor_answers_noise(exported: Exported) -> None:
-    alphas, predict = cumulative_alphas(exported), network(exported)
-    velocity = exported.manifests["repository"]["provenance"]["prediction_type"] == "v_prediction"
-    shape = load_file(exported.checkpoint / "scoring" / "probes.safetensors")["noise"].shape[1:]
-    z = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
+def test_noise_predictor_answers_noise(embedding_export: Exported) -> None:
+    alphas, predict = cumulative_alphas(embedding_export), network(embedding_export)
+    z = np.random.default_rng(1).standard_normal((2, 6, 4, 4)).astype(np.float32)
     steps, label = np.array([[999], [3]], np.int64), np.array([[1], [0]], np.int32)
-    got = run(exported, "noise_predictor", LATENT_NOISY=z, TIMESTEP=steps, CLASS=label)
+    got = run(embedding_export, "noise_predictor", LATENT_NOISY=z, TIMESTEP=steps, CLASS=label)
     for row, (t, k) in enumerate(((999, 1), (3, 0))):
-        answer = predict(z[row], t, k)
-        noise = math.sqrt(alphas[t]) * answer + math.sqrt(1 - alphas[t]) * z[row] if velocity else answer
+        noise = math.sqrt(alphas[t]) * predict(z[row], t, k) + math.sqrt(1 - alphas[t]) * z[row]
         np.testing.assert_allclose(got[row], noise, atol=2e-5, rtol=1e-4)
 
 

@@ -101,7 +101,14 @@ def _common(
     write_json(folder / "preprocessing.json", preprocessing)
     write_json(
         folder / "scoring" / "scoring.json",
-        {"classes": classes, "probes": PROBES, "default_budget": 3, "temperature": 1.0, "latent_shape": list(shape)},
+        {
+            "classes": classes,
+            "probes": PROBES,
+            "default_budget": 3,
+            "temperature": [1.0] * PROBES,
+            "accept_threshold": [None] * PROBES,
+            "latent_shape": list(shape),
+        },
     )
     save_file(
         {

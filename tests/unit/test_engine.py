@@ -27,7 +27,7 @@ def make_config(**changes):
         "probes": 8,
         "default_budget": 6,
         "temperature": [0.2] * 8,
-        "accept_threshold": 0.9,
+        "accept_threshold": [0.9] * 8,
         **changes,
     }
     return ScoringConfig.from_json(data)
@@ -123,7 +123,7 @@ def test_the_deadline_is_looked_at_between_rounds():
 
 
 def test_reasons_name_what_is_wrong():
-    engine = ScoringEngine(make_config(anomaly_reference={"neutrophil": [0.001 * i for i in range(99)]}))
+    engine = ScoringEngine(make_config(anomaly_reference=[{"neutrophil": [0.001 * i for i in range(99)]}] * 8))
     latents = cells([1.0, 0.5, 2.0, 5.0])
     out = engine.score(latents, np.array([0, 0, FLAG_SEGMENTED_WHITE_CELL, 0], np.int32), World())
     assert out.reasons[0] == ""
@@ -135,7 +135,7 @@ def test_reasons_name_what_is_wrong():
 
 
 def test_nothing_is_accepted_without_a_threshold():
-    out = ScoringEngine(make_config(accept_threshold=None)).score(cells([0.0]), np.zeros(1, np.int32), World())
+    out = ScoringEngine(make_config(accept_threshold=[None] * 8)).score(cells([0.0]), np.zeros(1, np.int32), World())
     assert out.decision.tolist() == [1]
     assert out.reasons == ["low_confidence"]
 
@@ -178,5 +178,5 @@ def test_wrong_shapes_are_refused():
 def test_an_unusable_file_says_so():
     with pytest.raises(CytoserveError, match="export the model again"):
         ScoringConfig.from_json({"classes": []})
-    with pytest.raises(CytoserveError, match="one value per probe"):
+    with pytest.raises(CytoserveError, match="one entry for each of 8"):
         make_config(temperature=[1.0])

@@ -102,3 +102,22 @@ def card(
     from .model_card import write_card
 
     typer.echo(f"written: {write_card(checkpoint, results)}")
+
+
+@app.command()
+def segmenter(
+    data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
+    run: Annotated[Path, typer.Option(help="Folder of the run; stages found there are taken up again.")] = Path(
+        "runs/segmenter"
+    ),
+    out: Annotated[Path, typer.Option(help="Where the finished model goes.")] = Path("models/reference/segmenter"),
+    steps: Annotated[int, typer.Option(help="Steps of the first stage.")] = 4000,
+    device: Device = "cpu",
+    threads: Threads = 2,
+) -> None:
+    """Train the segmenter in its two stages; resumable."""
+    from .segmenter_train import SegmenterTrainConfig, second_stage, train
+
+    first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)
+    train(first)
+    typer.echo(f"segmenter written to {train(second_stage(first, run / 'second', out))}")

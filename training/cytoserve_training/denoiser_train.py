@@ -76,8 +76,8 @@ class Trainer:
         deviation = self.autoencoder.inverse.norm(dim=0)
         self.channel_weight = deviation / deviation.mean()
         self.alphas_cumprod = build_scheduler().alphas_cumprod.to(self.device)
-        self.unet: nn.Module = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.unet: nn.Module = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)
+        self.average = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.unet.state_dict())
         self.margin = PairwiseMargin(len(CLASSES)).to(self.device)
         self.optimiser = torch.optim.AdamW(

@@ -66,7 +66,7 @@ def training_section(training: dict[str, Any], scoring: dict[str, Any]) -> str:
         f"{b + 1}: {v:.3f}" for b, v in enumerate(scoring["accuracy_by_budget"]) if b + 1 in (1, 2, 4, 8, 16)
     )
     promise = scoring["accept_promise"]
-    threshold = scoring["accept_threshold"]
+    threshold = scoring["accept_threshold"][scoring["default_budget"] - 1]
     return f"""
 ## Training
 - Denoiser: {training["steps"]} steps of {training["batch"]} rows, AdamW {training["learning_rate"]} to {training["final_learning_rate"]} (cosine), EMA
@@ -74,7 +74,7 @@ def training_section(training: dict[str, Any], scoring: dict[str, Any]) -> str:
   {training["margin_from"]}, then with the pairwise margin (weight {training["margin_weight"]}). Rotation, flip, scale, shift and stain jitter.
   The run was interrupted and resumed; its planned length was changed once on the way (a resumed step count, not a restart).
 - Scoring fitted on {scoring["fitted_on"]}. Weightings of the probes tried, balanced accuracy there: {tried}; kept: {scoring["weighting"]}.
-- Balanced accuracy on those validation cells by probes spent: {curve}.
+- Balanced accuracy on those validation cells by probes spent: {curve}; default budget {scoring["default_budget"]}.
 - Accept threshold {threshold if threshold is None else round(threshold, 4)}: chosen so that the error among accepted cells is at most
   {100 * promise["tolerated_error"]:.0f} % with confidence {100 * promise["confidence"]:.0f} % on cells exchangeable with those {promise["n"]}. Temperature and threshold
   were fitted on the same cells; the test figures below are the check.

@@ -26,11 +26,12 @@ class BankConfig:
     """Size and range of the bank, and what is promised of accepted cells."""
 
     probes: int = 16
-    low: float = 0.08
-    high: float = 0.92
+    low: float = 0.18
+    high: float = 0.66
     seed: int = 7
     tolerated_error: float = 0.02
     confidence: float = 0.95
+    spare_accuracy: float = 0.002
 
 
 def bit_reversed_order(count: int) -> list[int]:
@@ -115,29 +116,34 @@ def accept_threshold(confidence: Floats, right: NDArray[np.bool_], config: BankC
 def fit_scoring(
     errors: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], config: BankConfig
 ) -> dict[str, Any]:
-    """Fit temperatures, the accept threshold and the anomaly reference on (M, P, C) weighted errors of val cells."""
-    running = np.cumsum(errors, axis=1) / np.arange(1, errors.shape[1] + 1)[None, :, None]
-    temperature = [fit_temperature(running[:, b], labels) for b in range(errors.shape[1])]
-    scores = running[:, -1]
-    posterior = special.softmax(-scores / temperature[-1], axis=1)
-    guess = posterior.argmax(axis=1)
-    best = scores.min(axis=1)
-    reference = {name: np.sort(best[guess == c]).round(6).tolist() for c, name in enumerate(classes)}
+    """Fit what each budget needs on (M, P, C) weighted errors of val cells.
+
+    For every budget from 1 to P: the temperature, the accept threshold and the anomaly reference. The default budget is
+    the least whose balanced accuracy is within ``config.spare_accuracy`` of the best budget's.
+    """
+    probes = errors.shape[1]
+    running = np.cumsum(errors, axis=1) / np.arange(1, probes + 1)[None, :, None]
+    accuracy = [balanced_accuracy(running[:, b].argmin(axis=1), labels) for b in range(probes)]
+    temperature = [fit_temperature(running[:, b], labels) for b in range(probes)]
+    thresholds, references = [], []
+    for b in range(probes):
+        posterior = special.softmax(-running[:, b] / temperature[b], axis=1)
+        guess, best = posterior.argmax(axis=1), running[:, b].min(axis=1)
+        thresholds.append(accept_threshold(posterior.max(axis=1), guess == labels, config))
+        references.append({name: np.sort(best[guess == c]).round(5).tolist() for c, name in enumerate(classes)})
     return {
         "classes": list(classes),
-        "probes": errors.shape[1],
-        "default_budget": errors.shape[1],
+        "probes": probes,
+        "default_budget": next(b + 1 for b in range(probes) if accuracy[b] >= max(accuracy) - config.spare_accuracy),
         "temperature": temperature,
-        "accept_threshold": accept_threshold(posterior.max(axis=1), guess == labels, config),
+        "accept_threshold": thresholds,
         "accept_promise": {
             "tolerated_error": config.tolerated_error,
             "confidence": config.confidence,
             "n": len(labels),
         },
-        "anomaly_reference": reference,
-        "accuracy_by_budget": [
-            round(balanced_accuracy(running[:, b].argmin(axis=1), labels), 4) for b in range(errors.shape[1])
-        ],
+        "anomaly_reference": references,
+        "accuracy_by_budget": [round(value, 4) for value in accuracy],
     }
 
 

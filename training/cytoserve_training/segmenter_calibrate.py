@@ -53,14 +53,14 @@ def white_sizes(pixels: NDArray[np.uint8], result: FieldResult) -> list[tuple[fl
             x0, y0, x1, y1 = (round(float(value)) for value in box)
             side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
             inside = density[y0:y1, x0:x1]
-            level = threshold_otsu(inside)  # type: ignore[no-untyped-call]
+            level = threshold_otsu(inside)
             nucleus = 2 * float(np.sqrt((inside > level).sum() / np.pi))
             sizes.append((side * result.final_um, nucleus * result.final_um))
     return sizes
 
 
 def _spread(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
-    return np.round(np.nanpercentile(np.asarray(values, np.float64), POINTS), 4).tolist()  # type: ignore[no-any-return]
+    return np.round(np.nanpercentile(np.asarray(values, np.float64), POINTS), 4).tolist()
 
 
 def calibrate(data: Path, model: Path, cache: Path | None, count: int, single: int) -> dict[str, Any]:

@@ -32,10 +32,10 @@ def find_cells(field: NDArray[np.uint8]) -> Detections:
     red = diameter * factor
     area = np.pi * red**2 / 4
     dark = ndimage.binary_closing(ndimage.binary_opening(dark, iterations=1), iterations=max(1, round(red * 0.12)))
-    nuclei = label(dark)  # type: ignore[no-untyped-call]
+    nuclei = label(dark)
     rows: list[tuple[tuple[float, ...], int, float]] = []
     white = np.zeros_like(dark)
-    for region in regionprops(nuclei):  # type: ignore[no-untyped-call]
+    for region in regionprops(nuclei):
         big = region.area > 0.35 * area
         if not big and 0.01 * area < region.area < 0.35 * area:
             rows.append((region.bbox, 2, float(region.solidity)))
@@ -54,16 +54,16 @@ def _split(
 ) -> list[tuple[tuple[float, ...], int, float]]:
     """Cut the foreground at its necks; a part with a nucleus in it is a white cell."""
     inner = ndimage.gaussian_filter(ndimage.distance_transform_edt(cells), 1.0)
-    seeds = peak_local_max(inner, min_distance=round(red * 0.35), threshold_abs=red * 0.2, exclude_border=False)  # type: ignore[no-untyped-call]
+    seeds = peak_local_max(inner, min_distance=round(red * 0.35), threshold_abs=red * 0.2, exclude_border=False)
     markers = np.zeros(cells.shape, np.int32)
-    nuclei = label(ndimage.binary_dilation(white, iterations=2))  # type: ignore[no-untyped-call]
+    nuclei = label(ndimage.binary_dilation(white, iterations=2))
     for number, (y, x) in enumerate(seeds, start=1):
         if not nuclei[y, x]:
             markers[y, x] = number
     markers[nuclei > 0] = nuclei[nuclei > 0] + len(seeds)
-    parts = watershed(-inner, markers, mask=cells)  # type: ignore[no-untyped-call]
+    parts = watershed(-inner, markers, mask=cells)
     rows = []
-    for region in regionprops(parts):  # type: ignore[no-untyped-call]
+    for region in regionprops(parts):
         if region.label > len(seeds):
             rows.append((region.bbox, 0, float(region.solidity)))
         elif 0.25 < region.area / (np.pi * red**2 / 4) < 2.5:

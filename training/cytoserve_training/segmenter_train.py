@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from .segmenter_samples import FieldStore, SampleConfig, draw_sample
 
 SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_pbc": 0.18, "txl_raabin": 0.18}
 """How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""
+
+BCCD_SHARE = {"bccd": 0.72, "txl_bccd": 0.10, "txl_bccd_altered": 0.02, "txl_pbc": 0.08, "txl_raabin": 0.08}
+"""The same for the second stage, which settles on the foreign site's own labels."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class SegmenterTrainConfig:
         Decay of the weights' running average; the average is what is saved.
     threads : int
         Of torch on the CPU.
+    share : how often each source is drawn.
+    start_from : Path or None
+        Checkpoint (``last.pt``) of another run whose average weights are the start.
     """
 
     data: Path
@@ -61,8 +68,35 @@ class SegmenterTrainConfig:
     keep_every: int = 500
     threads: int = 1
     device: str = "cpu"
+    share: Mapping[str, float] = field(default_factory=lambda: dict(SOURCE_SHARE))
+    start_from: Path | None = None
     net: SegmenterNetConfig = field(default_factory=SegmenterNetConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
+
+
+def second_stage(first: SegmenterTrainConfig, run: Path, out: Path | None = None) -> SegmenterTrainConfig:
+    """Return the configuration of the second stage, which starts from the average weights of the ``first``.
+
+    Cells cut by the window (not by the field's own edge) are left out of the loss here, so that what an annotator does
+    at a field's edge can be learned; the first stage asked for both alike.
+    """
+    return replace(
+        first,
+        run=run,
+        out=out,
+        seed=11,
+        steps=400,
+        batch=6,
+        learning_rate=4e-4,
+        warmup=20,
+        ema=0.99,
+        save_every=50,
+        validate_every=200,
+        keep_every=100,
+        share=dict(BCCD_SHARE),
+        start_from=first.run / "last.pt",
+        samples=SampleConfig(crop=256, scale_low=0.8, scale_high=1.3, least_visible=0.95),
+    )
 
 
 @dataclass
@@ -164,6 +198,12 @@ def _start(config: SegmenterTrainConfig) -> _State:
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     state = _State(net, average, torch.optim.AdamW(groups, lr=config.learning_rate))
     path = config.run / "last.pt"
+    if config.start_from is not None and not path.exists():
+        before = torch.load(config.start_from, map_location=config.device, weights_only=True)
+        net.load_state_dict(before["average"])
+        average.load_state_dict(before["average"])
+        # The optimizer's moments go along: they are of the same weights, and starting them anew would shake them.
+        state.optimizer.load_state_dict(before["optimizer"])
     if path.exists():
         saved = torch.load(path, map_location=config.device, weights_only=True)
         net.load_state_dict(saved["net"])
@@ -209,7 +249,7 @@ def _step(
         group["lr"] = rate
     batch = _batch(store, np.arange(len(store.fields)), config, (config.seed, state.step), chances)
     centers, sides = _losses(state.net, batch, config)
-    (centers + config.side_loss * sides).backward()  # type: ignore[no-untyped-call]
+    (centers + config.side_loss * sides).backward()
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), 5.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -244,8 +284,8 @@ def train(config: SegmenterTrainConfig) -> Path:
     fields = clean_and_split(config.data, config.run / "split.json")
     store = FieldStore([f for f in fields if f.part == "train"], smears)
     held = FieldStore([f for f in fields if f.part == "validation"], smears)
-    counts = {source: sum(f.source == source for f in store.fields) for source in SOURCE_SHARE}
-    chances = np.array([SOURCE_SHARE[f.source] / counts[f.source] for f in store.fields])
+    counts = {source: sum(f.source == source for f in store.fields) for source in config.share}
+    chances = np.array([config.share[f.source] / counts[f.source] for f in store.fields])
     state = _start(config)
     _run(state, store, held, chances / chances.sum(), config)
     folder = config.out or config.run / "average"

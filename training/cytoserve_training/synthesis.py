@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM
+from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM, WHITE_LEVEL
+from cytoserve_scoring.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -69,36 +70,24 @@ def sample_latents(unet: nn.Module, labels: Tensor, shape: tuple[int, ...], step
 
 
 def cell_alpha(crop: Pixels) -> Pixels | None:
-    """Return the (96, 96) soft mask of the central stained cell of a crop in 0..1, or None if it has no clear one.
+    """Return the (96, 96) opacity in 0..1 that takes the central cell out of a crop, or None if no nucleus is there.
 
-    Stain shows as a lack of green against the background; red cells lack less of it than nuclei do, so the nucleus is
-    found first and the cytoplasm grown around it.
+    A disc about the centre with a soft edge, 3 um wider than the nucleus (or platelet) reaches: it keeps the whole
+    cytoplasm and lets the neighbours that the model drew fade out.
     """
     size = len(crop)
     green = ndimage.gaussian_filter(crop[..., 1], 0.8)
     at = np.hypot(*np.meshgrid(*(np.arange(size) + 0.5 - size / 2,) * 2))
-    inside = at < size / 2 - 1
-    background = np.percentile(green[inside], 92)
-    nucleus = (green < background * 0.62) & (at < size * 0.36)
-    labels, count = ndimage.label(nucleus)
-    if count == 0:
+    background = np.percentile(green[at < size / 2 - 1], 92)
+    labels, count = ndimage.label((green < background * 0.66) & (at < size * 0.4))
+    areas = ndimage.sum_labels(labels > 0, labels, np.arange(1, count + 1))
+    if count == 0 or areas.max() < 40:
         return None
-    areas = ndimage.sum_labels(nucleus, labels, np.arange(1, count + 1))
-    nucleus = np.isin(labels, 1 + np.flatnonzero(areas > 0.1 * areas.max()))
-    body = (green < background * 0.93) & inside
-    grown = ndimage.binary_dilation(nucleus, iterations=14) & body
-    grown = ndimage.binary_fill_holes(ndimage.binary_opening(grown, iterations=2) | nucleus)
-    labels, count = ndimage.label(grown)
-    if count == 0:
+    nucleus = np.isin(labels, 1 + np.flatnonzero(areas > 0.15 * areas.max()))
+    reach = np.percentile(at[nucleus], 97) + 3.0 / CROP_UM_PER_PIXEL
+    if reach > size / 2 - 1:
         return None
-    middle = labels[size // 2 - 6 : size // 2 + 6, size // 2 - 6 : size // 2 + 6]
-    names = np.bincount(middle[middle > 0], minlength=1)
-    if names.sum() == 0:
-        return None
-    grown = labels == names.argmax()
-    if (grown & (at > size / 2 - 4)).any():
-        return None
-    alpha: Pixels = np.clip(ndimage.gaussian_filter(grown.astype(np.float32), 1.2) * 1.6 - 0.3, 0, 1)
+    alpha: Pixels = np.clip((reach - at) / 4.0 + 0.5, 0, 1).astype(np.float32)
     return alpha
 
 
@@ -159,7 +148,9 @@ def sample_cells(
         clear = [(c, a) for c, a in options if a is not None]
         if not clear:
             raise RuntimeError(f"none of {tries} samples of {name} has a clear outline; use another seed")
-        found.append(clear[0])
+        crop, alpha = clear[0]
+        gain = background_gain(np.rint(crop[12:84, 12:84] * 255).astype(np.uint8)) * 0.96 * 255 / WHITE_LEVEL
+        found.append((np.clip(crop * gain, 0, 1), alpha))
     return found
 
 
@@ -171,11 +162,11 @@ def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: Fiel
     field = np.full((config.height, config.width, 3), 0.96, np.float32)
     taken: list[tuple[float, float, float]] = []
     names = config.cells + ("platelet",) * config.platelets
-    for name, (crop, alpha) in zip(names, sample_cells(unet, autoencoder, names, config), strict=True):
+    for crop, alpha in sample_cells(unet, autoencoder, names, config):
         big = np.clip(ndimage.zoom(crop, (zoom, zoom, 1), order=1), 0, 1)
         mask = np.clip(ndimage.zoom(alpha, zoom, order=1), 0, 1)
-        radius = float(np.sqrt((mask > 0.5).sum() / np.pi)) + 3
-        where = place(taken, radius, config, rng, gap=1.3 if name != "platelet" else 1.1)
+        radius = float(np.sqrt((mask > 0.5).sum() / np.pi))
+        where = place(taken, radius, config, rng, gap=1.02)
         if where is not None:
             paste(field, big, mask, *where)
     cell_layer = field.copy()
