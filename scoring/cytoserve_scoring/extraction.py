@@ -81,6 +81,8 @@ class ExtractionSettings:
         Range of (true scale / scale used for resampling) in which the segmenter was trained.
     border_px : float
         A box nearer than this to the field's edge, in pixels of the field, is cut.
+    empty_range : float
+        A field whose channels all vary by no more grey levels than this is empty.
     """
 
     thresholds: tuple[float, float, float] = (0.3, 0.15, 0.35)
@@ -93,6 +95,7 @@ class ExtractionSettings:
     white_cell_um: float = 14.0
     comfortable: tuple[float, float] = (0.65, 1.5)
     border_px: float = 1.5
+    empty_range: float = 16.0
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,17 @@ def refine_scale(
     return settings.white_cell_um / side, float("nan"), "cell_itself", True
 
 
+def is_empty(field: NDArray[np.uint8], settings: ExtractionSettings) -> bool:
+    """Return whether a field holds nothing but background: no channel varies by more than ``empty_range`` grey levels.
+
+    On such a field the segmenter's scores are an extrapolation: it never saw one without a cell.
+    """
+    stride = max(1, int(np.sqrt(field.shape[0] * field.shape[1] / 250_000)))
+    sample = field[::stride, ::stride].reshape(-1, field.shape[2])
+    low, high = np.percentile(sample, (0.2, 99.8), axis=0)
+    return bool((high - low).max() <= settings.empty_range)
+
+
 def extract_cells(
     field: NDArray[np.uint8],
     maps: NDArray[np.float32],
@@ -329,6 +343,8 @@ def extract_cells(
         raise BadShape("SCALE_GUESS is (um per pixel, given): two numbers, the first greater than zero")
     place = segmenter_geometry(field.shape, float(scale_guess[0]))
     found = detect(maps, place, settings)
+    if is_empty(field, settings):
+        found = Detections(found.box[:0], found.kind[:0], found.score[:0])
     value, red_um, source, doubtful = refine_scale(found, field.shape, scale_guess, settings)
     index = np.flatnonzero(found.kind == WHITE)[:MAX_CELLS]
     crops = np.zeros((len(index), CROP_SIZE, CROP_SIZE, 3), np.uint8)

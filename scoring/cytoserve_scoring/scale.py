@@ -30,8 +30,8 @@ GUESS_FALLBACK_UM: Final = 0.1
 
 MAP_STRIDE: Final = 2
 INPUT_MULTIPLE: Final = 32
-MAX_SEGMENTER_PIXELS: Final = 24_000_000
-"""Largest segmenter input. Larger fields are brought in a little coarser, see `segmenter_geometry`."""
+MAX_SEGMENTER_PIXELS: Final = 6_000_000
+"""Largest segmenter input (24 million took 7.5 GiB). Larger fields come in coarser, see `segmenter_geometry`."""
 COARSEST: Final = 0.68
 """How much coarser: the segmenter was trained on 0.7 to 1.45 times its scale."""
 

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from cytoserve_export.decisions import Cells
 from cytoserve_export.repository import Request, export_onnx
-from tiny import cell_images, context_checkpoint, embedding_checkpoint
+from tiny import Exported, cell_images, context_checkpoint, embedding_checkpoint
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A checkpoint and the two repositories made from it."""
-
-    checkpoint: Path
-    target: Path
-    synthesis: Path
-    manifests: dict[str, dict[str, Any]]
-    stages: list[str]
-
-    def graph(self, name: str) -> Path:
-        root = self.synthesis if name in ("decoder", "noise_predictor") else self.target
-        return root / name / "1" / "model.onnx"
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import Exported
 from cytoserve_export.graphs import widen
 from cytoserve_export.specs import MAX_IR_VERSION, SPECS
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from tiny import Exported
 
 Array = NDArray[Any]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Exported
 from cytoserve_export import errors, isolation
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.decisions import Cells, compare, read_cells
@@ -19,7 +18,7 @@ from cytoserve_export.parity import check_graph, measure
 from cytoserve_export.progress import silent
 from cytoserve_export.specs import SPECS, Tolerance
 from onnx import ModelProto, helper, numpy_helper
-from tiny import cell_images
+from tiny import Exported, cell_images
 
 LOOSE = Tolerance(atol=1e-3, rtol=1e-2)
 
@@ -38,7 +37,9 @@ def test_what_the_manifest_records(exported: Exported) -> None:
     classes = len(Checkpoint(exported.checkpoint).geometry.classes)
     assert decision["cells"] == 3 * classes
     assert decision["evaluations"] == 3 * classes * classes * 3
-    assert {"tracing", "parity, denoiser", "decisions, torch", "decisions, ONNX Runtime"} <= set(exported.stages)
+    # Reports of one moment may be merged, so which graph is named under "parity" depends on the machine's speed.
+    assert {"tracing", "decisions, torch", "decisions, ONNX Runtime"} <= set(exported.stages)
+    assert any(stage.startswith("parity, ") for stage in exported.stages)
 
 
 def scaled(model: ModelProto) -> None:

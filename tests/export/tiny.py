@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,18 @@ def cell_images(folder: Path, classes: tuple[str, ...], count: int) -> Path:
             pixels = generator.integers(0, 256, (48, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
     return folder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint and the two repositories made from it."""
+
+    checkpoint: Path
+    target: Path
+    synthesis: Path
+    manifests: dict[str, dict[str, Any]]
+    stages: list[str]
+
+    def graph(self, name: str) -> Path:
+        root = self.synthesis if name in ("decoder", "noise_predictor") else self.target
+        return root / name / "1" / "model.onnx"

@@ -40,7 +40,7 @@ def test_failures_are_not_hidden() -> None:
 
     with FakeServer() as server:
         server.fake.on_cells = refuse
-        done = load("--seconds", "2", "--fields-per-s", "5", "--cells-per-s", "5", "--url", server.url)
+        done = load("--seconds", "6", "--fields-per-s", "5", "--cells-per-s", "5", "--url", server.url)
     assert done.returncode == 1
     assert "boom" in done.stdout + done.stderr
 

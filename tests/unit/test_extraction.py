@@ -229,10 +229,11 @@ def test_broken_maps_give_no_cells_rather_than_cells_without_a_place():
 
 
 def test_a_field_10_000_px_wide_with_hundreds_of_cells_stays_in_memory():
-    field = np.broadcast_to(np.array([200, 180, 190], np.uint8), (1000, 10_000, 3)).copy()
+    field = np.broadcast_to(np.array([200, 180, 190], np.uint8), (600, 10_000, 3)).copy()
+    field[::7, ::7] = 90
     place = segmenter_geometry(field.shape, 0.15)
-    cells = [(RED, square(60 + 70 * i, 60 + 70 * j, RED_SIDE), 0.9) for i in range(140) for j in range(9)]
-    cells += [(WHITE, square(95 + 70 * i, 925, 60), 0.8) for i in range(0, 136, 2)]
+    cells = [(RED, square(60 + 70 * i, 60 + 70 * j, RED_SIDE), 0.9) for i in range(140) for j in range(7)]
+    cells += [(WHITE, square(95 + 70 * i, 552, 60), 0.8) for i in range(0, 136, 2)]
     maps = painted(place, cells)
     tracemalloc.start()
     out = extract_cells(field, maps, np.array([0.15, 0.0], np.float32))
@@ -241,6 +242,15 @@ def test_a_field_10_000_px_wide_with_hundreds_of_cells_stays_in_memory():
     assert len(out.kind) == len(cells)
     assert len(out.cell_index) == 68
     assert peak < 200e6  # the field alone is 30 MB
+
+
+def test_a_field_of_background_alone_has_no_cells_whatever_the_maps_say():
+    flat = np.full((240, 320, 3), 225, np.uint8)
+    maps = painted(segmenter_geometry(flat.shape, 0.15), [(WHITE, square(100, 100, 60), 0.9)])
+    guess = np.array([0.15, 1.0], np.float32)
+    assert len(extract_cells(flat, maps, guess).kind) == 0
+    flat[80:120, 80:120] = 120
+    assert len(extract_cells(flat, maps, guess).kind) == 1
 
 
 def test_blur_lowers_sharpness_below_the_limit():
