@@ -50,9 +50,8 @@ def pack(config: PackConfig) -> Path:
     """Fit the scoring of a run on validation cells and write the checkpoint; the segmenter's folder is left alone."""
     torch.set_num_threads(config.threads)
     unet, autoencoder, margin = load_average(Path(config.run))
-    unet = UNet2DConditionModel.from_config(unet.config)  # a fresh copy in the precision that is stored
-    unet.load_state_dict({k: v.half().float() for k, v in load_average(Path(config.run))[0].state_dict().items()})
-    unet = unet.eval().to(memory_format=torch.channels_last)
+    # Fitted in the precision that is stored: half, and back.
+    unet = unet.half().float().to(memory_format=torch.channels_last)
     cells = load_cells(Path(config.data) / "val")
     rows = pick(cells, config.cells_per_class)
     latents = latents_of(cut(cells.images[rows], cells.gains[rows]), autoencoder.encode)

@@ -44,8 +44,7 @@ def bit_reversed_order(count: int) -> list[int]:
 def build_bank(config: BankConfig, latent_shape: tuple[int, ...]) -> Probes:
     """Draw the bank: timesteps even over the range, noise Gaussian, in an order whose prefixes are spread.
 
-    Each odd probe of the order carries the negated noise of the one before it only by chance: the noises are
-    independent. They are rounded to half precision, as they are stored.
+    The noises are independent and rounded to half precision, as they are stored.
     """
     even = Probes.even(config.probes, config.seed, latent_shape, config.low, config.high)
     order = bit_reversed_order(config.probes)
