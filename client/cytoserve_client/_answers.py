@@ -48,6 +48,8 @@ class _Scored:
     decision: Decision
     reasons: tuple[str, ...]
     evaluations: int
+    scores: dict[str, float] | None = None
+    conformal: dict[str, float] | None = None
 
 
 def _need(condition: bool, message: str) -> None:
@@ -76,6 +78,7 @@ def _scored(tensors: Tensors, classes: Sequence[str], count: int) -> list[_Score
 def _check_shapes(tensors: Tensors, classes: Sequence[str], count: int) -> None:
     arrays, reasons = tensors.arrays, tensors.texts["REASONS"]
     shapes = {"LABEL": (), "POSTERIOR": (len(classes),), "UNCERTAINTY": (), "ANOMALY": (2,), "DECISION": ()}
+    shapes["SCORES"] = shapes["CONFORMAL"] = (len(classes),)
     for name, tail in {**shapes, "EVALUATIONS": ()}.items():
         _need(arrays[name].shape == (count, *tail), f"{name} has shape {arrays[name].shape}, not {(count, *tail)}")
     _need(len(reasons) == count, f"REASONS has {len(reasons)} entries for {count} cells")
@@ -99,7 +102,22 @@ def _scored_cell(arrays: Any, reasons: str, classes: Sequence[str], i: int) -> _
         decision=_DECISIONS[decision],
         reasons=names,
         evaluations=evaluations,
+        scores=_scores(arrays["SCORES"][i], classes, i),
+        conformal=_conformal(arrays["CONFORMAL"][i], classes, i),
     )
+
+
+def _scores(row: NDArray[Any], classes: Sequence[str], i: int) -> dict[str, float]:
+    """Return the scores of the classes that were asked (a request may have left some out)."""
+    _need(not bool(np.isinf(row).any()), f"SCORES of cell {i} holds infinity")
+    return {name: _exact(value) for name, value in zip(classes, row, strict=True) if not math.isnan(value)}
+
+
+def _conformal(row: NDArray[Any], classes: Sequence[str], i: int) -> dict[str, float] | None:
+    if bool(np.isnan(row).all()):
+        return None
+    _need(bool(((row >= 0) & (row <= 1)).all()), f"CONFORMAL of cell {i} holds a number outside 0 to 1")
+    return {name: _exact(value) for name, value in zip(classes, row, strict=True)}
 
 
 def _probability(row: NDArray[Any], classes: Sequence[str], i: int) -> dict[str, float]:
@@ -177,6 +195,8 @@ def _cell(box: NDArray[Any], kind: Kind, detection_score: float | None, scored: 
         decision=scored.decision if scored else None,
         reasons=scored.reasons if scored else (),
         evaluations=scored.evaluations if scored else None,
+        scores=scored.scores if scored else None,
+        conformal=scored.conformal if scored else None,
         detection_score=detection_score,
     )
 
@@ -226,6 +246,8 @@ def _cell_answer(tensors: Tensors, model: ModelInfo, image: EncodedImage, i: int
         decision=scored.decision,
         reasons=scored.reasons,
         evaluations=scored.evaluations,
+        scores=scored.scores,
+        conformal=scored.conformal,
     )
 
 

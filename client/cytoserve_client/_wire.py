@@ -69,6 +69,7 @@ SCORER_OUTPUTS: Final = (
     TensorSpec("DECISION", "UINT8", 1),
     TensorSpec("REASONS", "BYTES", 1),
     TensorSpec("EVALUATIONS", "INT32", 1),
+    TensorSpec("CONFORMAL", "FP32", 2),
 )
 
 SMEAR_MODEL: Final = "smear_analysis"
@@ -99,7 +100,7 @@ OUTPUTS: Final[dict[str, tuple[TensorSpec, ...]]] = {
 }
 """What each model must answer (docs/contract.md)."""
 
-_UNUSED: Final = frozenset({"SCORES", "CELL_FLAGS"})
+_UNUSED: Final = frozenset({"CELL_FLAGS"})
 """Outputs of the contract that this client does not ask for, to save bytes; they must exist all the same."""
 
 

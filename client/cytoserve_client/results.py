@@ -68,6 +68,29 @@ class ScoredCell(_Frozen):
     decision: Decision | None = Field(description="null for cells that are not scored (red cells, platelets)")
     reasons: tuple[str, ...] = Field(description="why a person should look; see `Reason`")
     evaluations: int | None = Field(description="passes of the denoiser spent on this cell")
+    scores: dict[str, float] | None = Field(
+        default=None, description="error per class, lower is better; null if not scored"
+    )
+    conformal: dict[str, float] | None = Field(default=None, description="p-value of each class; null if not computed")
+
+    def prediction_set(self, error: float = 0.05) -> tuple[str, ...] | None:
+        """Return the classes that cannot be excluded: each true class is in its set with probability ``1 - error``.
+
+        The promise holds class by class (Mondrian conformal prediction, Vovk, Gammerman & Shafer 2005, chapter 4) for
+        cells exchangeable with those of the calibration. An empty set says: like none of the classes.
+
+        Parameters
+        ----------
+        error : float
+            Tolerated share of sets that miss the true class, from 0 to 1.
+
+        Returns
+        -------
+        tuple of str, in the model's order of classes; None where the server computed no p-values.
+        """
+        if self.conformal is None:
+            return None
+        return tuple(name for name, p_value in self.conformal.items() if p_value > error)
 
 
 class Cell(ScoredCell):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+from .metrics import CANCELLED, REFUSED, Meter, error_codes
 
 NO_DEADLINE: Final = float("inf")
 MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
@@ -35,13 +36,20 @@ class TritonModel:
     name: str
     folder: Path
     """The model's version folder, where files beside ``model.py`` lie."""
+    meter: Meter
+    """What counts for Prometheus; it never fails a request."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Take Triton's arguments, then `setup`."""
         self.name = args["model_name"]
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.config: dict[str, Any] = json.loads(args["model_config"])
+        self.meter = _meter(self.name)
         self.setup()
+
+    def finalize(self) -> None:
+        """Let go of what was made in `initialize` (Triton calls this when it unloads the model)."""
+        self.meter.close()
 
     def setup(self) -> None:
         """Load what the model needs; called once."""
@@ -74,9 +82,11 @@ class TritonModel:
             outputs = self.answer(request.tensors(), request)
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
         except CytoserveError as error:
+            self.meter.refused(error, request.is_cancelled())
             code = codes.CANCELLED if isinstance(error, DeadlineExceeded) else codes.INVALID_ARG
             return pb_utils.InferenceResponse(error=codes(error.wire(), code))
         except Exception as error:
+            self.meter.refused(error)
             pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
             text = f"[cytoserve:internal] {self.name} failed with {type(error).__name__}; see the server's log"
             return pb_utils.InferenceResponse(error=codes(text, codes.INTERNAL))
@@ -121,6 +131,43 @@ class Request:
             raise BadParameter(f"{name} must be from {low} to {high}, it is {number}")
         return number
 
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a request parameter as a number (or its text), or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no number of [low, high].
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            found = float(value)
+        except (TypeError, ValueError):
+            raise BadParameter(f"{name} must be a number from {low} to {high}") from None
+        if not low <= found <= high:
+            raise BadParameter(f"{name} must be from {low} to {high}, it is {found}")
+        return found
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        """Return a request parameter that lists names, comma-joined, or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no text or names nothing.
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        found = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else ()
+        if not found:
+            raise BadParameter(f"{name} must be names joined by commas")
+        return found
+
     def deadline(self) -> float:
         """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
 
@@ -138,12 +185,25 @@ class Request:
             raise DeadlineExceeded("the time given for this request was over on arrival")
         return time.monotonic() + left / 1000.0
 
+    def is_cancelled(self) -> bool:
+        """Return True if the caller has gone; Triton tells it only to the model that was called directly."""
+        return bool(self._raw.is_cancelled())
+
     def check(self, deadline: float) -> None:
         """Raise `DeadlineExceeded` if the moment has passed or the caller has cancelled."""
         if time.monotonic() > deadline:
             raise DeadlineExceeded("the time given for this request is over; send fewer cells or allow more time")
-        if self._raw.is_cancelled():
+        if self.is_cancelled():
             raise DeadlineExceeded("the caller cancelled this request")
+
+
+def _meter(model: str) -> Meter:
+    """Return what counts for a model; a failure of it is logged once."""
+    import triton_python_backend_utils as pb_utils
+
+    meter = Meter(model, pb_utils, pb_utils.Logger.log_warn)
+    meter.prepare(REFUSED, [(model, code) for code in (*error_codes(), CANCELLED)])
+    return meter
 
 
 def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -58,7 +58,8 @@ def cut_crop(
 
     Returns
     -------
-    (size, size, 3) ndarray of uint8. Beyond the field's edge its edge pixels are repeated.
+    (size, size, 3) ndarray of uint8. Beyond the field's edge it is the white of an empty background: repeated edge
+    pixels would draw streaks that no cell has.
 
     Notes
     -----
@@ -85,5 +86,10 @@ def cut_crop(
     yy, xx = np.meshgrid(at_y, at_x, indexing="ij")
     for channel in range(3):
         out[..., channel] = ndimage.map_coordinates(window[..., channel], (yy, xx), order=1, mode="nearest")
-    crop: NDArray[np.uint8] = np.clip(np.rint(out * gain), 0, 255).astype(np.uint8)
+    out *= gain
+    beyond_y = (center[1] + grid < 0) | (center[1] + grid > field.shape[0])
+    beyond_x = (center[0] + grid < 0) | (center[0] + grid > field.shape[1])
+    out[beyond_y] = WHITE_LEVEL
+    out[:, beyond_x] = WHITE_LEVEL
+    crop: NDArray[np.uint8] = np.clip(np.rint(out), 0, 255).astype(np.uint8)
     return crop

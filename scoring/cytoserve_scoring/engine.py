@@ -4,15 +4,17 @@ A cell belongs to the class under which the model predicts the added noise best 
 Clark & Jaini 2023). Every cell and class sees the same probes (timestep, noise), so differences between classes are
 paired and the answer for a cell does not depend on what it was batched with.
 
-This engine spends a fixed budget of probes on every class. It knows nothing of Triton: it is given a function that
-evaluates rows of (latent, probe, class), and a function that is called between rounds and may stop it.
+Probes are asked in rounds; between rounds classes that can hardly win any more leave (:mod:`.elimination`), and a cell
+of which one class is left is done. The live rows of all cells of a request travel together. The engine knows nothing
+of Triton: it is given a function that evaluates rows of (latent, probe, class), and a function that is called between
+rounds and may stop it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,18 @@ from .constants import (
     FLAG_SEGMENTED_WHITE_CELL,
     FLAG_TOUCHES_BORDER,
 )
+from .elimination import Elimination, round_ends, survivors
 from .errors import BadParameter, BadShape, CytoserveError
+from .scores import (
+    CellScores,
+    Floats,
+    class_scores,
+    conformal_p_value,
+    nonconformity,
+    paired_statistic,
+    softmax_posterior,
+)
 
-Floats = NDArray[np.float32]
 Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
 """``(R, c, h, w)`` latents, ``(R,)`` probe indices, ``(R,)`` class indices -> ``(R,)`` errors."""
 
@@ -63,6 +74,12 @@ class ScoringConfig:
         A p-value below this adds ``anomalous``.
     anomaly_reference : tuple of dict, or None
         For each budget, sorted errors of validation cells under their own predicted class, by class name.
+    conformal_reference : tuple of dict, or None
+        For each budget, sorted nonconformities of validation cells under their true class, by class name.
+    elimination : Elimination, or None
+        When classes leave; None spends the whole budget on every class.
+    calibrated : tuple of int, or None
+        Budgets that the calibration in force measured; None means all.
     """
 
     classes: tuple[str, ...]
@@ -75,6 +92,9 @@ class ScoringConfig:
     tie_statistic: float = 2.0
     anomaly_level: float = 0.02
     anomaly_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
+    conformal_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
+    elimination: Elimination | None = None
+    calibrated: tuple[int, ...] | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:
@@ -98,13 +118,17 @@ class ScoringConfig:
                 tie_statistic=float(data.get("tie_statistic", 2.0)),
                 anomaly_level=float(data.get("anomaly_level", 0.02)),
                 anomaly_reference=_reference(data.get("anomaly_reference")),
+                conformal_reference=_reference(data.get("conformal_reference")),
+                calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
+                elimination=Elimination.from_json(data["elimination"]) if data.get("elimination") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error
-        per_budget = [config.temperature, config.accept_threshold, config.anomaly_reference or config.temperature]
+        references = (config.anomaly_reference, config.conformal_reference)
+        per_budget = [config.temperature, config.accept_threshold, *(r for r in references if r is not None)]
         if any(len(values) != probes for values in per_budget) or not 1 <= config.default_budget <= probes:
             raise CytoserveError(
-                "scoring.json: temperature, accept_threshold and anomaly_reference need one entry for each of "
+                "scoring.json: temperature, accept_threshold and the references need one entry for each of "
                 f"{probes} budgets, and default_budget must be one of them; export the model again"
             )
         return config
@@ -117,68 +141,29 @@ def _reference(data: list[dict[str, list[float]]] | None) -> tuple[dict[str, tup
 
 
 @dataclass(frozen=True)
-class CellScores:
-    """Answers for M cells and C classes; rows of cells that could not be scored hold NaN and label -1.
+class Request:
+    """What one request asks of the engine, checked.
 
     Attributes
     ----------
-    label : (M,) int32
-    posterior : (M, C) float32
-    scores : (M, C) float32, mean weighted error per class, lower is better
-    uncertainty : (M,) float32, one minus the top posterior
-    anomaly : (M, 2) float32, error under the best class and its p-value (NaN where no reference is given)
-    decision : (M,) uint8, 0 accept, 1 review
-    reasons : list of str, comma-joined reasons, empty for an accepted cell
-    evaluations : (M,) int32
+    budget : int
+        Most probes per class.
+    alpha : float, or None
+        Level of the elimination; None takes the default.
+    classes : (C,) bool ndarray
+        Classes that may win.
+    calibrated : bool
+        Whether temperature and thresholds were measured for a request like this; if not, nothing is accepted.
     """
 
-    label: NDArray[np.int32]
-    posterior: Floats
-    scores: Floats
-    uncertainty: Floats
-    anomaly: Floats
-    decision: NDArray[np.uint8]
-    reasons: list[str]
-    evaluations: NDArray[np.int32]
-
-
-def softmax_posterior(scores: Floats, temperature: float) -> Floats:
-    """Turn (M, C) mean errors into (M, C) posteriors: ``softmax(-scores / temperature)``, equal priors."""
-    logits = -(scores.astype(np.float64) - scores.min(axis=1, keepdims=True)) / temperature
-    weights = np.exp(logits)
-    posterior: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return posterior
-
-
-def conformal_p_value(error: float, reference: tuple[float, ...]) -> float:
-    """Return ``(1 + #{reference >= error}) / (n + 1)``, valid in finite samples under exchangeability.
-
-    Source: Vovk, Gammerman & Shafer 2005, section 2.2; Bates et al. 2023, "Testing for outliers with conformal
-    p-values", equation (2).
-    """
-    above = len(reference) - int(np.searchsorted(np.asarray(reference), error, side="left"))
-    return (1.0 + above) / (len(reference) + 1.0)
-
-
-def paired_statistic(errors: Floats) -> float:
-    """Return the paired t statistic between the best two classes of one cell.
-
-    Parameters
-    ----------
-    errors : (P, C) ndarray
-        Errors of one cell under P probes and C classes. One probe or one class gives infinity: nothing to pair.
-    """
-    probes, classes = errors.shape
-    if probes < 2 or classes < 2:
-        return float("inf")
-    best, second = np.argsort(errors.mean(axis=0))[:2]
-    difference = (errors[:, second] - errors[:, best]).astype(np.float64)
-    spread = difference.std(ddof=1)
-    return float("inf") if spread == 0 else float(difference.mean() / (spread / np.sqrt(probes)))
+    budget: int
+    alpha: float | None
+    classes: NDArray[np.bool_]
+    calibrated: bool
 
 
 class ScoringEngine:
-    """Score latents with a fixed budget of shared probes."""
+    """Score latents with shared probes, in rounds, letting classes leave that cannot win."""
 
     def __init__(self, config: ScoringConfig) -> None:
         self.config = config
@@ -188,12 +173,18 @@ class ScoringEngine:
         """Read ``scoring.json``."""
         return cls(ScoringConfig.from_json(json.loads(Path(path).read_text())))
 
+    def with_config(self, **changes: Any) -> ScoringEngine:
+        """Return an engine with some settings changed."""
+        return ScoringEngine(replace(self.config, **changes))
+
     def score(
         self,
         latents: Floats,
         flags: NDArray[np.int32],
         evaluate: Evaluate,
         budget: int | None = None,
+        alpha: float | None = None,
+        classes: Sequence[str] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> CellScores:
         """Score M cells.
@@ -206,7 +197,11 @@ class ScoringEngine:
         evaluate : callable
             See :data:`Evaluate`; called with at most :data:`ROWS_PER_CALL` rows.
         budget : int, optional
-            Probes per class, 1 to ``config.probes``.
+            Most probes per class, 1 to ``config.probes``.
+        alpha : float, optional
+            Share of cells whose answer may differ from that of the whole budget; 0 lets no class leave.
+        classes : sequence of str, optional
+            Only these may win; at least one. The posterior of the others is 0.
         check : callable
             Called before every round; what it raises ends the scoring.
 
@@ -215,26 +210,33 @@ class ScoringEngine:
         BadShape
             Latents, flags or an evaluation's answer of the wrong shape.
         BadParameter
-            A budget outside the bank.
+            A budget outside the bank, an alpha outside [0, 1), an unknown class.
         """
-        spent = self._checked_budget(budget)
+        request = self._checked(budget, alpha, classes)
         self._check_shapes(latents, flags)
-        cells = len(latents)
-        alive = np.flatnonzero(((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))).astype(
-            np.int64
-        )
-        errors = np.full((cells, spent, len(self.config.classes)), np.nan, np.float32)
-        for start in range(0, spent if alive.size else 0, PROBES_PER_ROUND):
-            check()
-            self._round(latents, alive, range(start, min(start + PROBES_PER_ROUND, spent)), evaluate, errors)
-        return self._summarise(errors, alive, flags, spent)
+        sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
+        errors = np.full((len(latents), request.budget, len(self.config.classes)), np.nan, np.float32)
+        scored = self._run(latents, np.flatnonzero(sound), request, evaluate, check, errors)
+        return self._summarise(errors, scored, flags, request)
 
-    def _checked_budget(self, budget: int | None) -> int:
-        if budget is None:
-            return self.config.default_budget
-        if not 1 <= budget <= self.config.probes:
-            raise BadParameter(f"budget {budget} is outside 1..{self.config.probes}, the probes of this model's bank")
-        return budget
+    def _checked(self, budget: int | None, alpha: float | None, classes: Sequence[str] | None) -> Request:
+        config = self.config
+        spent = config.default_budget if budget is None else budget
+        if not 1 <= spent <= config.probes:
+            raise BadParameter(f"budget {budget} is outside 1..{config.probes}, the probes of this model's bank")
+        if config.elimination is not None:
+            config.elimination.threshold(alpha)
+        elif alpha is not None and not 0 <= alpha < 1:
+            raise BadParameter(f"alpha must be from 0 to below 1, it is {alpha}")
+        chosen = np.ones(len(config.classes), bool)
+        if classes is not None:
+            unknown = sorted(set(classes) - set(config.classes))
+            if unknown or not classes:
+                raise BadParameter(f"classes {unknown or 'is empty'}: choose from {', '.join(config.classes)}")
+            chosen = np.array([name in classes for name in config.classes])
+        usual = alpha is None or (config.elimination is not None and alpha == config.elimination.default_alpha)
+        measured = config.calibrated is None or spent in config.calibrated
+        return Request(spent, alpha, chosen, bool(usual and measured and chosen.all()))
 
     def _check_shapes(self, latents: Floats, flags: NDArray[np.int32]) -> None:
         if latents.ndim != 4 or latents.shape[1:] != self.config.latent_shape:
@@ -242,23 +244,43 @@ class ScoringEngine:
         if flags.shape != (len(latents),):
             raise BadShape(f"CELL_FLAGS is {flags.shape}, expected ({len(latents)},): one number per latent")
 
-    def _round(
-        self, latents: Floats, alive: NDArray[np.int64], probes: range, evaluate: Evaluate, errors: Floats
-    ) -> None:
-        classes = len(self.config.classes)
-        grid = np.stack(np.meshgrid(alive, np.asarray(probes), np.arange(classes), indexing="ij"), axis=-1).reshape(
-            -1, 3
-        )
-        for rows in np.array_split(grid, -(-len(grid) // ROWS_PER_CALL)):
-            cell, probe, label = rows[:, 0], rows[:, 1].astype(np.int32), rows[:, 2].astype(np.int32)
-            answer = evaluate(latents[cell], probe, label)
-            if answer.shape != (len(rows),):
-                raise BadShape(
-                    f"the denoiser answered {answer.shape}, expected one number for each of {len(rows)} rows"
-                )
-            errors[cell, probe, label] = answer
+    def _run(
+        self,
+        latents: Floats,
+        cells: NDArray[np.int64],
+        request: Request,
+        evaluate: Evaluate,
+        check: Callable[[], None],
+        errors: Floats,
+    ) -> NDArray[np.int64]:
+        """Fill ``errors`` round by round; return the cells all of whose answers were numbers."""
+        rule, budget = self.config.elimination, request.budget
+        threshold = float("inf") if rule is None else rule.threshold(request.alpha)
+        minimum = min(budget, PROBES_PER_ROUND if rule is None else rule.minimum)
+        ends = round_ends(budget, minimum) if np.isfinite(threshold) else _even_ends(budget)
+        live = np.zeros((len(latents), len(self.config.classes)), bool)
+        live[cells] = request.classes
+        before = 0
+        for end in ends:
+            rows = _rows(live, before, end)
+            if not len(rows):
+                break
+            check()
+            _evaluate(latents, rows, evaluate, errors)
+            # A cell for which the denoiser answered something that is no number is given up; the others go on.
+            broken = (live & ~np.isfinite(errors[:, before:end]).all(axis=1)).any(axis=1)
+            live[broken] = False
+            errors[broken] = np.nan
+            open_ = np.flatnonzero(live.any(axis=1))
+            open_ = np.flatnonzero(live.any(axis=1))
+            if rule is not None and np.isfinite(threshold) and end < budget and open_.size:
+                live[open_] = survivors(errors[open_], live[open_], end, budget, rule, threshold)
+            before = end
+        return np.flatnonzero(np.isfinite(errors[:, 0]).any(axis=1))
 
-    def _summarise(self, errors: Floats, alive: NDArray[np.int64], flags: NDArray[np.int32], spent: int) -> CellScores:
+    def _summarise(
+        self, errors: Floats, scored: NDArray[np.int64], flags: NDArray[np.int32], request: Request
+    ) -> CellScores:
         cells, _, classes = errors.shape
         out = CellScores(
             label=np.full(cells, -1, np.int32),
@@ -266,46 +288,76 @@ class ScoringEngine:
             scores=np.full((cells, classes), np.nan, np.float32),
             uncertainty=np.full(cells, np.nan, np.float32),
             anomaly=np.full((cells, 2), np.nan, np.float32),
+            conformal=np.full((cells, classes), np.nan, np.float32),
             decision=np.ones(cells, np.uint8),
             reasons=["poor_image"] * cells,
-            evaluations=np.zeros(cells, np.int32),
+            evaluations=np.isfinite(errors).sum(axis=(1, 2)).astype(np.int32),
         )
-        # A cell for which the denoiser answered something that is no number is not scored; the others are.
-        alive = alive[np.isfinite(errors[alive]).all(axis=(1, 2))]
-        if alive.size == 0:
+        if scored.size == 0:
             return out
-        out.scores[alive] = errors[alive].mean(axis=1)
-        out.posterior[alive] = softmax_posterior(out.scores[alive], self.config.temperature[spent - 1])
-        out.label[alive] = out.scores[alive].argmin(axis=1)
-        out.uncertainty[alive] = 1.0 - out.posterior[alive].max(axis=1)
-        out.evaluations[alive] = spent * classes
-        for cell in alive:
+        out.scores[scored], out.label[scored] = class_scores(errors[scored])
+        out.posterior[scored] = softmax_posterior(out.scores[scored], self.config.temperature[request.budget - 1])
+        out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
+        for cell in scored:
             best = int(out.label[cell])
-            out.anomaly[cell] = self._anomaly(float(out.scores[cell, best]), best, spent)
-            reasons = self._reasons(
-                out.posterior[cell], errors[cell], float(out.anomaly[cell, 1]), best, int(flags[cell])
-            )
+            out.anomaly[cell] = self._anomaly(float(out.scores[cell, best]), best, request.budget)
+            out.conformal[cell] = self._conformal(out.scores[cell], request.budget)
+            reasons = self._reasons(out, int(cell), errors[cell], int(flags[cell]), request)
             out.reasons[cell] = ",".join(reasons)
             out.decision[cell] = 1 if reasons else 0
         return out
 
-    def _anomaly(self, error: float, label: int, spent: int) -> tuple[float, float]:
-        of_budget = self.config.anomaly_reference[spent - 1] if self.config.anomaly_reference else {}
+    def _anomaly(self, error: float, label: int, budget: int) -> tuple[float, float]:
+        of_budget = self.config.anomaly_reference[budget - 1] if self.config.anomaly_reference else {}
         reference = of_budget.get(self.config.classes[label])
         return error, float("nan") if not reference else conformal_p_value(error, reference)
 
-    def _reasons(self, posterior: Floats, errors: Floats, p_value: float, label: int, flags: int) -> list[str]:
+    def _conformal(self, scores: Floats, budget: int) -> list[float]:
+        """Return the class-conditional p-values; a class without reference cells can never be excluded (p = 1)."""
+        if self.config.conformal_reference is None:
+            return [float("nan")] * len(scores)
+        reference = self.config.conformal_reference[budget - 1]
+        return [
+            conformal_p_value(float(value), reference.get(name, ()))
+            for name, value in zip(self.config.classes, nonconformity(scores[None])[0], strict=True)
+        ]
+
+    def _reasons(self, out: CellScores, cell: int, errors: Floats, flags: int, request: Request) -> list[str]:
         config = self.config
-        ranked = np.sort(posterior)[::-1]
-        threshold = config.accept_threshold[len(errors) - 1]
+        ranked = np.sort(out.posterior[cell])[::-1]
+        threshold = config.accept_threshold[request.budget - 1]
         found = {
-            "anomalous": p_value < config.anomaly_level,
-            "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[label] == "platelet",
+            "anomalous": float(out.anomaly[cell, 1]) < config.anomaly_level,
+            "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
             "near_tie": paired_statistic(errors) < config.tie_statistic,
             "ambiguous": len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
             "low_confidence": threshold is None or ranked[0] < threshold,
+            "not_calibrated": not request.calibrated,
             "poor_image": bool(flags & FLAG_POOR_IMAGE),
             "out_of_scale": bool(flags & FLAG_OUT_OF_SCALE),
             "touches_border": bool(flags & FLAG_TOUCHES_BORDER),
         }
         return [name for name, present in found.items() if present]
+
+
+def _even_ends(budget: int) -> tuple[int, ...]:
+    return (*range(PROBES_PER_ROUND, budget, PROBES_PER_ROUND), budget)
+
+
+def _rows(live: NDArray[np.bool_], before: int, end: int) -> NDArray[np.int64]:
+    """Return the (R, 3) rows (cell, probe, class) of a round, a cell's rows together."""
+    cell, label = np.nonzero(live)
+    probes = np.arange(before, end)
+    rows: NDArray[np.int64] = np.stack(
+        [np.repeat(cell, len(probes)), np.tile(probes, len(cell)), np.repeat(label, len(probes))], axis=1
+    )
+    return rows
+
+
+def _evaluate(latents: Floats, rows: NDArray[np.int64], evaluate: Evaluate, errors: Floats) -> None:
+    for part in np.array_split(rows, -(-len(rows) // ROWS_PER_CALL)):
+        cell, probe, label = part[:, 0], part[:, 1].astype(np.int32), part[:, 2].astype(np.int32)
+        answer = evaluate(latents[cell], probe, label)
+        if answer.shape != (len(part),):
+            raise BadShape(f"the denoiser answered {answer.shape}, expected one number for each of {len(part)} rows")
+        errors[cell, probe, label] = answer

@@ -54,6 +54,7 @@ SCORER = {
     "DECISION": "UINT8",
     "REASONS": "BYTES",
     "EVALUATIONS": "INT32",
+    "CONFORMAL": "FP32",
 }
 OUTPUTS = {
     "smear_analysis": {
@@ -87,6 +88,7 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
         "DECISION": np.array([int(row in reviews) for row in range(m)], np.uint8),
         "REASONS": [reviews.get(row, "").encode() for row in range(m)],
         "EVALUATIONS": np.full(m, 192, np.int32),
+        "CONFORMAL": np.where(posterior > 0.5, 0.6, 0.02).astype(np.float32),
     }
 
 

@@ -9,11 +9,9 @@ from cytoserve_scoring.engine import (
     ROWS_PER_CALL,
     ScoringConfig,
     ScoringEngine,
-    conformal_p_value,
-    paired_statistic,
-    softmax_posterior,
 )
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+from cytoserve_scoring.scores import conformal_p_value, paired_statistic, softmax_posterior
 from scipy import special, stats
 
 CLASSES = ("monocyte", "neutrophil", "platelet")

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.constants import CROP_SIZE, PBC_UM_PER_PIXEL
+from cytoserve_scoring.constants import CROP_SIZE, PBC_UM_PER_PIXEL, WHITE_LEVEL
 from cytoserve_scoring.crops import background_gain, cut_crop
+from cytoserve_training.augment import Augmentation, augment, change_stain, gaussian_blur, occlude
 from cytoserve_training.autoencoder import PatchPCAAutoencoder, circular_window
-from cytoserve_training.cells import CLASSES, Augmentation, CellSet, cut
-from cytoserve_training.checkpoint import pick
+from cytoserve_training.cells import CLASSES, CellSet, cut
+from cytoserve_training.checkpoint import PackConfig, part_cells
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
     DenoiserConfig,
@@ -23,10 +24,10 @@ from cytoserve_training.denoiser import (
     row_error,
 )
 from cytoserve_training.denoiser_train import Probes, class_errors
-from cytoserve_training.probes import BankConfig, accept_threshold, bit_reversed_order, build_bank, fit_temperature
+from cytoserve_training.probes import BankConfig, bit_reversed_order, build_bank, greedy_order
 from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, red_cell, write_field
 from PIL import Image
-from scipy import ndimage, special
+from scipy import ndimage
 
 TINY = DenoiserConfig(channels=(16, 16), latent_channels=4, grid=8)
 
@@ -130,7 +131,7 @@ def test_the_margin_draws_rivals_where_they_were_hard_and_never_the_class_itself
     assert counts[0] == 0
     assert counts[3] > 5 * counts[1] > 0
     loss = margin(torch.tensor([0.0]), torch.tensor([0.01]), torch.tensor([500]), labels[:1], labels[:1] + 1)
-    assert loss.item() == pytest.approx(float(special.log1p(np.exp(-100 * 0.01))), rel=1e-4)
+    assert loss.item() == pytest.approx(float(np.log1p(np.exp(-100 * 0.01))), rel=1e-4)
 
 
 def test_class_errors_agree_with_one_row_at_a_time():
@@ -150,48 +151,67 @@ def test_class_errors_agree_with_one_row_at_a_time():
 def test_every_prefix_of_the_bank_is_spread(count):
     order = bit_reversed_order(count)
     assert sorted(order) == list(range(count))
-    bank = build_bank(BankConfig(probes=16), (4, 8, 8))
+    bank = build_bank(BankConfig(candidates=16), (4, 8, 8))
     assert bank.timestep[:4].sort().values.diff().min() > 0.1 * TRAIN_TIMESTEPS
     assert torch.equal(bank.noise, bank.noise.half().float())
 
 
-def test_the_temperature_is_found_again():
-    rng = np.random.default_rng(0)
-    scores = rng.gamma(2.0, 0.01, (4000, 8))
-    probability = special.softmax(-scores / 0.004, axis=1)
-    labels = np.array([rng.choice(8, p=p) for p in probability])
-    assert fit_temperature(scores, labels) == pytest.approx(0.004, rel=0.08)
+def test_the_greedy_order_asks_the_telling_probe_first():
+    """Three probes: noise, a weak one, a strong one."""
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 4, 400)
+    truth = np.eye(4)[labels]
+    errors = np.stack([1 - strength * truth + rng.normal(0, 0.3, truth.shape) for strength in (0.0, 0.3, 1.0)], axis=1)
+    assert greedy_order(errors, labels, 3) == [2, 1, 0]
 
 
-def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
-    """A world with known error at each confidence: the promise may be broken in at most 5 % of calibrations."""
-    rng = np.random.default_rng(1)
-    config = BankConfig(tolerated_error=0.05, confidence=0.95)
-    broken = granted = 0
-    for _ in range(200):
-        confidence = rng.beta(4, 1, 600) * 0.5 + 0.5
-        threshold = accept_threshold(confidence, rng.random(600) < confidence, config)
-        if threshold is None:
-            continue
-        granted += 1
-        fresh = rng.beta(4, 1, 20_000) * 0.5 + 0.5
-        broken += (1 - fresh[fresh >= threshold]).mean() > 0.05
-    assert granted > 80
-    assert broken <= 0.05 * 200 + 3 * np.sqrt(200 * 0.05 * 0.95)
-
-
-def test_too_few_cells_promise_nothing():
-    assert accept_threshold(np.full(20, 0.999), np.ones(20, bool), BankConfig()) is None
-
-
-def test_validation_cells_are_picked_by_name_not_by_order():
+def test_validation_cells_are_parted_by_name_not_by_order():
     names = tuple(f"{CLASSES[i % 8]}/{i}.png" for i in range(80))
     labels = torch.arange(80) % 8
     cells = CellSet(torch.zeros(80, 1), torch.zeros(80, 3), labels, names)
     order = torch.randperm(80)
     shuffled = CellSet(cells.images, cells.gains, labels[order], tuple(names[i] for i in order.tolist()))
-    assert {cells.names[i] for i in pick(cells, 3)} == {shuffled.names[i] for i in pick(shuffled, 3)}
-    assert len(pick(cells, 3)) == 24
+    config = PackConfig(choosing_per_class=3, calibrating=40)
+    parts = [part_cells(which, config) for which in (cells, shuffled)]
+    told = [
+        [{which.names[i] for i in rows} for rows in part] for which, part in zip((cells, shuffled), parts, strict=True)
+    ]
+    assert told[0] == told[1]
+    assert not told[0][0] & told[0][1]
+    assert [len(rows) for rows in told[0]] == [24, 40]
+
+
+def test_stain_jitter_leaves_the_empty_background_white_and_keeps_order_of_density():
+    field = torch.full((6, 3, 8, 8), WHITE_LEVEL)
+    field[:, :, :4] = torch.tensor([71.0, 28.0, 158.0])[None, :, None, None]
+    ranges = Augmentation(strong=1.0)
+    out = change_stain(field, ranges, torch.ones(6), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out[:, :, 4:], field[:, :, 4:])
+    assert (out[:, :, :4].mean((1, 2, 3)) < WHITE_LEVEL - 20).all()
+    assert out[:, :, 0, 0].std(0).min() > 5  # six laboratories
+
+
+def test_each_crop_is_blurred_by_its_own_gaussian():
+    crops = torch.rand(2, 3, 40, 40) * 255
+    out = gaussian_blur(crops, torch.tensor([0.0, 1.2]))
+    torch.testing.assert_close(out[0], crops[0])
+    expected = ndimage.gaussian_filter(crops[1].numpy(), (0, 1.2, 1.2), mode="nearest", radius=(0, 4, 4))
+    np.testing.assert_allclose(out[1].numpy(), expected, atol=1e-3)
+
+
+def test_occlusion_keeps_the_centre_and_whitens_only_outside_a_box():
+    crops = torch.zeros(64, 3, 96, 96)
+    out = occlude(crops, 1.0, torch.Generator().manual_seed(1))
+    assert (out[:, :, 24:72, 24:72] == 0).all()
+    assert set(out.unique().tolist()) == {0.0, WHITE_LEVEL}
+    assert (occlude(crops, 0.0, torch.Generator().manual_seed(1)) == 0).all()
+
+
+def test_augmented_crops_stay_in_range():
+    crops = augment(torch.rand(16, 3, 32, 32) * 255, Augmentation(strong=1.0), torch.Generator().manual_seed(3))
+    assert crops.min() >= 0
+    assert crops.max() <= 255
+    assert torch.isfinite(crops).all()
 
 
 def test_a_synthetic_field_says_so_in_its_file(tmp_path):

@@ -6,7 +6,6 @@ interpolated twice. The circle inscribed in a crop (133 px of the 160 px image) 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from .augment import Augmentation, augment, sampling_grid
 
 CLASSES = (
     "basophil",
@@ -52,19 +53,6 @@ class CellSet:
         return len(self.names)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Ranges of the random changes made to a training cell; zero switches one off."""
-
-    rotate: bool = True
-    scale: float = 0.08
-    shift_um: float = 0.7
-    brightness: float = 0.10
-    channel_gain: float = 0.08
-    gamma: float = 0.20
-    saturation: float = 0.35
-
-
 def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
     """Read ``folder/<class>/*`` in sorted order.
 
@@ -89,10 +77,6 @@ def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
     return CellSet(torch.from_numpy(np.stack(images)), gains, torch.tensor(labels), tuple(names))
 
 
-def _uniform(count: int, spread: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(count, generator=generator) * 2 - 1) * spread
-
-
 def cut(
     images: Tensor,
     gains: Tensor,
@@ -106,43 +90,13 @@ def cut(
     """
     count, height, width, _ = images.shape
     half = CROP_SIZE * CROP_UM_PER_PIXEL / um_per_pixel / 2
-    scale, angle = torch.ones(count), torch.zeros(count)
-    shift, flip = torch.zeros(count, 2), torch.ones(count)
-    if augmentation is not None:
-        assert generator is not None
-        scale = torch.exp(_uniform(count, augmentation.scale, generator))
-        if augmentation.rotate:
-            angle = torch.rand(count, generator=generator) * (2 * math.pi)
-        flip = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1
-        spread = augmentation.shift_um / um_per_pixel
-        shift = torch.stack([_uniform(count, spread, generator), _uniform(count, spread, generator)], 1)
-    cos, sin = torch.cos(angle) * half * scale, torch.sin(angle) * half * scale
-    theta = torch.stack(
-        [
-            torch.stack([cos * flip / (width / 2), -sin / (width / 2), shift[:, 0] / (width / 2)], 1),
-            torch.stack([sin * flip / (height / 2), cos / (height / 2), shift[:, 1] / (height / 2)], 1),
-        ],
-        1,
-    )
+    theta = sampling_grid(count, augmentation, generator, half, um_per_pixel)
+    theta = theta / torch.tensor([width / 2, height / 2])[:, None]
     grid = F.affine_grid(theta, [count, 3, CROP_SIZE, CROP_SIZE], align_corners=False)
     crops = F.grid_sample(
         images.permute(0, 3, 1, 2).float(), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     crops = (crops * gains[:, :, None, None]).clamp(0, 255)
     if augmentation is not None and generator is not None:
-        crops = stain_jitter(crops, augmentation, generator)
+        crops = augment(crops, augmentation, generator)
     return crops.permute(0, 2, 3, 1)
-
-
-def stain_jitter(crops: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Vary brightness, channel gains, gamma and saturation of (B, 3, H, W) crops in 0..255."""
-    count = len(crops)
-
-    def column(spread: float, channels: int = 1) -> Tensor:
-        return _uniform(count * channels, spread, generator).reshape(count, channels, 1, 1)
-
-    x = crops / 255.0
-    grey = x.mean(1, keepdim=True)
-    x = grey + (x - grey) * (1 + column(augmentation.saturation))
-    x = x * torch.exp(column(augmentation.brightness) + column(augmentation.channel_gain, 3))
-    return x.clamp(1e-4, 1.0) ** torch.exp(column(augmentation.gamma)) * 255.0

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_scoring.calibration import Promise, fit
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
+from cytoserve_scoring.elimination import calibrate
+from cytoserve_scoring.engine import ScoringConfig
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,76 +24,129 @@ from .autoencoder import PatchPCAAutoencoder
 from .cells import CLASSES, CellSet, cut, load_cells
 from .denoiser import build_scheduler
 from .denoiser_train import Probes, class_errors, load_average
-from .probes import BankConfig, balanced_accuracy, build_bank, fit_scoring, latents_of, probe_weightings
+from .probes import BankConfig, build_bank, choose_bank, latents_of
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    """What is packed and on what it is fitted."""
+    """What is packed and on what it is fitted.
+
+    Attributes
+    ----------
+    choosing_per_class : int
+        Validation cells a class that choose the bank and the elimination.
+    calibrating : int
+        Most of the other validation cells, in their natural mixture, that calibrate.
+    """
 
     data: str = "../shared/data/pbc"
     run: str = "runs/denoiser"
     out: str = "models/reference"
-    cells_per_class: int = 80
+    choosing_per_class: int = 60
+    calibrating: int = 900
     threads: int = 2
     bank: BankConfig = field(default_factory=BankConfig)
 
 
-def pick(cells: CellSet, per_class: int) -> Tensor:
-    """Return the rows of ``per_class`` cells of each class, chosen by hash of the name (not by file order)."""
+@dataclass(frozen=True)
+class Fitted:
+    """Bank, weights and scoring of a run."""
+
+    bank: Probes
+    weight: Any
+    scoring: dict[str, Any]
+
+
+def part_cells(cells: CellSet, config: PackConfig) -> tuple[Tensor, Tensor]:
+    """Return the rows that choose and the rows that calibrate: disjoint, by hash of the name, not by file order."""
     keys = [hashlib.sha256(name.encode()).hexdigest() for name in cells.names]
-    rows: list[int] = []
-    for label in cells.labels.unique().tolist():
-        of_class = [i for i, other in enumerate(cells.labels.tolist()) if other == label]
-        rows += sorted(of_class, key=lambda i: keys[i])[:per_class]
-    return torch.tensor(rows)
+    by_key = sorted(range(len(cells)), key=lambda i: keys[i])
+    labels = cells.labels.tolist()
+    choosing: list[int] = []
+    for label in sorted(set(labels)):
+        of_class = [i for i in by_key if labels[i] == label]
+        choosing += of_class[: min(config.choosing_per_class, len(of_class) // 2)]
+    taken = set(choosing)
+    calibrating = [i for i in by_key if i not in taken][: config.calibrating]
+    return torch.tensor(choosing), torch.tensor(calibrating)
 
 
 def pack(config: PackConfig) -> Path:
-    """Fit the scoring of a run on validation cells and write the checkpoint; the segmenter's folder is left alone."""
+    """Choose the bank, fit the scoring and write the checkpoint; the segmenter's folder is left alone."""
     torch.set_num_threads(config.threads)
     unet, autoencoder, margin = load_average(Path(config.run))
     # Fitted in the precision that is stored: half, and back.
     unet = unet.half().float().to(memory_format=torch.channels_last)
-    cells = load_cells(Path(config.data) / "val")
-    rows = pick(cells, config.cells_per_class)
-    latents = latents_of(cut(cells.images[rows], cells.gains[rows]), autoencoder.encode)
-    bank = build_bank(config.bank, tuple(latents.shape[1:]))
     deviation = autoencoder.inverse.norm(dim=0)
     channel_weight, mask = deviation / deviation.mean(), autoencoder.patch_mask()
-    raw = class_errors(unet, latents, bank, channel_weight, mask, build_scheduler().alphas_cumprod).double().numpy()
-    labels = cells.labels[rows].numpy()
-    trials = {}
-    for name, weight in probe_weightings(raw, bank.timestep, margin.get("log_scale")).items():
-        guess = (raw * weight[None, :, None]).mean(axis=1).argmin(axis=1)
-        trials[name] = (balanced_accuracy(guess, labels), weight)
-    chosen = max(trials, key=lambda name: trials[name][0])
-    weight = trials[chosen][1]
-    scoring = fit_scoring(raw * weight[None, :, None], labels, CLASSES, config.bank)
-    scoring["latent_shape"] = list(latents.shape[1:])
-    scoring["weighting"] = chosen
-    scoring["weightings_tried"] = {name: round(value, 4) for name, (value, _) in trials.items()}
+    cells = load_cells(Path(config.data) / "val")
+    parts = part_cells(cells, config)
+    alphas_cumprod = build_scheduler().alphas_cumprod
+    latents = [latents_of(cut(cells.images[rows], cells.gains[rows]), autoencoder.encode) for rows in parts]
+    labels = [cells.labels[rows].numpy() for rows in parts]
+    candidates = build_bank(config.bank, tuple(latents[0].shape[1:]))
+    raw = class_errors(unet, latents[0], candidates, channel_weight, mask, alphas_cumprod).double().numpy()
+    found = choose_bank(raw, labels[0], candidates.timestep, margin.get("log_scale"), config.bank.probes)
+    bank = Probes(candidates.timestep[found.order], candidates.noise[found.order])
+    others = class_errors(unet, latents[1], bank, channel_weight, mask, alphas_cumprod).double().numpy()
+    chosen, kept = raw[:, found.order] * found.weight[None, :, None], others * found.weight[None, :, None]
+    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank)
+    scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
-        f"pbc/val, {len(rows)} cells, {config.cells_per_class} a class at most, chosen by hash of the name"
+        f"pbc/val: {len(parts[0])} cells chose the bank and the elimination, {len(parts[1])} others calibrated; parted "
+        "by hash of the name"
     )
-    write(Path(config.out), unet, autoencoder, bank, channel_weight, weight, mask, scoring)
+    write(Path(config.out), unet, autoencoder, Fitted(bank, found.weight, scoring), channel_weight, mask)
     training = json.loads((Path(config.run) / "config.json").read_text())
     told = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
     (Path(config.out) / "training.json").write_text(json.dumps(told, indent=1) + "\n")
-    np.savez_compressed(Path(config.run) / "val_errors.npz", raw=raw, labels=labels, timestep=bank.timestep.numpy())
+    np.savez_compressed(
+        Path(config.run) / "val_errors.npz",
+        choosing=raw,
+        choosing_labels=labels[0],
+        calibrating=kept,
+        calibrating_labels=labels[1],
+        timestep=bank.timestep.numpy(),
+        order=np.array(found.order),
+        weight=found.weight,
+    )
     (Path(config.run) / "pack.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     return Path(config.out)
+
+
+def fit_scoring(
+    choosing: Any, calibrating: Any, labels: Any, latent_shape: tuple[int, ...], config: BankConfig
+) -> dict[str, Any]:
+    """Return the content of ``scoring.json``: elimination from one part's errors, everything else from the other's."""
+    elimination = calibrate(choosing, default_alpha=config.alpha, confidence=config.confidence)
+    probes = config.probes
+    engine = ScoringConfig(
+        classes=CLASSES,
+        latent_shape=latent_shape,  # type: ignore[arg-type]
+        probes=probes,
+        default_budget=probes,
+        temperature=(1.0,) * probes,
+        accept_threshold=(None,) * probes,
+        elimination=elimination,
+    )
+    promise = Promise(config.tolerated_error, config.confidence)
+    return {
+        "classes": list(CLASSES),
+        "probes": probes,
+        "default_budget": probes,
+        "latent_shape": list(latent_shape),
+        "elimination": elimination.to_json(),
+        **fit(engine, calibrating, labels, promise, config.budgets),
+    }
 
 
 def write(
     out: Path,
     unet: UNet2DConditionModel,
     autoencoder: PatchPCAAutoencoder,
-    bank: Probes,
+    fitted: Fitted,
     channel_weight: Tensor,
-    probe_weight: Any,
     mask: Tensor,
-    scoring: dict[str, Any],
 ) -> None:
     """Write all folders of the checkpoint aside, then move each into place."""
     aside = out.with_name(out.name + ".new")
@@ -99,18 +155,18 @@ def write(
     autoencoder.save(aside / "vae")
     build_scheduler().save_pretrained(aside / "scheduler")
     (aside / "scoring").mkdir()
-    weight = torch.as_tensor(probe_weight)[:, None] * channel_weight[None] / len(channel_weight)
+    weight = torch.as_tensor(fitted.weight)[:, None] * channel_weight[None] / len(channel_weight)
     save_file(
         {
-            "timestep": bank.timestep,
-            "noise": bank.noise.half(),
+            "timestep": fitted.bank.timestep,
+            "noise": fitted.bank.noise.half(),
             "weight": weight.float()[:, :, None, None].contiguous(),
             "mask": mask,
         },
         aside / "scoring" / "probes.safetensors",
     )
     documents = {
-        "scoring/scoring.json": scoring,
+        "scoring/scoring.json": fitted.scoring,
         "classes.json": {"classes": list(CLASSES)},
         "preprocessing.json": {"size": CROP_SIZE, "um_per_pixel": CROP_UM_PER_PIXEL, "circular": True},
         "model_index.json": {

@@ -20,8 +20,9 @@ def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/a
     """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
     import torch
 
+    from .augment import Augmentation
     from .autoencoder import PatchPCAAutoencoder
-    from .cells import Augmentation, cut, load_cells
+    from .cells import cut, load_cells
 
     cells = load_cells(data / "train", per_class=375)
     crops = cut(cells.images, cells.gains, Augmentation(), torch.Generator().manual_seed(0))
@@ -37,6 +38,7 @@ def denoiser(
     out: Out = Path("runs/denoiser"),
     steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 6000,
     margin_from: Annotated[int, typer.Option(help="Step from which the pairwise margin is added.")] = 1500,
+    start_from: Annotated[str, typer.Option(help="Folder of an earlier run to begin with.")] = "",
     leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
     device: Device = "cpu",
     threads: Threads = 2,
@@ -49,6 +51,7 @@ def denoiser(
         out=str(out),
         steps=steps,
         margin_from=margin_from,
+        start_from=start_from,
         leave_out=leave_out,
         device=device,
         threads=threads,
@@ -61,14 +64,22 @@ def pack(
     run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
     data: Data = Path("../shared/data/pbc"),
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("models/reference"),
-    cells_per_class: Annotated[int, typer.Option(help="Validation cells a class for fitting the scoring.")] = 80,
+    choosing: Annotated[int, typer.Option(help="Validation cells a class that choose bank and elimination.")] = 60,
+    calibrating: Annotated[int, typer.Option(help="Other validation cells, at most, that calibrate.")] = 900,
     threads: Threads = 2,
 ) -> None:
     """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""
     from .checkpoint import PackConfig
     from .checkpoint import pack as pack_run
 
-    config = PackConfig(data=str(data), run=str(run), out=str(out), cells_per_class=cells_per_class, threads=threads)
+    config = PackConfig(
+        data=str(data),
+        run=str(run),
+        out=str(out),
+        choosing_per_class=choosing,
+        calibrating=calibrating,
+        threads=threads,
+    )
     typer.echo(f"checkpoint written to {pack_run(config)}")
 
 

@@ -19,8 +19,9 @@ from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from .augment import Augmentation
 from .autoencoder import PatchPCAAutoencoder
-from .cells import CLASSES, Augmentation, CellSet, cut, load_cells
+from .cells import CLASSES, CellSet, cut, load_cells
 from .denoiser import (
     TRAIN_TIMESTEPS,
     DenoiserConfig,
@@ -36,14 +37,22 @@ from .plots import plot_metrics
 
 @dataclass(frozen=True)
 class DenoiserTrainConfig:
-    """Everything a run depends on besides the data; written beside its checkpoints."""
+    """Everything a run depends on besides the data; written beside its checkpoints.
+
+    ``start_from`` names the folder of an earlier run whose autoencoder, averaged weights and margin scales this one
+    begins with. Timesteps are drawn as ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the
+    probe bank will ask.
+    """
 
     data: str = "../shared/data/pbc"
     out: str = "runs/denoiser"
+    start_from: str = ""
     steps: int = 6000
     batch: int = 64
     margin_from: int = 2000
     margin_weight: float = 0.03
+    time_mean: float = -0.3
+    time_spread: float = 0.9
     learning_rate: float = 8e-4
     final_learning_rate: float = 1e-5
     warmup: int = 100
@@ -89,16 +98,29 @@ class Trainer:
             betas=(0.9, 0.99),
         )
         self.step = 0
+        if config.start_from:
+            self._start_from(Path(config.start_from))
         counts = torch.bincount(self.cells.labels, minlength=len(CLASSES)).float().clamp(min=1)
         self.sampling = counts.rsqrt()[self.cells.labels]
 
     def _fit_autoencoder(self) -> PatchPCAAutoencoder:
+        if self.config.start_from:
+            autoencoder = PatchPCAAutoencoder.load(Path(self.config.start_from) / "vae")
+            autoencoder.save(self.out / "vae")
+            return autoencoder
         chosen = torch.randperm(len(self.cells), generator=self.generator)[:3000]
         crops = cut(self.cells.images[chosen], self.cells.gains[chosen], Augmentation(), self.generator)
         autoencoder = PatchPCAAutoencoder()
-        self.variance_kept = float(autoencoder.fit(crops)[: autoencoder.latent_channels].sum())
+        autoencoder.fit(crops)
         autoencoder.save(self.out / "vae")
         return autoencoder
+
+    def _start_from(self, run: Path) -> None:
+        """Take over weights and margin scales of an earlier run; the optimiser starts afresh."""
+        state: dict[str, Any] = torch.load(run / "state.pt", map_location=self.device, weights_only=True)
+        for network in (self.unet, self.average):
+            network.load_state_dict(state["average"])
+        self.margin.load_state_dict(state["margin"])
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw ``count`` augmented cells, classes balanced by square root: ``(latents, labels)``."""
@@ -130,7 +152,8 @@ class Trainer:
         paired = self.step >= config.margin_from
         count = config.batch // 2 if paired else config.batch
         latents, labels = self.batch(count)
-        timestep = (torch.sigmoid(torch.randn(count, generator=self.generator)) * TRAIN_TIMESTEPS).long()
+        drawn = config.time_mean + config.time_spread * torch.randn(count, generator=self.generator)
+        timestep = (torch.sigmoid(drawn) * TRAIN_TIMESTEPS).long()
         timestep = timestep.clamp(0, TRAIN_TIMESTEPS - 1).to(self.device)
         noise = torch.randn(latents.shape, generator=self.generator).to(self.device)
         record: dict[str, float] = {}

@@ -1,7 +1,8 @@
-"""The probe bank and the numbers that turn its errors into answers, fitted on validation cells.
+"""The probe bank, chosen on validation cells by how well its probes tell classes apart.
 
-What is chosen here is chosen on ``pbc/val``; ``pbc/test`` is only reported. Three weightings of the probes are
-compared and the best kept, the losers are written down with it.
+``pbc/val`` is parted by a hash of the file name: one part chooses (order and weights of the probes, elimination), the
+other calibrates (temperature, thresholds, references; :mod:`cytoserve_scoring.calibration`). ``pbc/test`` is only
+reported.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_scoring.calibration import fit_temperature
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import special
 from torch import Tensor
 
 from .denoiser import TRAIN_TIMESTEPS
@@ -23,15 +25,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Size and range of the bank, and what is promised of accepted cells."""
+    """Size and range of the bank, and what is promised of accepted cells.
 
+    Attributes
+    ----------
+    candidates : int
+        Probes that are tried.
+    probes : int
+        Probes that are kept, in the order in which they will be asked.
+    low, high : float
+        Range of the timesteps, as shares of the schedule.
+    alpha : float
+        Default level of the elimination.
+    """
+
+    candidates: int = 24
     probes: int = 16
-    low: float = 0.18
-    high: float = 0.66
+    low: float = 0.16
+    high: float = 0.68
     seed: int = 7
-    tolerated_error: float = 0.02
+    alpha: float = 0.01
+    tolerated_error: float = 0.01
     confidence: float = 0.95
-    spare_accuracy: float = 0.002
+    budgets: tuple[int, ...] = (1, 2, 4, 8, 16)
 
 
 def bit_reversed_order(count: int) -> list[int]:
@@ -42,12 +58,12 @@ def bit_reversed_order(count: int) -> list[int]:
 
 
 def build_bank(config: BankConfig, latent_shape: tuple[int, ...]) -> Probes:
-    """Draw the bank: timesteps even over the range, noise Gaussian, in an order whose prefixes are spread.
+    """Draw the candidates: timesteps even over the range, noise Gaussian, in an order whose prefixes are spread.
 
     The noises are independent and rounded to half precision, as they are stored.
     """
-    even = Probes.even(config.probes, config.seed, latent_shape, config.low, config.high)
-    order = bit_reversed_order(config.probes)
+    even = Probes.even(config.candidates, config.seed, latent_shape, config.low, config.high)
+    order = bit_reversed_order(config.candidates)
     return Probes(even.timestep[order], even.noise[order].half().float())
 
 
@@ -73,77 +89,70 @@ def balanced_accuracy(guess: NDArray[np.int64], labels: NDArray[np.int64]) -> fl
     return float(np.mean([(guess[labels == c] == c).mean() for c in np.unique(labels)]))
 
 
-def fit_temperature(scores: Floats, labels: NDArray[np.int64]) -> float:
-    """Return the softmax temperature of (M, C) mean errors with the least negative log-likelihood.
+def log_likelihood(scores: Floats, labels: NDArray[np.int64]) -> float:
+    """Return the class-balanced mean log posterior of the truth at the best temperature, for (M, C) scores."""
+    logp = special.log_softmax(-scores / fit_temperature(scores, labels), axis=1)[np.arange(len(labels)), labels]
+    return float(np.mean([logp[labels == c].mean() for c in np.unique(labels)]))
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
+
+def greedy_order(errors: Floats, labels: NDArray[np.int64], keep: int) -> list[int]:
+    """Return ``keep`` probes, each the one that helps most after those before it.
+
+    Parameters
+    ----------
+    errors : (M, P, C) ndarray of float64, weighted
+    labels : (M,) ndarray of int64
+
+    Notes
+    -----
+    What is maximised is :func:`log_likelihood` of the summed errors: it rewards a wide margin where accuracy alone is
+    level.
     """
-    spread = float(scores.std(axis=1).mean())
-
-    def loss(log_temperature: float) -> float:
-        logp = special.log_softmax(-scores / np.exp(log_temperature), axis=1)
-        return -float(logp[np.arange(len(labels)), labels].mean())
-
-    centre = np.log(spread)
-    found = optimize.minimize_scalar(loss, bounds=(centre - 8, centre + 4), method="bounded")
-    return float(np.exp(found.x))
-
-
-def accept_threshold(confidence: Floats, right: NDArray[np.bool_], config: BankConfig) -> float | None:
-    """Return the least threshold on the top posterior whose accepted cells keep the promise, or None.
-
-    Thresholds are tested from strict to lax and the walk stops at the first that fails (fixed-sequence testing of
-    Learn-then-Test, Angelopoulos et al. 2021, section 2.3): with probability ``confidence`` the error among accepted
-    cells is at most ``tolerated_error``, for cells exchangeable with these.
-    """
-    order = np.argsort(-confidence)
-    chosen: float | None = None
-    for threshold in np.concatenate([np.linspace(0.9999, 0.99, 34), np.linspace(0.985, 0.5, 98)]):
-        accepted = order[confidence[order] >= threshold]
-        wrong = int((~right[accepted]).sum())
-        if len(accepted) == 0:
-            continue
-        bound = stats.beta.ppf(config.confidence, wrong + 1, len(accepted) - wrong) if wrong < len(accepted) else 1.0
-        if bound > config.tolerated_error:
-            if chosen is None and wrong == 0:
-                continue
-            break
-        chosen = float(threshold)
+    chosen: list[int] = []
+    total = np.zeros_like(errors[:, 0])
+    while len(chosen) < keep:
+        rest = [p for p in range(errors.shape[1]) if p not in chosen]
+        gain = [log_likelihood((total + errors[:, p]) / (len(chosen) + 1), labels) for p in rest]
+        best = rest[int(np.argmax(gain))]
+        chosen.append(best)
+        total = total + errors[:, best]
     return chosen
 
 
-def fit_scoring(
-    errors: Floats, labels: NDArray[np.int64], classes: tuple[str, ...], config: BankConfig
-) -> dict[str, Any]:
-    """Fit what each budget needs on (M, P, C) weighted errors of val cells.
+@dataclass(frozen=True)
+class ChosenBank:
+    """Order and weights, with the table of what was tried (balanced accuracy at 1, 2, 4, 8 and all probes kept)."""
 
-    For every budget from 1 to P: the temperature, the accept threshold and the anomaly reference. The default budget is
-    the least whose balanced accuracy is within ``config.spare_accuracy`` of the best budget's.
+    order: list[int]
+    weight: Floats
+    tried: dict[str, Any]
+
+
+def choose_bank(
+    raw: Floats, labels: NDArray[np.int64], timestep: Tensor, log_scale: Tensor | None, keep: int
+) -> ChosenBank:
+    """Choose weights and order on the choosing part's (M, P, C) unweighted errors.
+
+    For every weighting the spread order (the bank as it was drawn) and the greedy order are compared by
+    :func:`log_likelihood` over the first eight probes; the best pair is kept.
     """
-    probes = errors.shape[1]
-    running = np.cumsum(errors, axis=1) / np.arange(1, probes + 1)[None, :, None]
-    accuracy = [balanced_accuracy(running[:, b].argmin(axis=1), labels) for b in range(probes)]
-    temperature = [fit_temperature(running[:, b], labels) for b in range(probes)]
-    thresholds, references = [], []
-    for b in range(probes):
-        posterior = special.softmax(-running[:, b] / temperature[b], axis=1)
-        guess, best = posterior.argmax(axis=1), running[:, b].min(axis=1)
-        thresholds.append(accept_threshold(posterior.max(axis=1), guess == labels, config))
-        references.append({name: np.sort(best[guess == c]).round(5).tolist() for c, name in enumerate(classes)})
-    return {
-        "classes": list(classes),
-        "probes": probes,
-        "default_budget": next(b + 1 for b in range(probes) if accuracy[b] >= max(accuracy) - config.spare_accuracy),
-        "temperature": temperature,
-        "accept_threshold": thresholds,
-        "accept_promise": {
-            "tolerated_error": config.tolerated_error,
-            "confidence": config.confidence,
-            "n": len(labels),
-        },
-        "anomaly_reference": references,
-        "accuracy_by_budget": [round(value, 4) for value in accuracy],
-    }
+    tried: dict[str, Any] = {}
+    best: tuple[float, list[int], Floats] | None = None
+    for name, weight in probe_weightings(raw, timestep, log_scale).items():
+        errors = raw * weight[None, :, None]
+        for way, order in (("spread", list(range(keep))), ("greedy", greedy_order(errors, labels, keep))):
+            value = log_likelihood(errors[:, order[:8]].mean(axis=1), labels)
+            tried[f"{name}, {way} order"] = {
+                "log_likelihood_8": round(value, 4),
+                "balanced_accuracy": {
+                    str(n): round(balanced_accuracy(errors[:, order[:n]].mean(axis=1).argmin(axis=1), labels), 4)
+                    for n in (1, 2, 4, 8, keep)
+                },
+            }
+            if best is None or value > best[0]:
+                best = (value, order, weight)
+    assert best is not None
+    return ChosenBank(best[1], best[2][best[1]], tried)
 
 
 def latents_of(images: Tensor, encode: Any, batch: int = 256) -> Tensor:

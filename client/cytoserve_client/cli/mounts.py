@@ -26,9 +26,21 @@ MOUNTS: dict[str, Mount] = {
     "serve": Mount("cytoserve_deploy.cli:app", "serve", "Run the local Triton server in the foreground."),
     "export": Mount("cytoserve_export.cli:app", "export", "Turn a checkpoint into a served model repository."),
     "train": Mount("cytoserve_training.cli:app", "train", "Train and measure the reference models."),
+    "calibrate": Mount(
+        "cytoserve_validation.cli:calibrate_app", "validate", "Fit a site's own thresholds on labelled cells."
+    ),
+    "validate": Mount(
+        "cytoserve_validation.cli:validate_app", "validate", "Measure a server on labelled cells, with a report."
+    ),
 }
 
-OWN_PACKAGES = ("cytoserve_deploy", "cytoserve_export", "cytoserve_training", "cytoserve_scoring")
+OWN_PACKAGES = (
+    "cytoserve_deploy",
+    "cytoserve_export",
+    "cytoserve_training",
+    "cytoserve_scoring",
+    "cytoserve_validation",
+)
 
 
 class MissingPart(Exception):

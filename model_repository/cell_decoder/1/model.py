@@ -13,6 +13,8 @@ class TritonPythonModel(TritonModel):
         deadline = request.deadline()
         files = list(tensors["IMAGE"].reshape(-1))
         cells = decode_cells(files, micrometres(tensors["UM_PER_PIXEL"], len(files)), lambda: request.check(deadline))
+        self.meter.images(cells.error)
+        self.meter.memory()
         return {
             "CROP": cells.crop,
             "CELL_FLAGS": cells.flags,

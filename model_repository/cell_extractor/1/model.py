@@ -1,6 +1,7 @@
 """Maps -> cells and crops (adapter of ``cytoserve_scoring``)."""
 
 from cytoserve_scoring.adapter import TritonModel
+from cytoserve_scoring.constants import KINDS
 from cytoserve_scoring.extraction import extract_cells
 
 
@@ -9,4 +10,6 @@ class TritonPythonModel(TritonModel):
 
     def answer(self, tensors, request):
         """Find the cells of one field."""
-        return extract_cells(tensors["FIELD"], tensors["SEGMENTER_MAPS"], tensors["SCALE_GUESS"]).tensors()
+        cells = extract_cells(tensors["FIELD"], tensors["SEGMENTER_MAPS"], tensors["SCALE_GUESS"])
+        self.meter.found(cells.kind, KINDS, cells.scale_source)
+        return cells.tensors()

@@ -12,8 +12,10 @@ class TritonPythonModel(TritonModel):
     def answer(self, tensors, request):
         """Decode one file and resample it for the segmenter."""
         deadline = request.deadline()
-        field = decode_image(tensors["IMAGE"].reshape(-1)[0])
-        prepared = prepare_field(field, float(tensors["UM_PER_PIXEL"].reshape(-1)[0]))
+        with self.meter.image():
+            field = decode_image(tensors["IMAGE"].reshape(-1)[0])
+            prepared = prepare_field(field, float(tensors["UM_PER_PIXEL"].reshape(-1)[0]))
+        self.meter.memory()
         return {
             "FIELD": field,
             "FIELD_SIZE": np.array([field.shape[1], field.shape[0]], np.int32),

@@ -1,9 +1,11 @@
 """Latents -> scores, by calls to the ``denoiser`` (adapter of ``cytoserve_scoring``)."""
 
+import os
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from cytoserve_scoring.adapter import NO_DEADLINE, TritonModel, texts
-from cytoserve_scoring.engine import ScoringEngine
+from cytoserve_scoring.site import CALIBRATION_ENV, load_engine
 
 
 class TritonPythonModel(TritonModel):
@@ -12,7 +14,8 @@ class TritonPythonModel(TritonModel):
     def setup(self):
         """Load classes, calibration and limits."""
         self.rows_per_call = int(self.config["parameters"]["rows_per_call"]["string_value"])
-        self.engine = ScoringEngine.from_file(self.folder / "scoring.json")
+        self.engine = load_engine(self.folder / "scoring.json", os.environ.get(CALIBRATION_ENV))
+        self.meter.prepare_cells(self.engine.config.classes)
 
     def answer(self, tensors, request):
         """Score the cells of one request within its time."""
@@ -23,6 +26,7 @@ class TritonPythonModel(TritonModel):
             request.check(deadline if deadline == deadline else NO_DEADLINE)
 
         def evaluate(latents, probes, classes):
+            self.meter.round()
             errors = np.empty(len(latents), np.float32)
             for start in range(0, len(latents), self.rows_per_call):
                 check()
@@ -36,8 +40,11 @@ class TritonPythonModel(TritonModel):
             tensors["CELL_FLAGS"],
             evaluate=evaluate,
             budget=request.integer("budget", 1, 1_000_000),
+            alpha=request.number("alpha", 0.0, 1.0),
+            classes=request.names("classes"),
             check=check,
         )
+        self.meter.scored(scores, self.engine.config.classes)
         return {
             "LABEL": scores.label.astype(np.int32, copy=False),
             "POSTERIOR": scores.posterior.astype(np.float32, copy=False),
@@ -47,6 +54,7 @@ class TritonPythonModel(TritonModel):
             "DECISION": scores.decision.astype(np.uint8, copy=False),
             "REASONS": texts(list(scores.reasons)),
             "EVALUATIONS": scores.evaluations.astype(np.int32, copy=False),
+            "CONFORMAL": scores.conformal.astype(np.float32, copy=False),
         }
 
 

@@ -1,0 +1,114 @@
+"""From errors to answers: the numbers told about each cell, and the formulas behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """Answers for M cells and C classes; rows of cells that could not be scored hold NaN and label -1.
+
+    Attributes
+    ----------
+    label : (M,) int32
+    posterior : (M, C) float32
+    scores : (M, C) float32, mean weighted error per class, lower is better
+    uncertainty : (M,) float32, one minus the top posterior
+    anomaly : (M, 2) float32, error under the best class and its p-value (NaN where no reference is given)
+    conformal : (M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``
+        (NaN where no reference is given)
+    decision : (M,) uint8, 0 accept, 1 review
+    reasons : list of str, comma-joined reasons, empty for an accepted cell
+    evaluations : (M,) int32
+    """
+
+    label: NDArray[np.int32]
+    posterior: Floats
+    scores: Floats
+    uncertainty: Floats
+    anomaly: Floats
+    conformal: Floats
+    decision: NDArray[np.uint8]
+    reasons: list[str]
+    evaluations: NDArray[np.int32]
+
+
+def softmax_posterior(scores: Floats, temperature: float) -> Floats:
+    """Turn (M, C) scores into posteriors: ``softmax(-scores / temperature)``, equal priors; a NaN score gives 0."""
+    values = np.where(np.isnan(scores), np.inf, scores).astype(np.float64)
+    logits = -(values - values.min(axis=1, keepdims=True)) / temperature
+    weights = np.exp(logits)
+    posterior: Floats = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return posterior
+
+
+def conformal_p_value(error: float, reference: tuple[float, ...]) -> float:
+    """Return ``(1 + #{reference >= error}) / (n + 1)``, valid in finite samples under exchangeability.
+
+    Source: Vovk, Gammerman & Shafer 2005, section 2.2; Bates et al. 2023, "Testing for outliers with conformal
+    p-values", equation (2).
+    """
+    above = len(reference) - int(np.searchsorted(np.asarray(reference), error, side="left"))
+    return (1.0 + above) / (len(reference) + 1.0)
+
+
+def paired_statistic(errors: Floats) -> float:
+    """Return the paired t statistic between the best two classes of one cell.
+
+    Parameters
+    ----------
+    errors : (P, C) ndarray
+        Errors of one cell under P probes and C classes, NaN where not asked. Two classes that saw all of the same
+        probes are compared; one probe, or one class left at the end, gives infinity: nothing to pair.
+    """
+    seen = np.isfinite(errors).sum(axis=0)
+    last = np.flatnonzero(seen == seen.max(initial=0))
+    probes = int(seen.max(initial=0))
+    if probes < 2 or len(last) < 2:
+        return float("inf")
+    asked = errors[:probes, last].astype(np.float64)
+    best, second = np.argsort(asked.mean(axis=0))[:2]
+    difference = asked[:, second] - asked[:, best]
+    spread = difference.std(ddof=1)
+    return float("inf") if spread == 0 else float(difference.mean() / (spread / np.sqrt(probes)))
+
+
+def class_scores(errors: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return (M, C) scores and (M,) winners from (M, P, C) errors, NaN where a class had left or was never asked.
+
+    The winner is the best of the classes that saw the most probes; its score is its mean error. A class that left
+    earlier is scored by its mean difference to the winner over the probes that both saw, added to the winner's score
+    (the probes differ too much in level to compare bare means), and never better than the winner.
+    """
+    values = errors.astype(np.float64)
+    asked = np.isfinite(values)
+    seen = asked.sum(axis=1)
+    total = np.where(asked, values, 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / seen
+    longest = np.where(seen == seen.max(axis=1, keepdims=True), mean, np.inf)
+    best = longest.argmin(axis=1)
+    winner = np.take_along_axis(values, best[:, None, None], axis=2)
+    difference = np.where(asked, values - winner, 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        behind = np.maximum(difference / seen, 0.0)
+    scores: Floats = (mean[np.arange(len(best)), best][:, None] + behind).astype(np.float32)
+    return scores, best
+
+
+def nonconformity(scores: Floats) -> NDArray[np.float64]:
+    """Return how much worse each of (M, C) scores is than the best *other* class; classes never asked give infinity."""
+    values = np.where(np.isnan(scores), np.inf, scores).astype(np.float64)
+    if values.shape[1] < 2:
+        return np.zeros_like(values)
+    low = np.partition(values, 1, axis=1)[:, :2]
+    other = np.where(values == low[:, :1], low[:, 1:2], low[:, :1])
+    with np.errstate(invalid="ignore"):
+        out: NDArray[np.float64] = np.where(np.isinf(values), np.inf, values - other)
+    return out

@@ -1,0 +1,137 @@
+"""A site's own calibration: a file of another owner and another life cycle than the model, bound to it by hash.
+
+A hospital runs labelled cells of its own scanner and stain through the server and gets thresholds that hold there.
+The file is plain JSON, so that a person can read what was promised on how many cells; its own hash is over everything
+else in it, so that an edit by hand is noticed. Who made it is for a signature to tell (docs/calibration.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from .engine import ScoringConfig, ScoringEngine
+from .errors import CytoserveError
+
+SCHEMA: Final = "cytoserve.calibration/1"
+CALIBRATION_ENV: Final = "CYTOSERVE_CALIBRATION"
+"""Environment variable that names the folder with the site's file; unset or an empty folder: the model's own."""
+
+FITTED: Final = (
+    "temperature",
+    "accept_threshold",
+    "anomaly_reference",
+    "conformal_reference",
+    "calibrated",
+    "promise",
+    "by_budget",
+)
+"""Keys that :func:`cytoserve_scoring.calibration.fit` gives and that replace the model's own."""
+
+
+class CalibrationRefused(CytoserveError):
+    """A site calibration that must not be used: another model's, changed, or not readable."""
+
+    code = "bad_calibration"
+
+
+def content_sha256(document: Mapping[str, Any]) -> str:
+    """Return the hash of everything in a document but its own hash (canonical JSON: sorted keys, no spaces)."""
+    rest = {key: value for key, value in document.items() if key != "content_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check(document: Mapping[str, Any], weights_sha256: str | None, source: str) -> None:
+    """Refuse a document that is no calibration of this model.
+
+    Raises
+    ------
+    CalibrationRefused
+        Wrong schema, changed content, made for other weights, or a missing key.
+    """
+    if document.get("schema") != SCHEMA:
+        raise CalibrationRefused(f"{source} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+    if document.get("content_sha256") != content_sha256(document):
+        raise CalibrationRefused(f"{source} was changed after it was made; make it again with `cytoserve calibrate`")
+    if weights_sha256 is None or document.get("weights_sha256") != weights_sha256:
+        raise CalibrationRefused(
+            f"{source} was made for the weights {str(document.get('weights_sha256'))[:12]}, this server runs "
+            f"{str(weights_sha256)[:12]}; make one for this model with `cytoserve calibrate`"
+        )
+    missing = [key for key in FITTED if key not in document]
+    if missing:
+        raise CalibrationRefused(f"{source} lacks {', '.join(missing)}; make it again with `cytoserve calibrate`")
+
+
+def find(folder: str | Path) -> Path | None:
+    """Return the one ``*.json`` of the folder, or None if there is none.
+
+    Raises
+    ------
+    CalibrationRefused
+        The folder does not exist, or holds several files: which one counts must not be guessed.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise CalibrationRefused(f"{CALIBRATION_ENV} names {path}, which is no folder; create it or unset the variable")
+    files = sorted(path.glob("*.json"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise CalibrationRefused(f"{path} holds several calibrations ({names}); keep the one that is to be used")
+    return files[0] if files else None
+
+
+def read(path: Path, weights_sha256: str | None) -> dict[str, Any]:
+    """Read and check one file.
+
+    Raises
+    ------
+    CalibrationRefused
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CalibrationRefused(f"{path.name} cannot be read as JSON ({type(error).__name__})") from error
+    if not isinstance(document, dict):
+        raise CalibrationRefused(f"{path.name} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+    check(document, weights_sha256, path.name)
+    return document
+
+
+def weights_of(scoring_file: Path) -> str | None:
+    """Return the hash of the weights that ``service_info`` beside the scorer declares, or None."""
+    beside = scoring_file.parents[2] / "service_info" / "1" / "service.json"
+    if not beside.is_file():
+        return None
+    value = json.loads(beside.read_text(encoding="utf-8")).get("weights_sha256")
+    return value if isinstance(value, str) else None
+
+
+def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
+    """Return the engine of a scorer: the model's ``scoring.json``, with the site's calibration where there is one.
+
+    Parameters
+    ----------
+    scoring_file : Path
+        ``<repository>/scorer/<version>/scoring.json``.
+    folder : str, Path or None
+        Folder of the site's calibration; None or empty text: none.
+
+    Raises
+    ------
+    CytoserveError
+    """
+    data = json.loads(scoring_file.read_text(encoding="utf-8"))
+    own = ScoringConfig.from_json(data)
+    path = find(folder) if folder else None
+    if path is None:
+        return ScoringEngine(own)
+    document = read(path, weights_of(scoring_file))
+    site = ScoringConfig.from_json({**data, **{key: document[key] for key in FITTED}})
+    if document.get("default_budget") is not None:
+        site = replace(site, default_budget=int(document["default_budget"]))
+    return ScoringEngine(site)

@@ -1,0 +1,134 @@
+"""Temperature, acceptance and references against worlds whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cytoserve_scoring.calibration import (
+    Answers,
+    Promise,
+    accept_threshold,
+    document,
+    fit,
+    fit_budget,
+    fit_temperature,
+    replay,
+    upper_bound,
+)
+from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.errors import BadShape
+from scipy import special, stats
+
+CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")
+
+
+def make_config(probes: int = 8) -> ScoringConfig:
+    return ScoringConfig(CLASSES, (1, 2, 2), probes, probes, (1.0,) * probes, (None,) * probes)
+
+
+def world(cells: int, seed: int, probes: int = 8, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of cells: 1 lower under the true class, with noise of each cell and of each evaluation."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, cells)
+    own = rng.normal(0, noise, (cells, 1, 4))
+    errors = 5 - np.eye(4)[labels][:, None] + own + rng.normal(0, noise, (cells, probes, 4))
+    return errors, labels
+
+
+def test_the_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    scores = rng.gamma(2.0, 0.01, (4000, 8))
+    probability = special.softmax(-scores / 0.004, axis=1)
+    labels = np.array([rng.choice(8, p=p) for p in probability])
+    assert fit_temperature(scores, labels) == pytest.approx(0.004, rel=0.08)
+
+
+def test_the_bound_is_that_of_scipy():
+    for wrong, count in ((0, 10), (3, 120), (7, 7)):
+        expected = stats.binomtest(wrong, count).proportion_ci(0.9, "exact").high  # two-sided 90 % is one-sided 95 %
+        assert upper_bound(wrong, count, 0.95) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
+    """A world with known error at each confidence: the promise may be broken in at most 5 % of calibrations."""
+    rng = np.random.default_rng(1)
+    promise = Promise(tolerated_error=0.05, confidence=0.95)
+    broken = granted = 0
+    for _ in range(200):
+        confidence = rng.beta(4, 1, 600) * 0.5 + 0.5
+        threshold = accept_threshold(confidence, rng.random(600) < confidence, promise)
+        if threshold is None:
+            continue
+        granted += 1
+        fresh = rng.beta(4, 1, 20_000) * 0.5 + 0.5
+        broken += (1 - fresh[fresh >= threshold]).mean() > 0.05
+    assert granted > 80
+    assert broken <= 0.05 * 200 + 3 * np.sqrt(200 * 0.05 * 0.95)
+
+
+@pytest.mark.parametrize(("cells", "promised"), [(298, False), (299, True)])
+def test_one_per_cent_at_95_needs_299_faultless_cells(cells, promised):
+    """The closed form: 0.99^n <= 0.05 from n = 299 on."""
+    found = accept_threshold(np.full(cells, 0.99999), np.ones(cells, bool), Promise(0.01, 0.95))
+    assert (found is not None) == promised
+
+
+def test_what_was_fitted_holds_on_fresh_cells():
+    errors, labels = world(1500, 0)
+    fitted = fit(make_config(), errors, labels, Promise(0.05, 0.95), (2, 8))
+    served = ScoringConfig.from_json(
+        {"classes": CLASSES, "latent_shape": (1, 2, 2), "probes": 8, "default_budget": 8, **fitted}
+    )
+    fresh, truth = world(6000, 1)
+    for budget in (2, 8):
+        answer = replay(served, fresh, budget)
+        accepted = np.array(["low_confidence" not in reasons for reasons in answer.reasons])
+        assert accepted.sum() > 1000
+        assert accepted.mean() == pytest.approx(fitted["by_budget"][str(budget)]["accepted"], abs=0.12)
+        assert (answer.label[accepted] != truth[accepted]).mean() <= 0.06
+        for label in range(4):
+            own = answer.conformal[truth == label, label]
+            assert (own > 0.1).mean() == pytest.approx(0.9, abs=0.04)  # coverage of each class's sets
+        confidence = answer.posterior.max(axis=1)
+        assert confidence.mean() == pytest.approx((answer.label == truth).mean(), abs=0.02)
+
+
+def test_a_budget_that_was_not_measured_accepts_nothing():
+    errors, labels = world(600, 2)
+    fitted = fit(make_config(), errors, labels, Promise(0.05, 0.95), (8,))
+    assert fitted["calibrated"] == [8]
+    assert fitted["accept_threshold"][:7] == [None] * 7
+    assert fitted["temperature"][0] == fitted["temperature"][7]
+    served = ScoringConfig.from_json(
+        {"classes": CLASSES, "latent_shape": (1, 2, 2), "probes": 8, "default_budget": 8, **fitted}
+    )
+    answer = replay(served, errors, 4)
+    assert (answer.decision == 1).all()
+    assert all("not_calibrated" in reasons for reasons in answer.reasons)
+
+
+def test_a_class_without_cells_can_never_be_excluded():
+    errors, labels = world(400, 3)
+    known = labels != 3
+    fitted = fit(make_config(), errors[known], labels[known], Promise(0.05, 0.95), (8,))
+    served = ScoringConfig.from_json(
+        {"classes": CLASSES, "latent_shape": (1, 2, 2), "probes": 8, "default_budget": 8, **fitted}
+    )
+    assert (replay(served, errors, 8).conformal[:, 3] == 1).all()
+
+
+def test_answers_of_a_server_give_the_same_fit_as_the_errors_behind_them():
+    errors, labels = world(500, 4)
+    whole = fit(make_config(), errors, labels, Promise(), (8,))
+    answer = replay(make_config(), errors, 8)
+    alone = document({8: fit_budget(Answers.of(answer), labels, CLASSES, Promise())}, 8, Promise(), 500)
+    assert alone == whole
+
+
+def test_nothing_to_calibrate_on_is_refused():
+    errors, labels = world(5, 5)
+    with pytest.raises(BadShape, match="do not fit"):
+        fit(make_config(4), errors, labels, Promise(), (4,))
+    nobody = Answers(np.full(2, -1), np.full((2, 4), np.nan), np.full(2, np.nan), np.zeros(2, int))
+    with pytest.raises(BadShape, match="nothing to calibrate on"):
+        fit_budget(nobody, np.zeros(2, np.int64), CLASSES, Promise())

@@ -1,0 +1,135 @@
+"""Elimination: the claim by simulation, the engine against the replay, and the border cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cytoserve_scoring.calibration import replay as run_engine
+from cytoserve_scoring.elimination import Elimination, calibrate, replay, round_ends, statistics, usual_spread
+from cytoserve_scoring.engine import ScoringConfig, ScoringEngine
+from cytoserve_scoring.errors import BadParameter, CytoserveError
+from cytoserve_scoring.scores import class_scores, nonconformity
+from scipy import stats
+
+CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")
+
+
+def world(cells: int, seed: int, probes: int = 16, gap: float = 0.4) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    favoured = np.eye(4)[rng.integers(0, 4, cells)] * rng.exponential(gap, (cells, 1))
+    return 5 - favoured[:, None] + rng.normal(0, 0.2, (cells, probes, 4)) + rng.normal(0, 1, (cells, probes, 1))
+
+
+def test_the_claim_holds_as_often_as_it_says():
+    """Calibrate on 200 cells, look at 1,500 fresh ones, 60 times: at most 5 % of claims may be broken."""
+    alpha, broken = 0.05, 0
+    for seed in range(60):
+        rule = calibrate(world(200, seed, 8), alphas=(alpha,), default_alpha=alpha, confirm=1)
+        fresh = world(1500, 10_000 + seed, 8)
+        label, _ = replay(fresh, rule, rule.threshold(None))
+        broken += (label != fresh.mean(axis=1).argmin(axis=1)).mean() > alpha
+    assert broken <= 0.05 * 60 + 3 * np.sqrt(60 * 0.05 * 0.95)
+
+
+def test_it_saves_most_of_the_evaluations():
+    rule = calibrate(world(1000, 1), default_alpha=0.01)
+    _, spent = replay(world(1000, 2), rule, rule.threshold(None))
+    assert spent.mean() < 0.6 * 16 * 4
+    assert spent.max() <= 16 * 4
+
+
+def test_a_stricter_level_is_never_bolder():
+    rule = calibrate(world(1500, 3))
+    thresholds = [threshold for _, threshold in rule.levels]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert len(thresholds) >= 3
+
+
+def test_too_few_cells_let_nobody_leave():
+    rule = calibrate(world(20, 4), alphas=(0.01,), default_alpha=0.01)
+    assert rule.levels == ()
+    assert rule.threshold(None) == float("inf")
+
+
+def test_the_engine_and_the_replay_agree_cell_by_cell():
+    errors = world(300, 5).astype(np.float32).astype(np.float64)
+    rule = calibrate(world(1000, 6), default_alpha=0.02)
+    config = ScoringConfig(CLASSES, (1, 1, 1), 16, 16, (1.0,) * 16, (None,) * 16, elimination=rule)
+    label, spent = replay(errors, rule, rule.threshold(None))
+    answer = run_engine(config, errors, 16)
+    np.testing.assert_array_equal(answer.label, label)
+    np.testing.assert_array_equal(answer.evaluations, spent)
+
+
+def test_alpha_zero_is_the_whole_budget():
+    errors = world(50, 7)
+    rule = calibrate(world(1000, 6))
+    config = ScoringConfig(CLASSES, (1, 1, 1), 16, 16, (1.0,) * 16, (None,) * 16, elimination=rule)
+    latents = np.arange(50, dtype=np.float32)[:, None, None, None]
+
+    def evaluate(rows, probe, label):
+        return errors[rows[:, 0, 0, 0].astype(int), probe, label].astype(np.float32)
+
+    engine = ScoringEngine(config)
+    answer = engine.score(latents, np.zeros(50, np.int32), evaluate, alpha=0.0)
+    assert (answer.evaluations == 64).all()
+    np.testing.assert_allclose(answer.scores, errors.mean(axis=1), rtol=1e-5)
+    few = engine.score(latents, np.zeros(50, np.int32), evaluate, classes=["monocyte", "platelet"])
+    assert set(few.label.tolist()) <= {1, 3}
+    assert (few.posterior[:, [0, 2]] == 0).all()
+    assert all("not_calibrated" in reasons for reasons in (*few.reasons, *answer.reasons))
+    with pytest.raises(BadParameter, match="alpha"):
+        engine.score(latents, np.zeros(50, np.int32), evaluate, alpha=1.5)
+    with pytest.raises(BadParameter, match="choose from"):
+        engine.score(latents, np.zeros(50, np.int32), evaluate, classes=["blast"])
+
+
+def test_the_statistic_is_the_paired_t_where_the_cells_own_spread_rules():
+    """With almost no weight on the usual spread, and many probes to come, it is the t statistic of SciPy."""
+    errors = np.random.default_rng(8).normal(0, 1, (1, 12, 3))
+    rule = Elimination((), 0.01, spread=1.0, prior=1e-9)
+    found = statistics(errors, 10**9, rule)[0]
+    best = errors[0].mean(axis=0).argmin()
+    for rival in range(3):
+        if rival != best:
+            expected = stats.ttest_rel(errors[0, :, rival], errors[0, :, best]).statistic
+            assert found[rival] == pytest.approx(expected, rel=1e-6)
+    assert found[best] == 0
+
+
+def test_at_the_end_nothing_is_left_to_say():
+    errors = np.random.default_rng(9).normal(0, 1, (2, 6, 3))
+    found = statistics(errors, 6, Elimination((), 0.01, spread=1.0))
+    assert np.isinf(found).sum() == 4
+
+
+@pytest.mark.parametrize(("budget", "minimum"), [(1, 1), (2, 2), (3, 2), (16, 2), (24, 3)])
+def test_rounds_end_with_the_budget(budget, minimum):
+    ends = round_ends(budget, minimum)
+    assert ends[-1] == budget
+    assert list(ends) == sorted(set(ends))
+
+
+def test_a_class_that_left_is_scored_by_its_difference_to_the_winner():
+    """Two probes of very different level; the third class saw the first probe only."""
+    errors = np.array([[[1.0, 1.5, 2.0], [9.0, 9.5, np.nan]]])
+    scores, best = class_scores(errors.astype(np.float32))
+    assert best.tolist() == [0]
+    np.testing.assert_allclose(scores[0], [5.0, 5.5, 6.0])
+    np.testing.assert_allclose(nonconformity(scores)[0], [-0.5, 0.5, 1.0])
+
+
+def test_the_usual_spread_of_one_probe_is_no_number_to_divide_by():
+    assert usual_spread(np.ones((3, 1, 4))) == 1.0
+
+
+def test_an_unusable_rule_says_so():
+    with pytest.raises(CytoserveError, match="export the model again"):
+        Elimination.from_json({"levels": []})
+    rule = calibrate(world(1000, 6))
+    assert Elimination.from_json(rule.to_json()) == rule
+    with pytest.raises(CytoserveError, match="positive"):
+        Elimination.from_json({**rule.to_json(), "spread": 0.0})
+    assert replace(rule, default_alpha=0.0).threshold(None) == float("inf")

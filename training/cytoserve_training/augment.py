@@ -1,0 +1,173 @@
+"""Random changes made to training cells, so that another microscope, stain or camera is not another kind of cell.
+
+Colour is changed in optical density, ``OD = -log(I / white)``, where stain adds up linearly (Beer-Lambert) and the
+empty background stays empty whatever the stain does. Sharpness is changed because optics, camera and JPEG differ more
+between laboratories than colour does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from cytoserve_scoring.constants import WHITE_LEVEL
+from torch import Tensor
+from torch.nn import functional as F
+
+AZURE = (1.24, 2.18, 0.44)
+"""Mean optical density (R, G, B) of nuclei in ``pbc/train``: thiazine dyes (azure B)."""
+EOSIN = (0.19, 0.27, 0.16)
+"""Mean optical density (R, G, B) of red cells in ``pbc/train``."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random changes; zero switches one off.
+
+    Attributes
+    ----------
+    scale : float
+        Log-uniform half range of the magnification.
+    shift_um : float
+        Half range of the centre, micrometres.
+    strong : float
+        Share of cells whose stain and sharpness are changed by the wide ranges; the others get the narrow ones.
+    brightness, channel_gain : float
+        Log-uniform half ranges of the lamp's level and of its colour after white balance.
+    density : (low, high)
+        Log-uniform range of the factor on all optical densities (stain strength), wide.
+    stain_strength : float
+        Log-uniform half range of the factor on each dye alone, wide.
+    stain_hue : float
+        Standard deviation of each dye's unit absorption vector, wide.
+    blur : float
+        Largest sigma of the Gaussian blur, crop pixels (0.25 um), wide.
+    sharpen : float
+        Largest share of an unsharp mask.
+    noise : float
+        Largest standard deviation of sensor noise, grey levels.
+    narrow : float
+        Factor on the wide ranges for cells that are not drawn as ``strong``.
+    occlude : float
+        Share of cells seen through a tight box, its outside filled with white as serving does.
+    """
+
+    rotate: bool = True
+    scale: float = 0.12
+    shift_um: float = 0.7
+    strong: float = 0.5
+    brightness: float = 0.10
+    channel_gain: float = 0.05
+    density: tuple[float, float] = (-1.1, 0.25)
+    stain_strength: float = 0.35
+    stain_hue: float = 0.15
+    blur: float = 1.3
+    sharpen: float = 1.0
+    noise: float = 5.0
+    narrow: float = 0.2
+    occlude: float = 0.15
+
+
+def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return (count,) float32 draws from [low, high)."""
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def augment(crops: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change sharpness, stain, lamp and noise of (B, 3, H, W) white-balanced crops in 0..255."""
+    count = len(crops)
+    strong = (torch.rand(count, generator=generator) < ranges.strong).float()
+    reach = ranges.narrow + (1 - ranges.narrow) * strong
+    crops = change_sharpness(crops, ranges, reach, generator)
+    crops = change_stain(crops, ranges, reach, generator)
+    level = uniform(count, -ranges.brightness, ranges.brightness, generator)[:, None]
+    colour = uniform(count * 3, -ranges.channel_gain, ranges.channel_gain, generator).reshape(count, 3)
+    crops = crops * torch.exp(level + colour)[:, :, None, None]
+    sigma = reach * uniform(count, 0, ranges.noise, generator)
+    crops = crops + sigma[:, None, None, None] * torch.randn(crops.shape, generator=generator)
+    return occlude(crops, ranges.occlude, generator).clamp(0, 255)
+
+
+def change_sharpness(crops: Tensor, ranges: Augmentation, reach: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur two cells of three by a Gaussian of their own; one cell in five is sharpened afterwards, as cameras do."""
+    count = len(crops)
+    sigma = reach * uniform(count, -0.5 * ranges.blur, ranges.blur, generator)
+    crops = gaussian_blur(crops, sigma.clamp(min=0))
+    amount = reach * uniform(count, 0, ranges.sharpen, generator) * (torch.rand(count, generator=generator) < 0.2)
+    if not bool((amount > 0).any()):
+        return crops
+    soft = gaussian_blur(crops, torch.ones(count))
+    return (crops + amount[:, None, None, None] * (crops - soft)).clamp(0, 255)
+
+
+def gaussian_blur(crops: Tensor, sigma: Tensor, radius: int = 4) -> Tensor:
+    """Blur (B, C, H, W) crops, each by its own sigma of (B,), in pixels; a sigma near zero changes nothing."""
+    count, channels, height, width = crops.shape
+    at = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (at / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    x = F.pad(crops.reshape(1, count * channels, height, width), (radius,) * 4, mode="replicate")
+    x = F.conv2d(x, kernel[:, None, None, :], groups=count * channels)
+    x = F.conv2d(x, kernel[:, None, :, None], groups=count * channels)
+    return x.reshape(count, channels, height, width)
+
+
+def change_stain(crops: Tensor, ranges: Augmentation, reach: Tensor, generator: torch.Generator) -> Tensor:
+    """Give every crop a laboratory of its own: stain strength, each dye's strength, each dye's hue.
+
+    The density of a pixel is taken apart into two dyes and a rest, ``OD = S c``; then ``OD' = S' c`` with the dyes'
+    vectors tilted and their amounts scaled. Densities below zero (brighter than white) are kept as they are.
+    """
+    count = len(crops)
+    azure, eosin = torch.tensor(AZURE), torch.tensor(EOSIN)
+    azure, eosin = azure / azure.norm(), eosin / eosin.norm()
+    rest = torch.linalg.cross(azure, eosin)
+    stains = torch.stack([azure, eosin, rest / rest.norm()], 1)
+    tilt = ranges.stain_hue * torch.randn(count, 3, 3, generator=generator) * reach[:, None, None]
+    tilt[:, :, 2] = 0
+    tilted = (stains + tilt)[:, :, :2].clamp(min=0.02)
+    tilted = torch.cat([tilted / tilted.norm(dim=1, keepdim=True), stains[None, :, 2:].expand(count, 3, 1)], 2)
+    amount = torch.exp(reach[:, None] * uniform(count * 3, -1, 1, generator).reshape(count, 3) * ranges.stain_strength)
+    overall = torch.exp(reach * uniform(count, *ranges.density, generator))
+    change = (tilted * (amount * overall[:, None])[:, None, :]) @ torch.linalg.inv(stains)
+    density = -torch.log(crops.clamp(min=1.0) / WHITE_LEVEL)
+    changed = torch.einsum("bij,bjhw->bihw", change, density.clamp(min=0))
+    return WHITE_LEVEL * torch.exp(-(changed.clamp(min=0) + density.clamp(max=0)))
+
+
+def occlude(crops: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Show a ``share`` of the crops through a box about the cell, white outside: a cell at the edge of a field."""
+    count, _, height, width = crops.shape
+    half = uniform(count * 4, 0.28, 0.52, generator).reshape(count, 4)
+    drawn = torch.rand(count, 4, generator=generator) < 0.7
+    half = torch.where((torch.rand(count, 1, generator=generator) < share) & drawn, half, torch.ones(()))
+    y = (torch.arange(height) + 0.5) / height - 0.5
+    x = (torch.arange(width) + 0.5) / width - 0.5
+    inside_y = (y > -half[:, :1]) & (y < half[:, 1:2])
+    inside_x = (x > -half[:, 2:3]) & (x < half[:, 3:])
+    seen = (inside_y[:, :, None] & inside_x[:, None, :])[:, None]
+    return torch.where(seen, crops, torch.full((), float(WHITE_LEVEL)))
+
+
+def sampling_grid(
+    count: int, ranges: Augmentation | None, generator: torch.Generator | None, half: float, um_per_pixel: float
+) -> Tensor:
+    """Return (count, 2, 3) affine maps: rotation, flip, scale and shift of a cut of ``half`` source pixels.
+
+    Rows are in source pixels; the caller divides by half of the image's width and height.
+    """
+    scale, angle = torch.ones(count), torch.zeros(count)
+    shift, flip = torch.zeros(count, 2), torch.ones(count)
+    if ranges is not None:
+        if generator is None:
+            raise ValueError("augmentation needs a random generator, so that a run can be repeated")
+        scale = torch.exp(uniform(count, -ranges.scale, ranges.scale, generator))
+        if ranges.rotate:
+            angle = torch.rand(count, generator=generator) * (2 * math.pi)
+        flip = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1
+        spread = ranges.shift_um / um_per_pixel
+        shift = uniform(count * 2, -spread, spread, generator).reshape(count, 2)
+    cos, sin = torch.cos(angle) * half * scale, torch.sin(angle) * half * scale
+    rows = [torch.stack([cos * flip, -sin, shift[:, 0]], 1), torch.stack([sin * flip, cos, shift[:, 1]], 1)]
+    return torch.stack(rows, 1)
