@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.local_server import LocalServer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson
+from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson, expected_calibration_error
 
 
 def classify(url: str, files: list[Path], um_per_pixel: float | None, budget: int | None) -> CellsAnalysis:
@@ -29,6 +30,26 @@ def classify(url: str, files: list[Path], um_per_pixel: float | None, budget: in
         return client.classify(
             files, um_per_pixel, budget=budget, on_progress=lambda done, _: progress.update(task, completed=done)
         )
+
+
+def best_of(scores: dict[str, float] | None, names: list[str]) -> str | None:
+    """Return the class of ``names`` with the lowest error, or None where the cell was not scored."""
+    asked = {name: scores[name] for name in names if name in scores} if scores else {}
+    return min(asked, key=lambda name: asked[name]) if asked else None
+
+
+def covered(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any] | None:
+    """Return the share of 95 % prediction sets that hold the truth, by class, and their mean size."""
+    sets = [cell.prediction_set(0.05) for cell in analysis.cells]
+    if any(found is None for found in sets):
+        return None
+    hit = np.array([name in (found or ()) for found, name in zip(sets, truth, strict=True)])
+    names = np.array(truth)
+    return {
+        "by_class": {name: round(float(hit[names == name].mean()), 4) for name in sorted(set(truth))},
+        "mean_size": round(float(np.mean([len(found or ()) for found in sets])), 3),
+        "empty": round(float(np.mean([not found for found in sets])), 4),
+    }
 
 
 def summarise(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any]:
@@ -46,6 +67,9 @@ def summarise(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any]:
         }
         for c in np.unique(labels)
     }
+    present = [classes[c] for c in np.unique(labels)]
+    among = np.array([best_of(cell.scores, present) == name for cell, name in zip(analysis.cells, truth, strict=True)])
+    confidence = np.array([max(cell.probability.values()) if cell.probability else 0.0 for cell in analysis.cells])
     wrong_accepted, taken = int((~right & accepted).sum()), int(accepted.sum())
     return {
         "cells": len(labels),
@@ -54,6 +78,12 @@ def summarise(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any]:
         "accuracy_interval": [round(x, 4) for x in clopper_pearson(int(right.sum()), len(right))],
         "balanced_accuracy": round(balanced_accuracy(guess, labels), 4),
         "balanced_accuracy_interval": [round(x, 4) for x in balanced_accuracy_interval(guess, labels)],
+        "classes_present": present,
+        "accuracy_among_present": round(float(among.mean()), 4),
+        "accuracy_among_present_interval": [round(x, 4) for x in clopper_pearson(int(among.sum()), len(among))],
+        "expected_calibration_error": round(expected_calibration_error(confidence, right), 4),
+        "set_coverage_95": covered(analysis, truth),
+        "reasons": dict(Counter(reason for cell in analysis.cells for reason in cell.reasons).most_common()),
         "recall": recalls,
         "accepted": taken,
         "accepted_share": round(taken / len(right), 4),

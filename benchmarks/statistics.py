@@ -31,3 +31,13 @@ def balanced_accuracy_interval(
     ]
     low, high = np.percentile(np.mean(recalls, axis=0), [2.5, 97.5])
     return float(low), float(high)
+
+
+def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15) -> float:
+    """Return the mean gap between confidence and accuracy over bins of equal width, weighted by their cells.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation (3).
+    """
+    at = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[at == b].mean() - right[at == b].mean()) * (at == b).sum() for b in np.unique(at)]
+    return float(np.sum(gaps) / len(confidence))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from . import constants
+from . import constants, site
 
 PACKAGES = ("cytoserve", "numpy", "scipy", "pillow", "onnxruntime")
 
@@ -23,11 +23,12 @@ def describe(service: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns
     -------
-    dict : `service` with ``limits`` and ``server`` added. ``server.triton`` is null where the environment does not
-        tell the version; the server's own metadata does.
+    dict : `service` with ``calibration`` (the site's, or null), ``limits`` and ``server`` added. ``server.triton`` is
+        null where the environment does not tell the version; the server's own metadata does.
     """
     return {
         **service,
+        "calibration": site.describe(os.environ.get(site.CALIBRATION_ENV)),
         "limits": {
             "max_file_bytes": constants.MAX_FILE_BYTES,
             "max_pixels": constants.MAX_PIXELS,

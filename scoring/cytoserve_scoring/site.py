@@ -135,3 +135,15 @@ def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
     if document.get("default_budget") is not None:
         site = replace(site, default_budget=int(document["default_budget"]))
     return ScoringEngine(site)
+
+
+def describe(folder: str | Path | None) -> dict[str, Any] | None:
+    """Return who calibrated and the file's hash, for ``service_info``; None where the model's own calibration holds.
+
+    The file is not checked here: the scorer does that, and the server does not start with a wrong one.
+    """
+    path = find(folder) if folder else None
+    if path is None:
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return {key: told.get(key) for key in ("site", "created", "content_sha256", "promise")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from cytoserve_scoring.site import SCHEMA, CalibrationRefused, content_sha256, load_engine
+from cytoserve_scoring.site import SCHEMA, CalibrationRefused, content_sha256, describe, load_engine
 
 WEIGHTS = "ab" * 32
 CLASSES = ["lymphocyte", "neutrophil"]
@@ -108,3 +108,12 @@ def test_a_missing_key_is_named(scoring_file, tmp_path):
     (tmp_path / "site" / "north.json").write_text(json.dumps(document))
     with pytest.raises(CalibrationRefused, match="lacks promise"):
         load_engine(scoring_file, tmp_path / "site")
+
+
+def test_the_service_tells_whose_calibration_holds(tmp_path):
+    assert describe(None) is None
+    document = site_file(tmp_path / "site")
+    told = describe(tmp_path / "site")
+    assert told is not None
+    assert told["site"] == "north"
+    assert told["content_sha256"] == document["content_sha256"]
