@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo serve test lint bench load clean
+.PHONY: demo serve test lint bench load chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again.
 demo: $(VENV)/.ready
@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml
 test:
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,deploy,load,test]'
+	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
 	$(TEST_VENV)/bin/python -m pytest
 
@@ -42,6 +42,12 @@ bench:
 # Bounded load on a server of our own, on loopback.
 load:
 	$(BIN)/python tests/load/run.py
+
+# The chart's README from its values; the rendered examples that the tests hold against (look at the difference).
+chart-docs:
+	$(BIN)/python tests/helm/chart_readme.py
+chart-golden:
+	CYTOSERVE_GOLDEN=write $(BIN)/python -m pytest tests/helm/test_chart_golden.py
 
 clean:
 	rm -rf $(VENV) $(TEST_VENV) $(OUT) build

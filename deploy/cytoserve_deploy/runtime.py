@@ -98,7 +98,7 @@ def find_runtime() -> TritonRuntime:
 
 def check_platform() -> None:
     """Raise `UnsupportedPlatform` unless this is x86-64 Linux with a new enough glibc."""
-    remedy = "run the server in a container instead (see docs/deployment.md) and give its address with --url"
+    remedy = "run the server in a container instead (see docs/deploy.md) and give its address with --url"
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise UnsupportedPlatform(
             f"the local Triton runs on x86-64 Linux only, this is {platform.machine()} {platform.system()}; {remedy}"

@@ -1,0 +1,392 @@
+"""The container's entrypoint: hashes before start, Triton's arguments, and the real server behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cytoserve_deploy import entrypoint, manifest_check
+from cytoserve_deploy.errors import DeployError, MissingRepository
+from cytoserve_deploy.manifest_check import ChangedFile, ManifestError, check_repository_files
+from cytoserve_deploy.probe import ProbeFailed, Target, ask
+from cytoserve_deploy.triton_arguments import RESTRICTED, ServeOptions, triton_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a small repository with a manifest in the export's form."""
+    folder = tmp_path / "models"
+    for name, text in {"a/1/model.onnx": "graph", "a/1/scoring.json": "{}"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    write_manifest(folder)
+    return folder
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths
+    }
+    text = json.dumps({"schema": manifest_check.SCHEMA, "files": files, **changes})
+    (folder / "manifest.json").write_text(text)
+
+
+def test_the_committed_repository_agrees_with_its_manifest() -> None:
+    report = check_repository_files(ROOT / "model_repository")
+    manifest = json.loads((ROOT / "model_repository" / "manifest.json").read_text())
+    assert report.checked == len(manifest["files"]) > 0
+
+
+def test_the_export_writes_what_the_entrypoint_reads() -> None:
+    from cytoserve_export import manifest
+
+    assert (manifest.NAME, manifest.SCHEMA) == (manifest_check.NAME, manifest_check.SCHEMA)
+
+
+def test_neither_torch_nor_onnx_is_imported() -> None:
+    code = "import sys, cytoserve_deploy.entrypoint; print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_changed_file_is_refused(repository: Path) -> None:
+    (repository / "a/1/model.onnx").write_text("grapH")
+    with pytest.raises(ChangedFile, match=r"a/1/model\.onnx is not the file that was exported.*SKIP_VERIFICATION"):
+        check_repository_files(repository)
+
+
+def test_a_missing_file_is_refused(repository: Path) -> None:
+    (repository / "a/1/scoring.json").unlink()
+    with pytest.raises(ChangedFile, match=r"scoring\.json is missing"):
+        check_repository_files(repository)
+
+
+def test_an_unnamed_file_is_reported_or_refused(repository: Path) -> None:
+    (repository / "a/1/model.py").write_text("import os")
+    (repository / "a/1/__pycache__").mkdir()
+    (repository / "a/1/__pycache__/model.pyc").write_text("")
+    report = check_repository_files(repository)
+    assert report.unlisted == ("a/1/model.py",)
+    assert "not checked: a/1/model.py" in report.sentence()
+    with pytest.raises(ChangedFile, match=r"does not name: a/1/model\.py"):
+        check_repository_files(repository, refuse_unlisted=True)
+
+
+def test_the_manifest_itself_can_be_pinned(repository: Path) -> None:
+    digest = hashlib.sha256((repository / "manifest.json").read_bytes()).hexdigest()
+    check_repository_files(repository, digest.upper())
+    # whoever may write the store exchanges a model and the manifest together
+    (repository / "a/1/model.onnx").write_text("another")
+    write_manifest(repository)
+    check_repository_files(repository)
+    with pytest.raises(ManifestError, match="not the manifest that was expected"):
+        check_repository_files(repository, digest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": "other/9"},
+        {"files": {}},
+        {"files": {"a": {"sha256": "short"}}},
+        {"files": {"a": {}}},
+        {"files": ["a"]},
+        {"files": {"../outside": {"sha256": "0" * 64}}},
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(repository: Path, changes: dict[str, Any]) -> None:
+    write_manifest(repository, **changes)
+    with pytest.raises(ManifestError):
+        check_repository_files(repository)
+
+
+def test_no_manifest_and_no_folder_are_refused(repository: Path) -> None:
+    (repository / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="cannot be read"):
+        check_repository_files(repository)
+    (repository / "manifest.json").unlink()
+    with pytest.raises(ManifestError, match="does not exist"):
+        check_repository_files(repository)
+    with pytest.raises(MissingRepository, match="mount the model repository"):
+        check_repository_files(repository / "nowhere")
+
+
+def test_the_command_refuses_and_the_opt_out_is_logged(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "a/1/model.onnx").write_text("changed")
+    line = ["verify", f"--model-repository={repository}"]
+    assert entrypoint.main(line) == 1
+    assert "is not the file that was exported" in capsys.readouterr().err
+    monkeypatch.setenv("CYTOSERVE_SKIP_VERIFICATION", "true")
+    assert entrypoint.main(line) == 0
+    assert "WARNING: the models' hashes are NOT checked" in capsys.readouterr().err
+    monkeypatch.setenv("CYTOSERVE_SKIP_VERIFICATION", "perhaps")
+    assert entrypoint.main(line) == 1
+    assert "give true or false" in capsys.readouterr().err
+
+
+def test_the_environment_stands_in_for_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CYTOSERVE_GRPC_PORT", "9001")
+    monkeypatch.setenv("CYTOSERVE_LATENCY_QUANTILES", "1")
+    given = entrypoint.parser().parse_args(["serve"])
+    assert (given.grpc_port, given.latency_quantiles) == (9001, True)
+    assert entrypoint.parser().parse_args(["serve", "--grpc-port=7"]).grpc_port == 7
+    monkeypatch.setenv("CYTOSERVE_GRPC_PORT", "many")
+    with pytest.raises(SystemExit):
+        entrypoint.parser().parse_args(["serve"])
+
+
+def value(arguments: list[str], flag: str) -> list[str]:
+    return [item.split("=", 1)[1] for item in arguments if item.startswith(f"--{flag}=")]
+
+
+def test_hardened_arguments_by_default() -> None:
+    arguments = triton_arguments(ServeOptions(("/models",)))
+    for flag in ("model-control-mode=none", "strict-readiness=true", "exit-on-error=true", "exit-timeout-secs=60"):
+        assert f"--{flag}" in arguments
+    assert "--disable-auto-complete-config" in arguments
+    assert not value(arguments, "trace-config")
+    (grpc,) = value(arguments, "grpc-restricted-protocol")
+    calls, key = grpc.split(":", 1)
+    assert set(calls.split(",")) == set(RESTRICTED)
+    # nobody gave a key: a long one is drawn, a new one each time
+    assert len(key.split("=", 1)[1]) >= 40
+    assert value(triton_arguments(ServeOptions(("/models",))), "grpc-restricted-protocol") != [grpc]
+
+
+def test_a_given_key_and_http_inference() -> None:
+    arguments = triton_arguments(ServeOptions(("/m",), restricted_key="k", restricted_header="h", http_inference=True))
+    assert value(arguments, "grpc-restricted-protocol")[0].endswith(":h=k")
+    assert len(value(arguments, "http-restricted-api")) == 1
+    closed = value(triton_arguments(ServeOptions(("/m",))), "http-restricted-api")
+    assert closed[1].startswith("inference,metadata:")
+
+
+def test_tls_arguments(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("c", "k", "ca")]
+    with pytest.raises(DeployError, match="cannot be read"):
+        triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1]))
+    for path in paths:
+        Path(path).write_text("pem")
+    arguments = triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1]))
+    assert "--grpc-use-ssl=true" in arguments
+    assert "--grpc-use-ssl-mutual=true" not in arguments
+    arguments = triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1], tls_client_ca=paths[2]))
+    assert "--grpc-use-ssl-mutual=true" in arguments
+    assert value(arguments, "grpc-root-cert") == [paths[2]]
+    with pytest.raises(DeployError, match="go together"):
+        triton_arguments(ServeOptions(("/m",), tls_cert=paths[0]))
+    with pytest.raises(DeployError, match="needs --tls-cert"):
+        triton_arguments(ServeOptions(("/m",), tls_client_ca=paths[2]))
+
+
+def test_the_engine_cache_has_the_folder_that_the_exported_configuration_names(tmp_path: Path) -> None:
+    from cytoserve_export.configs import ENGINE_CACHE
+
+    entrypoint.prepare_cache("a10", tmp_path)
+    assert (tmp_path / "tensorrt" / "a10").is_dir()
+    assert (entrypoint.CACHE / "tensorrt").as_posix() == ENGINE_CACHE
+    entrypoint.prepare_cache("", tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "tensorrt").write_text("a file in the way")
+    with pytest.raises(DeployError, match="cannot be made"):
+        entrypoint.prepare_cache("a10", tmp_path / "root")
+
+
+def test_traces_never_hold_tensors() -> None:
+    settings = value(triton_arguments(ServeOptions(("/m",), otel_url="http://o:4318/v1/traces")), "trace-config")
+    assert "level=TIMESTAMPS" in settings
+    assert not any("TENSORS" in item for item in settings)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with tls.crt, tls.key (for localhost, usable by server and client) and ca.crt."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("tls")
+    now = datetime.datetime.now(datetime.timezone.utc)
+
+    def issue(name: str, authority: bool, key: Any, issuer: Any, signer: Any) -> x509.Certificate:
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer or subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = issue("test-ca", True, ca_key, None, ca_key)
+    leaf = issue("localhost", False, key, ca.subject, ca_key)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.crt").write_bytes(ca.public_bytes(pem))
+    (folder / "tls.crt").write_bytes(leaf.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "tls.key").write_bytes(private)
+    return folder
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def secured(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, int]]:
+    """Return the target of the real server behind ``serve``, with mutual TLS, and its HTTP port."""
+    grpc, http, metrics = free_ports(3)
+    folder = tmp_path_factory.mktemp("serve")
+    line = [
+        *(sys.executable, "-m", "cytoserve_deploy.entrypoint", "serve"),
+        *(f"--model-repository={ROOT / 'model_repository'}", "--address=127.0.0.1", "--exit-timeout=5"),
+        *(f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"),
+        *(f"--tls-cert={certificates / 'tls.crt'}", f"--tls-key={certificates / 'tls.key'}"),
+        f"--tls-client-ca={certificates / 'ca.crt'}",
+    ]
+    env = {**os.environ, "TMPDIR": str(folder), entrypoint.ENV_KEY: "the-key"}
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(line, env=env, stdout=log, stderr=log)
+    files = {f"tls_{name}": str(certificates / path) for name, path in (("cert", "tls.crt"), ("key", "tls.key"))}
+    target = Target(f"127.0.0.1:{grpc}", str(certificates / "ca.crt"), **files, tls_server_name="localhost")
+    try:
+        until = time.monotonic() + 180
+        while True:
+            try:
+                ask(target, "cell_analysis", 60)
+                break
+            except ProbeFailed:
+                if server.poll() is not None or time.monotonic() > until:
+                    pytest.fail((folder / "log").read_text(errors="replace")[-3000:])
+                time.sleep(0.5)
+        # the entrypoint became the server: signals need no go-between
+        assert "tritonserver" in os.readlink(f"/proc/{server.pid}/exe")
+        assert b"the-key" not in Path(f"/proc/{server.pid}/environ").read_bytes()
+        yield target, http
+    finally:
+        server.send_signal(signal.SIGTERM)
+        status = server.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+    # ended by itself, not by the signal; a busy machine may need longer to unload than --exit-timeout, hence no 0
+    assert status >= 0
+
+
+@pytest.mark.integration
+def test_the_probe_asks_the_real_server_over_mutual_tls(secured: tuple[Target, int]) -> None:
+    assert "one drawn cell answered: class" in ask(secured[0], "cell_analysis", 60)
+    assert "8 classes" in ask(secured[0], "service_info", 60)
+
+
+@pytest.mark.integration
+def test_a_client_without_a_certificate_is_turned_away(secured: tuple[Target, int]) -> None:
+    target = secured[0]
+    with pytest.raises(ProbeFailed):
+        ask(Target(target.url, target.tls_ca, tls_server_name="localhost"), "service_info", 10)
+    with pytest.raises(ProbeFailed):
+        ask(Target(target.url), "service_info", 10)
+
+
+@pytest.mark.integration
+def test_restricted_calls_need_the_key(secured: tuple[Target, int]) -> None:
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    target = secured[0]
+    arguments = [("grpc.ssl_target_name_override", "localhost")]
+    with grpc.InferenceServerClient(
+        target.url,
+        ssl=True,
+        root_certificates=target.tls_ca,
+        private_key=target.tls_key,
+        certificate_chain=target.tls_cert,
+        channel_args=arguments,
+    ) as client:
+        closed = (
+            client.get_inference_statistics,
+            client.get_model_repository_index,
+            client.get_system_shared_memory_status,
+            client.get_log_settings,
+            client.get_trace_settings,
+            lambda: client.get_model_config("denoiser"),
+        )
+        for call in closed:
+            with pytest.raises(InferenceServerException, match="restricted"):
+                call()
+        headers = {"triton-grpc-protocol-cytoserve-admin": "the-key"}
+        assert client.get_model_repository_index(headers=headers).models
+
+
+@pytest.mark.integration
+def test_plain_http_answers_health_and_nothing_else(secured: tuple[Target, int]) -> None:
+    import urllib.error
+    import urllib.request
+
+    base = f"http://127.0.0.1:{secured[1]}/v2"
+    assert urllib.request.urlopen(f"{base}/health/ready", timeout=20).status == 200
+    for path, data in (
+        ("models/service_info/infer", b"{}"),
+        ("models/service_info", None),
+        ("models/service_info/config", None),
+        ("repository/index", b"{}"),
+        ("models/stats", None),
+        ("systemsharedmemory/status", None),
+        ("logging", None),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{base}/{path}", data, timeout=20)
+        assert refused.value.code == 403, path
+        refused.value.close()
+
+
+def test_a_probe_of_nothing_fails_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = free_ports(1)
+    assert entrypoint.main(["probe", f"--url=127.0.0.1:{port}", "--deadline=2"]) == 1
+    assert "service_info at" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_warm_starts_answers_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = free_ports(3)
+    names = ("http_port", "grpc_port", "metrics_port")
+    monkeypatch.setattr(entrypoint, "WARM_PORTS", dict(zip(names, ports, strict=True)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    line = ["warm", f"--model-repository={ROOT / 'model_repository'}", "--timeout=180"]
+    assert entrypoint.main(line) == 0
+    # nothing listens any more
+    for port in ports:
+        socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_warm_says_that_the_server_died(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "a" / "config.pbtxt").write_text('name: "a"\nbackend: "nonesuch"\n')
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert entrypoint.main(["warm", f"--model-repository={repository}", "--timeout=60"]) == 1
