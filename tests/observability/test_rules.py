@@ -1,0 +1,176 @@
+"""Alerts, recording rules and dashboard: that they fire, that their metrics exist, that each alert has its runbook."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from cytoserve_deploy import local_server
+from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.warmup import cell_png
+from cytoserve_scoring.metrics import FAMILIES
+from tritonclient import grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = sorted((ROOT / "helm/cytoserve/files/rules").glob("*.yaml"))
+CASES = sorted(Path(__file__).parent.glob("*.test.yaml"))
+DASHBOARD = json.loads((ROOT / "helm/cytoserve/files/dashboards/cytoserve.json").read_text())
+RUNBOOK = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+
+NOT_HERE = {
+    "nv_gpu_memory_used_bytes": "Triton, where there is a GPU",
+    "nv_gpu_memory_total_bytes": "Triton, where there is a GPU",
+    "nv_gpu_utilization": "Triton, where there is a GPU",
+    "up": "Prometheus itself",
+    "ALERTS": "Prometheus itself",
+}
+"""Metrics the rules may use that the local server cannot export, and who does."""
+
+SUMMARY_FLAGS = ["--metrics-config=summary_latencies=true", "--metrics-config=summary_quantiles=0.5:0.05,0.99:0.001"]
+"""What the container's entry gives Triton, by docs/runbook.md, so that it exports percentiles."""
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+RECORDED = {rule["record"] for rule in rules() if "record" in rule}
+
+
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if not found:
+        pytest.skip("promtool is not here; on Debian: apt-get install prometheus")
+    return found
+
+
+def expressions() -> Iterator[str]:
+    """Yield every PromQL expression of rules and dashboard."""
+    yield from (str(rule["expr"]) for rule in rules())
+    yield from (target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
+    yield from (note["expr"] for note in DASHBOARD["annotations"]["list"])
+
+
+def metric_names(expression: str) -> set[str]:
+    """Return the metrics an expression reads: identifiers that are no function, keyword or label."""
+    bare = re.sub(r"\{[^}]*\}|\"[^\"]*\"|\[[^\]]*\]", " ", expression)
+    bare = re.sub(r"\b(by|on|ignoring|group_left|group_right|without)\s*\([^)]*\)", " ", bare)
+    words = re.findall(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?!\s*\()(?![\w:])", bare)
+    return (
+        set(words)
+        - {"or", "and", "unless", "offset", "sum", "max", "by", "on", "bool"}
+        - set(re.findall(r"\d+[smhdw]", bare))
+        - {"d"}
+    )
+
+
+def test_the_reader_of_expressions_reads_them() -> None:
+    text = 'sum by (a) (rate(x_total{b="y_total"}[5m] offset 1d)) / on () group_left () (c:d:e > 0) or vector(0)'
+    assert metric_names(text) == {"x_total", "c:d:e"}
+
+
+def test_rules_and_their_unit_tests_hold() -> None:
+    tool = promtool()
+    for command in (["check", "rules", *map(str, RULES)], ["test", "rules", *map(str, CASES)]):
+        done = subprocess.run([tool, *command], capture_output=True, text=True, cwd=CASES[0].parent, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_broken_alert_is_caught(tmp_path: Path) -> None:
+    """Positive control: with every limit doubled the unit tests must fail."""
+    tool = promtool()
+    for path in RULES:
+        text = re.sub(r"vector\((0?\.?\d+)\)", lambda m: f"vector({float(m[1]) * 2})", path.read_text())
+        (tmp_path / path.name).write_text(text)
+    case = tmp_path / CASES[-1].name
+    case.write_text(CASES[-1].read_text().replace("../../helm/cytoserve/files/rules/", ""))
+    done = subprocess.run([tool, "test", "rules", str(case)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "CytoServeSlow" in done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_to_fire() -> None:
+    fired = set(re.findall(r'labels: .*alertname="(\w+)"', "".join(path.read_text() for path in CASES)))
+    assert fired == set(ALERTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_alert_has_a_runbook_section_that_says_what_to_do(name: str) -> None:
+    alert = ALERTS[name]
+    page, anchor = alert["annotations"]["runbook_url"].split("#")
+    assert (page, anchor) == ("docs/runbook.md", name.lower())
+    sections = {title.lower(): body for title, body in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RUNBOOK, re.M | re.S)}
+    assert all(f"**{part}**" in sections[anchor] for part in ("Means", "Look at", "Do"))
+    assert alert["labels"]["severity"] in ("warning", "critical")
+    assert alert["annotations"]["summary"]
+
+
+def test_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
+    assert set(re.findall(r"^## (CytoServe\w+)", RUNBOOK, re.M)) == set(ALERTS)
+
+
+def test_runbook_lists_our_metrics_and_bands_as_they_are() -> None:
+    rows = dict(re.findall(r"^\| `(cytoserve_\w+)` \| (\w+) \|", RUNBOOK, re.M))
+    assert rows == {family.name: family.kind for family in FAMILIES}
+    for family in FAMILIES:
+        row = next(line for line in RUNBOOK.splitlines() if line.startswith(f"| `{family.name}` "))
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == set(family.labels)
+    bands = {
+        rule["record"]: float(rule["expr"][7:-1])
+        for rule in rules()
+        if rule.get("record", "").startswith("cytoserve:band:")
+    }
+    for name, value in bands.items():
+        stem = name.removesuffix("_min") if name.endswith("ratio_min") else name
+        line = next(line for line in RUNBOOK.splitlines() if f"| `{stem}" in line)
+        assert value in [float(number) for number in line.split("|")[2].split(",")], name
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in DASHBOARD["panels"]]
+    assert len(set(places)) == len(places)
+    assert len({p["id"] for p in DASHBOARD["panels"]}) == len(places)
+
+
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """Names that the real local Triton exports, with percentiles switched on, after a first cell and a first field."""
+    original = local_server.command_line
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_server, "command_line", lambda *args: [*original(*args), *SUMMARY_FLAGS])
+        with LocalServer(model_repository=ROOT / "model_repository") as server:
+            field = (ROOT / "examples/synthetic_field.png").read_bytes()
+            with grpc.InferenceServerClient(server.grpc_url) as client:
+                for model, picture, um_per_pixel in (("cell_analysis", cell_png(), 0.18), ("smear_analysis", field, 0)):
+                    image = grpc.InferInput("IMAGE", [1], "BYTES")
+                    image.set_data_from_numpy(np.array([picture], dtype=np.object_))
+                    scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
+                    scale.set_data_from_numpy(np.array([um_per_pixel], np.float32))
+                    client.infer(model, [image, scale], parameters={"budget": 1})
+            with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
+                text = answer.read().decode()
+    return set(re.findall(r"^(\w+)[{ ]", text, re.M))
+
+
+@pytest.mark.integration
+def test_every_metric_used_is_exported_recorded_or_listed(exported: set[str]) -> None:
+    used = set().union(*map(metric_names, expressions()))
+    assert len(used) > 30, "the expressions were not read"
+    assert used - exported - RECORDED - set(NOT_HERE) == set()
+    for name in set(NOT_HERE) - {"ALERTS"}:
+        assert f"`{name}`" in RUNBOOK, "what is not here is documented"
+
+
+@pytest.mark.integration
+def test_list_of_absent_metrics_is_not_an_excuse(exported: set[str]) -> None:
+    assert not exported & set(NOT_HERE)
