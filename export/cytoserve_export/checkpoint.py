@@ -35,12 +35,15 @@ from .errors import (
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 SEGMENTER_WEIGHTS: Final = "model.safetensors"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+HEAVY_BYTES: Final = 500 * 2**20
 PREDICTION_TYPES: Final = ("epsilon", "v_prediction")
 
 # The classes of diffusers carry annotations that a checker cannot follow (registered attributes, untyped helpers).
 _UNTYPED_SCHEDULER: Any = DDIMScheduler
 _UNTYPED_UNET: Any = UNet2DConditionModel
 _UNTYPED_KL: Any = AutoencoderKL
+
+_META: Final = torch.device("meta")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,14 +71,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ------
     MissingFile, PickledWeights, MalformedFile, NanWeights
     """
-    if not path.is_file():
-        pickled = [other.name for other in _siblings(path) if other.suffix in PICKLE_SUFFIXES]
-        if pickled:
-            raise PickledWeights(
-                f"{path.parent} holds {pickled} and no {path.name}: pickled weights can run code and are not read; "
-                "save them again as safetensors"
-            )
-        raise MissingFile(f"{path} is missing")
+    missing_weights(path)
     _refuse_pickle_bytes(path)
     try:
         tensors = load_file(path)
@@ -85,6 +81,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise NanWeights(f"{path}: tensor {name!r} holds NaN or infinity; export an earlier, healthy checkpoint")
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def missing_weights(path: Path) -> None:
+    """Refuse a weights file that is not there, and say so if pickles lie in its place.
+
+    Raises
+    ------
+    MissingFile, PickledWeights
+    """
+    if path.is_file():
+        return
+    pickled = [other.name for other in _siblings(path) if other.suffix in PICKLE_SUFFIXES]
+    if pickled:
+        raise PickledWeights(
+            f"{path.parent} holds {pickled} and no {path.name}: pickled weights can run code and are not read; "
+            "save them again as safetensors"
+        )
+    raise MissingFile(f"{path} is missing; copy it from where the checkpoint was trained")
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -197,7 +211,7 @@ class Checkpoint:
             raise MalformedFile(
                 f"{folder}: unet/config.json, vae/config.json or preprocessing.json lacks or garbles {error}"
             ) from error
-        self.conditioning = Conditioning.read(self.unet_config, len(self.geometry.classes))
+        self.conditioning = self._conditioning()
         self._check_scoring()
         self.schedule = self._schedule()
 
@@ -220,6 +234,16 @@ class Checkpoint:
             int(pre["size"]), float(pre["um_per_pixel"]), bool(pre["circular"]), channels, height, width, tuple(classes)
         )
 
+    def _conditioning(self) -> Conditioning:
+        told = Conditioning.read(self.unet_config, len(self.geometry.classes))
+        path = self.folder / "conditioning" / "context.safetensors"
+        if not path.is_file():
+            return told
+        tensors = read_weights(path)
+        if set(tensors) != {"context"}:
+            raise MalformedFile(f"{path} must hold one tensor called context, not {sorted(tensors)}")
+        return told.with_tokens(tensors["context"])
+
     def _check_scoring(self) -> None:
         named = self.scoring.get("classes")
         if named != list(self.geometry.classes):
@@ -237,6 +261,12 @@ class Checkpoint:
     def scheduler(self) -> Any:
         """Build the ``diffusers`` scheduler of the checkpoint (any of them has the same ``alphas_cumprod``)."""
         return _UNTYPED_SCHEDULER.from_config(self.scheduler_config)
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether one evaluation on a CPU takes seconds: told by the bytes of the denoiser's weights."""
+        path = self.folder / "unet" / WEIGHTS
+        return path.is_file() and path.stat().st_size > HEAVY_BYTES
 
     @property
     def has_segmenter(self) -> bool:
@@ -271,8 +301,13 @@ class Checkpoint:
 
     def unet(self) -> Any:
         """Build the denoiser with its weights, float32, evaluation mode."""
-        net = _UNTYPED_UNET.from_config(self.unet_config)
+        with _META:  # weights come from the file; making random ones first would take longer than reading it
+            net = self.empty_unet()
         return _filled(net, self.folder / "unet" / WEIGHTS)
+
+    def empty_unet(self) -> Any:
+        """Build the denoiser of the configuration, without its weights."""
+        return _UNTYPED_UNET.from_config(self.unet_config)
 
     def autoencoder(self) -> Any:
         """Build the autoencoder its configuration names, float32, evaluation mode."""
@@ -285,7 +320,8 @@ class Checkpoint:
             except (KeyError, ValueError) as error:
                 raise MalformedFile(f"{self.folder / 'vae' / 'config.json'} lacks or garbles {error}") from error
         elif kind == "AutoencoderKL":
-            net = _UNTYPED_KL.from_config(self.vae_config)
+            with _META:
+                net = _UNTYPED_KL.from_config(self.vae_config)
         else:
             raise UnsupportedArchitecture(
                 f"vae/config.json describes a {kind!r}; known are PatchPCAAutoencoder and AutoencoderKL"
@@ -310,7 +346,7 @@ class Checkpoint:
 
         Of ``scoring`` only the probes count: temperature and thresholds are fitted later and change no graph.
         """
-        parts = ("unet", "vae", "scheduler", "segmenter")
+        parts = ("unet", "vae", "scheduler", "segmenter", "conditioning")
         hashes = {part: hash_folder(self.folder / part) for part in parts if (self.folder / part).is_dir()}
         probes = self.folder / "scoring" / "probes.safetensors"
         return {**hashes, "scoring": hash_file(probes)} if probes.is_file() else hashes
@@ -346,7 +382,7 @@ def _filled(net: Any, path: Path) -> Any:
 
 def _load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
-        net.load_state_dict(dict(tensors), strict=True)
+        net.load_state_dict(dict(tensors), strict=True, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()
         raise UnsupportedArchitecture(

@@ -4,20 +4,22 @@
     ``class_embed_type: "projection"``: a one-hot vector through a small network, added to the time embedding.
 ``context``
     Cross-attention on the one-hot vector, padded with zeros to ``cross_attention_dim`` and repeated as 77 equal tokens
-    (CytoDiffusion). Attention over equal tokens is a mean of equal values, so one token gives the same answer; the
-    graphs carry one, the torch reference of the parity check carries 77.
+    (CytoDiffusion). Attention over equal tokens is a mean of equal values and asks nothing of the query, so the graphs
+    carry one constant vector per class and layer (:mod:`cytoserve_export.shortcut`); the torch reference of the parity
+    check carries all 77 tokens. A checkpoint may bring tokens of its own in ``conditioning/context.safetensors``
+    (tensor ``context``, one row of tokens per class); where those differ from each other the graph carries them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from .errors import UnsupportedArchitecture, WrongClassCount
+from .errors import InconsistentCheckpoint, UnsupportedArchitecture, WrongClassCount
 
 Kind = Literal["class_embedding", "context"]
 
@@ -49,11 +51,14 @@ class Conditioning:
         Number of classes.
     context_dim : int or None
         Width of a context token; None when no block attends to a context.
+    tokens : (C, T, K) float32 tensor or None
+        The checkpoint's own context tokens; None for the one-hot vector repeated.
     """
 
     kind: Kind
     classes: int
     context_dim: int | None
+    tokens: Tensor | None = None
 
     @classmethod
     def read(cls, config: Mapping[str, Any], classes: int) -> Conditioning:
@@ -86,17 +91,40 @@ class Conditioning:
             raise WrongClassCount(f"{classes} classes do not fit into a context token of width {width}")
         return cls("context", classes, width)
 
+    def with_tokens(self, tokens: Tensor) -> Conditioning:
+        """Return the same way with the checkpoint's own (C, T, K) float tokens.
+
+        Raises
+        ------
+        InconsistentCheckpoint
+            The network takes no context, or the tokens have another shape.
+        """
+        if self.kind != "context" or tokens.ndim != 3 or tokens.shape[::2] != (self.classes, self.context_dim):
+            raise InconsistentCheckpoint(
+                f"conditioning/context.safetensors holds {tuple(tokens.shape)} tokens; this network takes "
+                f"({self.classes}, T, {self.context_dim}) by cross-attention; remove the file or give its own"
+            )
+        return replace(self, tokens=tokens.float())
+
+    @property
+    def equal_tokens(self) -> bool:
+        """Whether every class's context tokens are the same vector, exactly: the premise of the shortcut."""
+        return self.tokens is None or bool((self.tokens == self.tokens[:, :1]).all())
+
     def one_hot(self, classes: Tensor) -> Tensor:
         """Return (B, C) float32 one-hot rows of (B,) int64 class indices."""
         return torch.nn.functional.one_hot(classes, self.classes).float()
 
     def token(self, classes: Tensor) -> Tensor | None:
-        """Return the (B, 1, context_dim) context token, None for a network without cross-attention.
+        """Return the context of (B,) classes as few tokens as say the same; None without cross-attention.
 
-        A network told by class embedding may still hold cross-attention blocks: it was trained with a zero context.
+        (B, 1, context_dim) where all tokens are equal, else (B, T, context_dim). A network told by class embedding may
+        still hold cross-attention blocks: it was trained with a zero context.
         """
         if self.context_dim is None:
             return None
+        if self.tokens is not None:
+            return self.tokens[classes][:, : 1 if self.equal_tokens else None]
         rows = torch.zeros(len(classes), 1, self.context_dim)
         if self.kind == "context":
             rows[:, 0, : self.classes] = self.one_hot(classes)
@@ -105,8 +133,12 @@ class Conditioning:
     def reference_arguments(self, classes: Tensor) -> dict[str, Tensor | None]:
         """Return the keyword arguments with which the unmodified ``UNet2DConditionModel`` is called."""
         token = self.token(classes)
+        if self.tokens is not None:
+            token = self.tokens[classes]
+        elif token is not None:
+            token = token.expand(-1, CONTEXT_TOKENS, -1)
         return {
-            "encoder_hidden_states": None if token is None else token.expand(-1, CONTEXT_TOKENS, -1),
+            "encoder_hidden_states": token,
             "class_labels": self.one_hot(classes) if self.kind == "class_embedding" else None,
         }
 

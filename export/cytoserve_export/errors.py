@@ -11,8 +11,11 @@
     |   +-- UnsupportedArchitecture
     |   +-- WrongClassCount
     |   +-- InconsistentCheckpoint
+    |   +-- ShortcutRefused
     +-- GraphError                  the network could not become a plain ONNX graph
     |   +-- UnknownOperator
+    |   +-- MissingExternalData
+    |   +-- PrecisionRefused
     +-- ParityError                 the graph does not answer what the network answers
     |   +-- SignatureMismatch
     |   +-- NotFiniteOutput
@@ -24,6 +27,10 @@
         +-- NoSpace
         +-- MixedWeights
         +-- ManifestMismatch
+        +-- EngineError             a TensorRT engine cannot be built or must not be loaded
+            +-- TensorRTUnavailable
+            +-- EngineBuildFailed
+            +-- EngineMismatch
 """
 
 from __future__ import annotations
@@ -65,12 +72,24 @@ class InconsistentCheckpoint(CheckpointError):
     """Two files of one checkpoint disagree about a shape."""
 
 
+class ShortcutRefused(CheckpointError):
+    """Cross-attention was to become a constant per class where it is none."""
+
+
 class GraphError(ExportError):
     """The network could not become a plain ONNX graph."""
 
 
 class UnknownOperator(GraphError):
     """The graph holds an operator outside the standard ONNX set."""
+
+
+class MissingExternalData(GraphError):
+    """An ONNX file names a file with its weights that is not beside it, or is too short."""
+
+
+class PrecisionRefused(GraphError):
+    """A precision that the runtime cannot execute, or that needs calibration cells and got none."""
 
 
 class ParityError(ExportError):
@@ -115,3 +134,19 @@ class MixedWeights(RepositoryError):
 
 class ManifestMismatch(RepositoryError):
     """A file is missing or is not the one whose hash the manifest holds."""
+
+
+class EngineError(RepositoryError):
+    """A TensorRT engine cannot be built or must not be loaded."""
+
+
+class TensorRTUnavailable(EngineError):
+    """The TensorRT library, or a GPU, is not on this machine."""
+
+
+class EngineBuildFailed(EngineError):
+    """TensorRT refused the graph or gave no engine."""
+
+
+class EngineMismatch(EngineError):
+    """An engine was built from another graph, for another GPU, or by another TensorRT."""

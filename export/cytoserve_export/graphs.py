@@ -19,11 +19,14 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from .errors import GraphError, UnknownOperator, UnsupportedArchitecture
+from .errors import GraphError, MissingExternalData, UnknownOperator, UnsupportedArchitecture
 from .specs import MAX_IR_VERSION, GraphSpec, TensorSpec
 
 HALF_FROM: Final = 256
 """Tensors with fewer elements stay in single precision: a cast node costs more than it saves."""
+
+EXTERNAL_FROM: Final = 2**30
+"""Bytes of weights from which they are written beside the graph: far below protobuf's 2 GiB, which counts all."""
 
 _STORED: Final = "_fp16"
 _EXAMPLE: Final = {"B": 3, "M": 3, "height": 96, "width": 64}
@@ -47,6 +50,30 @@ def _dynamic_shapes(spec: GraphSpec, sizes: Mapping[str, int]) -> tuple[dict[int
     return tuple({at: axes[word] for at, word in t.dynamic(sizes).items()} for t in spec.inputs)
 
 
+def export_graph(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int], path: Path) -> None:
+    """Trace ``module`` and write it to ``path``: one file, or two where one cannot hold the weights.
+
+    Protobuf cannot hold 2 GiB. From :data:`EXTERNAL_FROM` bytes of weights on they go into ``model.onnx.data`` beside
+    the graph, written tensor by tensor from the torch module, without a copy in memory.
+
+    Raises
+    ------
+    GraphError, UnsupportedArchitecture
+        See :func:`trace`.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if sum(t.numel() * t.element_size() for t in tensors) < EXTERNAL_FROM:
+        write(trace(module, spec, sizes), path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _traced(module, spec, sizes, external=True).save(str(path), external_data=True)
+    model = onnx.load(path, load_external_data=False)
+    _finish(model, spec, sizes)
+    onnx.save_model(model, path)
+    check_operators(model, spec)
+    _run_checker(str(path), spec)
+
+
 def trace(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int]) -> ModelProto:
     """Trace ``module`` with dynamic axes as declared and return a checked, plain ONNX model.
 
@@ -59,6 +86,15 @@ def trace(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int]) -> Model
     GraphError
         The ONNX checker refuses it.
     """
+    model = _traced(module, spec, sizes, external=False).model_proto
+    _finish(model, spec, sizes)
+    store_half(model)
+    check(model, spec)
+    return model
+
+
+def _traced(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int], *, external: bool) -> Any:
+    """Return torch's ``ONNXProgram`` of the module."""
     with warnings.catch_warnings(), _Quiet("torch.onnx", "torch.export", "onnxscript"):
         warnings.simplefilter("ignore")
         try:
@@ -70,19 +106,20 @@ def trace(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int]) -> Model
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
                 dynamic_shapes=_dynamic_shapes(spec, sizes),
-                external_data=False,
+                external_data=external,
                 verbose=False,
             )
         except Exception as error:  # the exporter has no tree of its own that covers what tracing may raise
             raise UnsupportedArchitecture(f"{spec.name}: torch could not trace it: {_first_line(error)}") from error
     assert program is not None
-    model = program.model_proto
+    return program
+
+
+def _finish(model: ModelProto, spec: GraphSpec, sizes: Mapping[str, int]) -> None:
+    """Strip the traced graph and give its axes their declared names."""
     _strip(model)
     for declared, value in zip((*spec.inputs, *spec.outputs), (*model.graph.input, *model.graph.output), strict=True):
         _name_axes(declared, value, sizes)
-    store_half(model)
-    check(model, spec)
-    return model
 
 
 class _Quiet:
@@ -176,6 +213,17 @@ def check(model: ModelProto, spec: GraphSpec) -> None:
     ------
     UnknownOperator, GraphError
     """
+    check_operators(model, spec)
+    _run_checker(model, spec)
+
+
+def check_operators(model: ModelProto, spec: GraphSpec) -> None:
+    """Refuse operators outside the standard set, another opset, and a file version too new for the runtimes.
+
+    Raises
+    ------
+    UnknownOperator, GraphError
+    """
     foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
     if foreign or model.functions:
         names = foreign or sorted(f.name for f in model.functions)
@@ -185,10 +233,44 @@ def check(model: ModelProto, spec: GraphSpec) -> None:
         raise GraphError(f"{spec.name}: traced to opset {opsets.get('')}, declared is {spec.opset}")
     if model.ir_version > MAX_IR_VERSION:
         raise GraphError(f"{spec.name}: ONNX file version {model.ir_version} is newer than {MAX_IR_VERSION}")
+
+
+def _run_checker(model: ModelProto | str, spec: GraphSpec) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"{spec.name}: the ONNX checker refuses the graph: {_first_line(error)}") from error
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """Return the names of the files beside ``path`` that hold its weights, after seeing that they are whole.
+
+    Raises
+    ------
+    MissingExternalData
+        One is absent or shorter than the graph says.
+    GraphError
+        ``path`` is not an ONNX file.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, an OSError: whatever it is, it is no graph
+        raise GraphError(f"{path} is not a readable ONNX file: {_first_line(error)}; export it again") from error
+    ends: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            told = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(told.get("offset", 0)) + int(told.get("length", 0))
+            ends[told["location"]] = max(end, ends.get(told["location"], 0))
+    for name, end in sorted(ends.items()):
+        beside = path.parent / name
+        have = beside.stat().st_size if beside.is_file() else None
+        if have is None or have < end:
+            state = "absent" if have is None else f"{have} bytes long instead of {end}"
+            raise MissingExternalData(
+                f"{path} keeps its weights in {name}, which is {state}: copy both files together, or export again"
+            )
+    return tuple(sorted(ends))
 
 
 def write(model: ModelProto, path: Path) -> None:

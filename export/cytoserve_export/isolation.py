@@ -119,7 +119,7 @@ def _check(job: Job, report: Report) -> Outcome:
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(job.checkpoint)
     parity = {}
-    total = sum(len(SPECS[name].parity_sizes) for name in job.graphs)
+    total = sum(len(SPECS[name].sizes_to_check(checkpoint.is_heavy)) for name in job.graphs)
     done = 0
     for name, path in job.graphs.items():
 

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import onnx
 
+from . import integrity
 from .checkpoint import Checkpoint, hash_file, read_json
 from .errors import ManifestMismatch, MixedWeights
+from .graphs import external_files
 from .isolation import Outcome
 from .specs import SPECS, GraphSpec
 
-NAME: Final = "manifest.json"
+NAME: Final = integrity.MANIFEST
 SCHEMA: Final = "cytoserve.manifest/1"
 TOOLS: Final = ("cytoserve", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -27,16 +29,30 @@ def tool_versions() -> dict[str, str]:
 
 def describe(spec: GraphSpec, path: Path, checkpoint: Checkpoint, parity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest's entry of one graph, read from the file that was written."""
-    model = onnx.load(path, load_external_data=False)
     hashes = checkpoint.part_hashes
     return {
         "file": spec.path,
+        **describe_file(path),
+        "parts": {part: hashes[part] for part in spec.parts if part in hashes},
+        "parity": dict(parity),
+    }
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return what the ONNX file itself says: opset, file version, signature, and where its weights lie.
+
+    Raises
+    ------
+    MissingExternalData, GraphError
+    """
+    beside = external_files(path)
+    model = onnx.load(path, load_external_data=False)
+    return {
+        "external_data": [f"{path.parent.parent.name}/{path.parent.name}/{name}" for name in beside],
         "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
         "ir_version": model.ir_version,
         "inputs": [_tensor(value) for value in model.graph.input],
         "outputs": [_tensor(value) for value in model.graph.output],
-        "parts": {part: hashes[part] for part in spec.parts if part in hashes},
-        "parity": dict(parity),
     }
 
 
@@ -63,7 +79,8 @@ def compose(
     """
     kept = kept_entries(target, set(names), checkpoint)
     written = {p.relative_to(staged).as_posix(): p for p in sorted(staged.rglob("*")) if p.is_file()}
-    files = {entry["file"]: target / entry["file"] for entry in kept["models"].values()} | written
+    stay = [name for entry in kept["models"].values() for name in (entry["file"], *entry.get("external_data", ()))]
+    files = {name: target / name for name in stay} | written
     models = kept["models"] | {
         name: describe(SPECS[name], staged / SPECS[name].path, checkpoint, outcome.parity[name]) for name in names
     }
@@ -132,10 +149,7 @@ def verify(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / NAME)
     if manifest.get("schema") != SCHEMA:
         raise ManifestMismatch(f"{folder / NAME}: schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}")
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ManifestMismatch(f"{path} is missing; run `cytoserve export onnx` again")
-        if hash_file(path) != entry["sha256"]:
-            raise ManifestMismatch(f"{path} is not the file the manifest names; run `cytoserve export onnx` again")
+    found = integrity.problems(folder)
+    if found:
+        raise ManifestMismatch("\n".join(found))
     return manifest

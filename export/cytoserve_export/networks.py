@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .checkpoint import Checkpoint, Geometry, ProbeBank, Schedule
 from .conditioning import Conditioning
 from .errors import UnknownModel
+from .shortcut import fold
 
 # Modules of diffusers are untyped to a checker: their attributes are registered at run time.
 Network = Any
@@ -86,7 +87,7 @@ class Trunk(nn.Module):
         z : (B, C, H, W) tensor
         embedding : (B, D) tensor
             Sum of time and class embedding.
-        context : (B, 1, K) tensor or None
+        context : (B, T, K) tensor or None
 
         Returns
         -------
@@ -94,11 +95,32 @@ class Trunk(nn.Module):
         """
         if self.time_embed_act is not None:
             embedding = self.time_embed_act(embedding)
-        # Grids like 45 x 45 halve to odd sides: the way up must be told where to arrive.
-        odd = any(side % 2**self.upsamplers for side in z.shape[-2:])
         x = self.conv_in(z)
-        skips: tuple[Tensor, ...] = (x,)
-        for block in self.down_blocks:
+        return self.onward(x, (x,), embedding, context, 0)
+
+    def onward(
+        self, x: Tensor, skips: tuple[Tensor, ...], embedding: Tensor, context: Tensor | None, at: int
+    ) -> Tensor:
+        """Run the rest of the network, from its down block ``at`` on.
+
+        Parameters
+        ----------
+        x : (B, C', H', W') tensor
+            What the down block takes.
+        skips : tuple of tensors
+            What the blocks before it left for the way up; the first is of the latent's height and width.
+        embedding : (B, D) tensor
+            After the embedding's activation.
+        context : (B, 1, K) tensor or None
+        at : int
+
+        Returns
+        -------
+        (B, C, H, W) tensor
+        """
+        # Grids like 45 x 45 halve to odd sides: the way up must be told where to arrive.
+        odd = any(side % 2**self.upsamplers for side in skips[0].shape[-2:])
+        for block in self.down_blocks[at:]:
             x, more = block(hidden_states=x, temb=embedding, **_context(block, context))
             skips += more
         if self.mid_block is not None:
@@ -125,24 +147,47 @@ def _context(block: Any, context: Tensor | None) -> dict[str, Tensor | None]:
 
 
 class ClassTables(nn.Module):
-    """Class index -> class embedding and context token, as two small tables."""
+    """Class index -> class embedding and context (folded or tokens), as two small tables."""
 
     embedding: Tensor | None
     context: Tensor | None
 
-    def __init__(self, unet: Network, conditioning: Conditioning) -> None:
+    def __init__(self, unet: Network, conditioning: Conditioning, context: Tensor | None) -> None:
         super().__init__()
         every = torch.arange(conditioning.classes)
         embedding = None
         if conditioning.kind == "class_embedding":
             embedding = unet.class_embedding(conditioning.one_hot(every)).detach()
         self.register_buffer("embedding", embedding)
-        self.register_buffer("context", conditioning.token(every))
+        self.register_buffer("context", context)
 
     def forward(self, time: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Add the class to (B, D) time embeddings; return them and the (B, 1, K) context of (B,) classes."""
         embedding = time if self.embedding is None else time + self.embedding.index_select(0, classes)
         return embedding, None if self.context is None else self.context.index_select(0, classes)
+
+
+def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool | None) -> tuple[Trunk, Tensor | None]:
+    """Return the trunk and the (C, T, K) context table that its blocks attend to.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    conditioning : Conditioning
+    shortcut : bool or None
+        Whether cross-attention becomes a constant per class; None: where it is exact.
+
+    Raises
+    ------
+    ShortcutRefused
+        It was asked for where it is not exact.
+    """
+    trunk = Trunk(unet)
+    if conditioning.context_dim is None:
+        return trunk, None
+    if shortcut or (shortcut is None and conditioning.equal_tokens):
+        return trunk, fold(trunk, conditioning)
+    return trunk, conditioning.token(torch.arange(conditioning.classes))
 
 
 class Denoiser(nn.Module):
@@ -159,7 +204,14 @@ class Denoiser(nn.Module):
     spread: Tensor
     time: Tensor
 
-    def __init__(self, unet: Network, conditioning: Conditioning, schedule: Schedule, probes: ProbeBank) -> None:
+    def __init__(
+        self,
+        unet: Network,
+        conditioning: Conditioning,
+        schedule: Schedule,
+        probes: ProbeBank,
+        shortcut: bool | None = None,
+    ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
         alphas = schedule.alphas_cumprod[probes.timestep].reshape(-1, 1, 1, 1)
@@ -169,8 +221,8 @@ class Denoiser(nn.Module):
         self.register_buffer("signal", alphas.sqrt())
         self.register_buffer("spread", (1 - alphas).sqrt())
         self.register_buffer("time", unet.time_embedding(unet.time_proj(probes.timestep)).detach())
-        self.tables = ClassTables(unet, conditioning)
-        self.trunk = Trunk(unet)
+        self.trunk, context = conditioned_trunk(unet, conditioning, shortcut)
+        self.tables = ClassTables(unet, conditioning, context)
 
     def forward(self, latent: Tensor, probe: Tensor, label: Tensor) -> Tensor:
         """Return (B, 1) errors of (B, C, H, W) latents, (B, 1) int32 probes and (B, 1) int32 classes."""
@@ -191,15 +243,17 @@ class NoisePredictor(nn.Module):
     signal: Tensor
     spread: Tensor
 
-    def __init__(self, unet: Network, conditioning: Conditioning, schedule: Schedule) -> None:
+    def __init__(
+        self, unet: Network, conditioning: Conditioning, schedule: Schedule, shortcut: bool | None = None
+    ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         alphas = schedule.alphas_cumprod.reshape(-1, 1, 1, 1)
         self.register_buffer("signal", alphas.sqrt())
         self.register_buffer("spread", (1 - alphas).sqrt())
-        self.tables = ClassTables(unet, conditioning)
-        self.trunk = Trunk(unet)
+        self.trunk, context = conditioned_trunk(unet, conditioning, shortcut)
+        self.tables = ClassTables(unet, conditioning, context)
 
     def forward(self, latent: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """Return the (B, C, H, W) noise of latents at (B, 1) int64 timesteps under (B, 1) int32 classes."""

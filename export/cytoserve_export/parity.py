@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .errors import NotFiniteOutput, SignatureMismatch, ToleranceExceeded
+from .graphs import external_files
 from .networks import build
 from .specs import Dim, GraphSpec, Tolerance
 
@@ -77,7 +78,14 @@ class GraphParity:
 
 
 def session(path: Path, threads: int) -> ort.InferenceSession:
-    """Open a graph on the CPU with ``threads`` threads."""
+    """Open a graph on the CPU with ``threads`` threads.
+
+    Raises
+    ------
+    MissingExternalData, GraphError
+        The file is not whole.
+    """
+    external_files(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -182,7 +190,7 @@ def check_graph(
     generator = np.random.default_rng(20241123)
     output = spec.outputs[0].name
     found: list[Difference] = []
-    for lengths in spec.parity_sizes:
+    for lengths in spec.sizes_to_check(checkpoint.is_heavy):
         feed = random_inputs(spec, {**sizes, **lengths}, checkpoint, generator)
         if 0 in lengths.values():
             # No rows have one right answer, which torch's attention cannot give: none.

@@ -23,7 +23,7 @@ from . import manifest
 from .checkpoint import Checkpoint
 from .decisions import Cells
 from .errors import MissingFile, NoSpace, RepositoryError, UnknownModel
-from .graphs import trace, write
+from .graphs import export_graph
 from .isolation import Job, check_apart
 from .networks import build
 from .progress import Report, silent
@@ -89,7 +89,7 @@ def export_onnx(request: Request, report: Report = silent) -> dict[str, dict[str
         graphs = {name: place.staged / SPECS[name].path for place in places for name in place.names}
         for done, (name, path) in enumerate(graphs.items()):
             report(f"tracing {name}", done, len(graphs))
-            write(trace(build(name, checkpoint), SPECS[name], checkpoint.geometry.sizes()), path)
+            export_graph(build(name, checkpoint), SPECS[name], checkpoint.geometry.sizes(), path)
         report("tracing", len(graphs), len(graphs))
         outcome = check_apart(_job(request, graphs, target), report)
         made = {}
@@ -137,7 +137,9 @@ def require_space(target: Path, names: Sequence[str], checkpoint: Checkpoint) ->
     NoSpace
     """
     parts = [part for name in names for part in SPECS[name].parts]
-    need = RESERVE_BYTES + sum(
+    # Half-precision weights become single-precision ones where they are too many for one file.
+    widest = 2 if checkpoint.is_heavy else 1
+    need = RESERVE_BYTES + widest * sum(
         path.stat().st_size for part in parts for path in (checkpoint.folder / part).glob("*.safetensors")
     )
     there = next(folder for folder in (target, *target.parents) if folder.exists())

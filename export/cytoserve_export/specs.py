@@ -93,6 +93,14 @@ class GraphSpec:
     opset: int = OPSET
     file: str = "1/model.onnx"
 
+    def sizes_to_check(self, heavy: bool) -> tuple[dict[str, int], ...]:
+        """Return the sizes at which parity is measured; ``heavy`` networks get two rows at most."""
+        if not heavy:
+            return self.parity_sizes
+        return tuple(sizes for sizes in self.parity_sizes if max(sizes.values()) <= 1) + tuple(
+            {axis: 2 for axis in sizes} for sizes in self.parity_sizes[-1:] if set(sizes) <= {"B", "M"}
+        )
+
     @property
     def path(self) -> str:
         """Path of the graph inside the model repository."""
@@ -150,7 +158,7 @@ SPECS: Final[dict[str, GraphSpec]] = {
             # temperature near 2e-3, so this is three thousandths of a temperature. What
             # it must not move, the decision, is checked on real cells besides.
             tolerance=Tolerance(atol=1e-6, rtol=1e-5),
-            parts=("unet", "scheduler", "scoring"),
+            parts=("unet", "scheduler", "scoring", "conditioning"),
             parity_sizes=_ROWS,
         ),
         GraphSpec(
@@ -163,7 +171,7 @@ SPECS: Final[dict[str, GraphSpec]] = {
             outputs=(TensorSpec("NOISE", "float32", ("B", *_LATENT)),),
             # One element of unit-variance noise after some fifty layers.
             tolerance=Tolerance(atol=5e-4, rtol=1e-3),
-            parts=("unet", "scheduler"),
+            parts=("unet", "scheduler", "conditioning"),
             parity_sizes=_ROWS,
             synthesis=True,
         ),

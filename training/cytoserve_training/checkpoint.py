@@ -42,8 +42,8 @@ class PackConfig:
     data: str = "../shared/data/pbc"
     run: str = "runs/denoiser"
     out: str = "models/reference"
-    choosing_per_class: int = 60
-    calibrating: int = 900
+    choosing_per_class: int = 50
+    calibrating: int = 800
     threads: int = 2
     bank: BankConfig = field(default_factory=BankConfig)
 

@@ -64,8 +64,8 @@ def pack(
     run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
     data: Data = Path("../shared/data/pbc"),
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("models/reference"),
-    choosing: Annotated[int, typer.Option(help="Validation cells a class that choose bank and elimination.")] = 60,
-    calibrating: Annotated[int, typer.Option(help="Other validation cells, at most, that calibrate.")] = 900,
+    choosing: Annotated[int, typer.Option(help="Validation cells a class that choose bank and elimination.")] = 50,
+    calibrating: Annotated[int, typer.Option(help="Other validation cells, at most, that calibrate.")] = 800,
     threads: Threads = 2,
 ) -> None:
     """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""

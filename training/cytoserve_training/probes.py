@@ -39,7 +39,7 @@ class BankConfig:
         Default level of the elimination.
     """
 
-    candidates: int = 24
+    candidates: int = 20
     probes: int = 16
     low: float = 0.16
     high: float = 0.68

@@ -1,0 +1,140 @@
+"""Denoiser evaluations per second on a GPU by batch size: torch compiled in bf16, ONNX Runtime CUDA, a TensorRT engine.
+
+``python -m benchmarks.export_gpu CHECKPOINT --profile GPU [--onnx FILE] [--engine FILE] [--out FILE]``
+
+**Not run by the authors** (no GPU). The share of peak is operations counted by ``cytoserve_export.cost`` over the data
+sheet's dense bf16 peak, whatever the precision. Rows are random: speed only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.cost import denoiser_costs
+from cytoserve_export.networks import Denoiser
+from cytoserve_export.precision import cast_denoiser
+from cytoserve_export.profiles import PROFILES
+
+BATCHES = (1, 8, 32, 64, 128, 256)
+SECONDS = 3.0
+
+
+def rate(run: Callable[[], object], rows: int) -> dict[str, float]:
+    """Return evaluations per second after a warm-up, for :data:`SECONDS` at least."""
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < SECONDS:
+        run()
+        calls += 1
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return {"evaluations_per_s": rows * calls / seconds, "ms_a_call": 1e3 * seconds / calls}
+
+
+def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
+    """Return random inputs of ``count`` rows by name."""
+    rng = np.random.default_rng(0)
+    return {
+        "LATENT": rng.standard_normal((count, *checkpoint.geometry.latent_shape), dtype=np.float32),
+        "PROBE": rng.integers(0, checkpoint.scoring["probes"], (count, 1)).astype(np.int32),
+        "CLASS": rng.integers(0, len(checkpoint.geometry.classes), (count, 1)).astype(np.int32),
+    }
+
+
+def torch_road(checkpoint: Checkpoint) -> Callable[[dict[str, Any]], Callable[[], object]]:
+    """Return the compiled bf16 denoiser, CUDA graphs included (torch's mode ``max-autotune``)."""
+    module = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()).eval()
+    network = cast_denoiser(module, "bf16").cuda().to(memory_format=torch.channels_last)
+    compiled = torch.compile(network, mode="max-autotune")
+
+    def bind(feed: dict[str, Any]) -> Callable[[], object]:
+        rows = [torch.from_numpy(value).cuda() for value in feed.values()]
+
+        def run() -> object:
+            with torch.no_grad():
+                return compiled(*rows)
+
+        return run
+
+    return bind
+
+
+def onnx_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
+    """Return ONNX Runtime's CUDA provider, inputs and output kept on the device."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(path), providers=["CUDAExecutionProvider"])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise SystemExit("onnxruntime has no CUDA provider here: install onnxruntime-gpu in its place")
+
+    def bind(feed: dict[str, Any]) -> Callable[[], object]:
+        binding = session.io_binding()
+        for name, value in feed.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0))
+        binding.bind_output("ERROR", "cuda")
+        return lambda: session.run_with_iobinding(binding)
+
+    return bind
+
+
+def engine_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
+    """Return the engine, its copies to and from the device included."""
+    import tensorrt
+    from cytoserve_export.engine_parity import EngineRun
+
+    engine = EngineRun(tensorrt, path)
+    return lambda feed: lambda: engine(feed["LATENT"], feed["PROBE"], feed["CLASS"])
+
+
+def main() -> None:
+    """Time every road at every batch size and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--profile", choices=[name for name, p in PROFILES.items() if p.is_gpu], required=True)
+    parser.add_argument("--onnx", type=Path)
+    parser.add_argument("--engine", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA GPU: run this on the GPU node")
+    checkpoint, profile = Checkpoint(args.checkpoint), PROFILES[args.profile]
+    costs = denoiser_costs(checkpoint.unet_config, checkpoint.conditioning, checkpoint.geometry.latent_shape)
+    flops, peak = costs.folded.flops, 1e12 * float(profile.bf16_tflops or 0)
+    roads = {"torch bf16, compiled": lambda: torch_road(checkpoint)}
+    if args.onnx:
+        roads["ONNX Runtime CUDA"] = lambda: onnx_road(args.onnx)
+    if args.engine:
+        roads["TensorRT"] = lambda: engine_road(args.engine)
+    found: list[dict[str, Any]] = []
+    print("| road | rows | evaluations/s | share of bf16 peak | ms a call | GiB |\n|---|---|---|---|---|---|")
+    for name, make in roads.items():
+        bind = make()
+        for count in BATCHES:
+            torch.cuda.reset_peak_memory_stats()
+            told = rate(bind(rows_of(checkpoint, count)), count)
+            free, total = torch.cuda.mem_get_info()
+            entry = {"road": name, "rows": count, **told, "gib": (total - free) / 2**30}
+            entry["share_of_peak"] = told["evaluations_per_s"] * flops / peak
+            found.append(entry)
+            print(
+                f"| {name} | {count} | {entry['evaluations_per_s']:.1f} | {entry['share_of_peak']:.1%} | "
+                f"{entry['ms_a_call']:.1f} | {entry['gib']:.1f} |",
+                flush=True,
+            )
+    report = {"gpu": torch.cuda.get_device_name(0), "profile": profile.name, "flops": flops, "measured": found}
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Triton configurations of the exported graphs, for one processor each: ``config.pbtxt`` and ``configs/<name>.pbtxt``.
+
+Triton picks ``configs/<name>.pbtxt`` when it is started with ``--model-config-name=<name>``; without, ``config.pbtxt``
+rules. Names and shapes are those of :data:`~cytoserve_export.specs.SPECS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
+
+from .errors import RepositoryError
+from .profiles import MAX_BATCH, Profile
+from .specs import Dim, GraphSpec, TensorSpec
+
+WIRE: Final = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64"}
+WARM_ROWS: Final = (1, 8)
+"""Rows of the warm-up requests; on a GPU the profile's optimum is added."""
+
+ENGINE_CACHE: Final = "/var/cache/cytoserve/tensorrt"
+"""Where ONNX Runtime keeps the engines it builds: a volume that outlives the pod, see deploy/."""
+
+WORKSPACE_BYTES: Final = 4 * 2**30
+
+
+def graph_config(
+    spec: GraphSpec,
+    sizes: Mapping[str, int],
+    profile: Profile,
+    *,
+    runtime: str,
+    heavy: bool = False,
+    execution_provider: str = "cuda",
+    half: bool = False,
+) -> str:
+    """Return the configuration of one graph.
+
+    Parameters
+    ----------
+    spec : GraphSpec
+    sizes : mapping
+        The checkpoint's sizes.
+    profile : Profile
+    runtime : {"onnx", "tensorrt"}
+        ``tensorrt`` serves ``model.plan`` by the TensorRT backend.
+    heavy : bool
+        Whether one instance fills the device.
+    execution_provider : {"cuda", "tensorrt"}
+        How ONNX Runtime runs on a GPU.
+    half : bool
+        Whether ONNX Runtime's TensorRT provider may choose half precision (its ``precision_mode``).
+    """
+    batched = spec.inputs[0].dims[0] == "B"
+    config: Any = model_config_pb2.ModelConfig(name=spec.name, max_batch_size=MAX_BATCH if batched else 0)
+    if runtime == "tensorrt":
+        config.platform, config.default_model_filename = "tensorrt_plan", "model.plan"
+    else:
+        config.backend = "onnxruntime"
+    for tensors, field in ((spec.inputs, config.input), (spec.outputs, config.output)):
+        for tensor in tensors:
+            field.add(name=tensor.name, data_type=WIRE[tensor.dtype], dims=_dims(tensor.shape(sizes), batched))
+    count = 1 if heavy or spec.name != "denoiser" else profile.denoiser_instances
+    config.instance_group.add(count=count, kind="KIND_GPU" if profile.is_gpu else "KIND_CPU")
+    if batched:
+        config.dynamic_batching.max_queue_delay_microseconds = profile.queue_delay_us
+    if runtime == "onnx" and profile.is_gpu and execution_provider == "tensorrt":
+        _tensorrt_provider(config, spec, sizes, profile, half)
+    if runtime == "tensorrt":
+        config.optimization.cuda.graphs = True
+    for rows in (*WARM_ROWS, profile.optimum_rows) if batched and profile.is_gpu else WARM_ROWS:
+        if "height" not in spec.inputs[0].dims:
+            _warm_up(config, spec, sizes, rows, batched)
+    return text_format.MessageToString(config)
+
+
+def _dims(shape: Sequence[Dim], batched: bool) -> list[int]:
+    return [dim if isinstance(dim, int) else -1 for dim in shape[1 if batched else 0 :]]
+
+
+def _warm_up(config: Any, spec: GraphSpec, sizes: Mapping[str, int], rows: int, batched: bool) -> None:
+    """Add a request of ``rows`` rows: Triton says it is ready only once that has been answered."""
+    sample = config.model_warmup.add(name=f"rows_{rows}", batch_size=rows if batched else 1)
+    for tensor in spec.inputs:
+        dims = [rows if dim == -1 else dim for dim in _dims(tensor.shape(sizes), batched)]
+        value = sample.inputs[tensor.name]
+        value.data_type, value.zero_data = WIRE[tensor.dtype], True
+        value.dims.extend(dims)
+
+
+def shapes(spec: GraphSpec, sizes: Mapping[str, int], rows: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every input with its batch axis at ``rows``."""
+
+    def at(tensor: TensorSpec) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else rows for dim in tensor.shape(sizes))
+
+    return {tensor.name: at(tensor) for tensor in spec.inputs}
+
+
+def _tensorrt_provider(config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: Profile, half: bool) -> None:
+    """Add ONNX Runtime's TensorRT provider with its engine and timing caches and one profile of shapes."""
+    provider = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    parameters = {
+        "precision_mode": "FP16" if half else "FP32",
+        "max_workspace_size_bytes": str(WORKSPACE_BYTES),
+        "trt_engine_cache_enable": "true",
+        "trt_engine_cache_path": f"{ENGINE_CACHE}/{profile.name}",
+        "trt_timing_cache_enable": "true",
+        "trt_timing_cache_path": f"{ENGINE_CACHE}/{profile.name}",
+    }
+    if spec.inputs[0].dims[0] == "B":
+        for word, rows in (("min", 1), ("opt", profile.optimum_rows), ("max", MAX_BATCH)):
+            told = shapes(spec, sizes, rows)
+            parameters[f"trt_profile_{word}_shapes"] = ",".join(
+                f"{name}:{'x'.join(map(str, shape))}" for name, shape in told.items()
+            )
+    for key, value in parameters.items():
+        provider.parameters[key] = value
+
+
+def refit(path: Path, sizes: Mapping[str, int]) -> str:
+    """Return a Python model's configuration with this checkpoint's latent shape.
+
+    Raises
+    ------
+    RepositoryError
+        The file is no Triton configuration.
+    """
+    try:
+        config: Any = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise RepositoryError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
+    latent = [sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"]]
+    for tensor in (*config.input, *config.output):
+        if tensor.name == "LATENT":
+            tensor.dims[-3:] = latent
+    return text_format.MessageToString(config)

@@ -1,0 +1,91 @@
+"""Run an engine beside ONNX Runtime on the same rows and compare: scores, and the class of every cell.
+
+**Not run here** (no GPU). Tensors live in torch's CUDA memory; the engine is handed their addresses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import DecisionChanged, EngineBuildFailed
+from .parity import session
+
+
+class EngineRun:
+    """A deserialised denoiser engine: (LATENT, PROBE, CLASS) -> ERROR.
+
+    Parameters
+    ----------
+    trt : module
+        ``tensorrt``.
+    engine : Path
+    version_compatible : bool
+        As in the engine's facts. Such an engine carries host code, which must be allowed by name.
+    device : str
+        Of the tensors; ``cpu`` serves the tests' fake only.
+    """
+
+    def __init__(self, trt: Any, engine: Path, *, version_compatible: bool = False, device: str = "cuda") -> None:
+        self.device = device
+        self.runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        if version_compatible:
+            self.runtime.engine_host_code_allowed = True
+        self.engine = self.runtime.deserialize_cuda_engine(engine.read_bytes())
+        if self.engine is None:
+            raise EngineBuildFailed(f"TensorRT could not load {engine}; build it again on this machine")
+        self.context = self.engine.create_execution_context()
+
+    def __call__(
+        self, latent: NDArray[np.float32], probe: NDArray[np.int32], label: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Return (B, 1) errors of (B, C, H, W) latents, (B, 1) probes and (B, 1) classes."""
+        feed = {"LATENT": latent, "PROBE": probe, "CLASS": label}
+        held = {name: torch.from_numpy(np.ascontiguousarray(value)).to(self.device) for name, value in feed.items()}
+        held["ERROR"] = torch.empty((len(latent), 1), dtype=torch.float32, device=self.device)
+        for name in feed:
+            if not self.context.set_input_shape(name, tuple(held[name].shape)):
+                raise EngineBuildFailed(f"the engine refuses {name} of shape {tuple(held[name].shape)}")
+        for name, tensor in held.items():
+            self.context.set_tensor_address(name, tensor.data_ptr())
+        stream = torch.cuda.Stream() if self.device == "cuda" else None
+        if not self.context.execute_async_v3(0 if stream is None else stream.cuda_stream):
+            raise EngineBuildFailed("the engine did not run; see TensorRT's log above")
+        if stream is not None:
+            stream.synchronize()
+        answer: NDArray[np.float32] = held["ERROR"].cpu().numpy()
+        return answer
+
+
+def check_engine_decisions(
+    engine: EngineRun, graph: Path, latents: NDArray[np.float32], probes: int, classes: int, rows: int = 256
+) -> dict[str, Any]:
+    """Decide every latent by the engine and by ONNX Runtime on the CPU; return the comparison.
+
+    Raises
+    ------
+    DecisionChanged
+        More than 0.5 % of the cells got another class.
+    """
+    run = session(graph, 1)
+    grid = np.stack(np.meshgrid(np.arange(len(latents)), np.arange(probes), np.arange(classes), indexing="ij"), -1)
+    tables = np.zeros((2, len(latents), classes))
+    for part in np.array_split(grid.reshape(-1, 3), max(1, -(-grid[..., 0].size // rows))):
+        cell, probe, label = part[:, 0], part[:, 1:2].astype(np.int32), part[:, 2:].astype(np.int32)
+        exact = run.run(["ERROR"], {"LATENT": latents[cell], "PROBE": probe, "CLASS": label})[0]
+        for table, answer in zip(tables, (exact, engine(latents[cell], probe, label)), strict=True):
+            np.add.at(table, (cell, label[:, 0]), answer[:, 0] / probes)
+    changed = int((tables[0].argmin(1) != tables[1].argmin(1)).sum())
+    found = {
+        "cells": len(latents),
+        "probes": probes,
+        "changed": changed,
+        "max_score_difference": float(np.abs(tables[0] - tables[1]).max()),
+    }
+    if not np.isfinite(tables).all() or changed > 0.005 * len(latents):
+        raise DecisionChanged(f"{changed} of {len(latents)} cells change class by the engine; do not serve it: {found}")
+    return found

@@ -1,0 +1,98 @@
+"""From a graph to a checked engine: build, load again, compare decisions. **Not run here** (no GPU)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .engine import EngineKey, check_engine, model_hash
+from .engine_parity import EngineRun, check_engine_decisions
+from .errors import MalformedFile
+from .profiles import Profile
+from .progress import Report, silent
+from .specs import SPECS
+from .tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of
+
+RANDOM_CELLS = 64
+
+
+def build_and_check(
+    graph: Path,
+    profile: Profile,
+    bindings: Bindings,
+    options: BuildOptions,
+    latents: Path | None = None,
+    report: Report = silent,
+    *,
+    device: str = "cuda",
+) -> dict[str, Any]:
+    """Build the engine of a denoiser, load it as a server would, and compare its decisions with ONNX Runtime's.
+
+    Parameters
+    ----------
+    graph : Path
+    profile : Profile
+    bindings : Bindings
+    options : BuildOptions
+    latents : Path or None
+        ``.npy`` of (N, C, H, W) float32 latents of real cells; None takes normal ones, which decide nothing real.
+    report : Report
+    device : str
+        Of the tensors; ``cpu`` serves the tests' fake only.
+
+    Returns
+    -------
+    dict
+        The engine's facts, and under ``decision`` the comparison.
+
+    Raises
+    ------
+    EngineError, DecisionChanged, MalformedFile
+    """
+    facts = build_engine(graph, profile, bindings, report, options, named=True)
+    path = graph.with_name(facts["file"])
+    key = EngineKey(model_hash(graph), bindings.version, bindings.compute_capability)
+    check_engine(path, key)
+    sizes = sizes_of(graph, SPECS["denoiser"])
+    shape = (sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"])
+    rows = np.random.default_rng(0).standard_normal((RANDOM_CELLS, *shape), dtype=np.float32)
+    if latents is not None:
+        rows = np.load(latents, allow_pickle=False).astype(np.float32)
+        if rows.ndim != 4 or rows.shape[1:] != shape:
+            raise MalformedFile(f"{latents} holds {rows.shape}; this denoiser takes (N, {', '.join(map(str, shape))})")
+    run = EngineRun(bindings.trt, path, version_compatible=options.version_compatible, device=device)
+    classes, probes = table_sizes(graph)
+    decision = check_engine_decisions(run, graph, rows, min(4, probes), classes)
+    return {**facts, "decision": {**decision, "cells_are": "random" if latents is None else latents.name}}
+
+
+def table_sizes(graph: Path) -> tuple[int, int]:
+    """Return (classes, probes) of a denoiser: the lengths of the tables that CLASS and PROBE look into.
+
+    Raises
+    ------
+    MalformedFile
+        The graph looks nothing up by one of them.
+    """
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+
+    def origin(name: str) -> str:
+        while name in makers and makers[name].op_type in ("Cast", "Reshape", "Squeeze", "Slice", "Gather", "Identity"):
+            name = makers[name].input[0]
+        return name
+
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        table = node.input[0] if node.op_type == "Gather" else ""
+        table = makers[table].input[0] if table in makers and makers[table].op_type == "Cast" else table
+        if table in shapes:
+            found.setdefault(origin(node.input[1]), shapes[table][0])
+    if not {"CLASS", "PROBE"} <= set(found):
+        raise MalformedFile(f"{graph} looks nothing up by CLASS and PROBE: it is no denoiser of this release")
+    return found["CLASS"], found["PROBE"]

@@ -1,0 +1,212 @@
+"""A whole repository in one command: what it holds, what verification catches, what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from cytoserve_export import configs, errors, filled, integrity
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.configs import graph_config, refit
+from cytoserve_export.decisions import Cells
+from cytoserve_export.filled import Order, make_repository, verify_repository
+from cytoserve_export.networks import Denoiser, build
+from cytoserve_export.precision import Calibration, cast_denoiser, offered, quantise, spec_for
+from cytoserve_export.precision_check import Scored, compare_scored
+from cytoserve_export.profiles import PROFILES, find_profile
+from cytoserve_export.specs import SPECS
+from google.protobuf import text_format
+from tiny import cell_images
+from tritonclient.grpc import model_config_pb2
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "model_repository"
+SIZES = {"size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4}
+
+
+@pytest.fixture(scope="session")
+def order(embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
+    root = tmp_path_factory.mktemp("filled")
+    cells = Cells(cell_images(root / "cells", ("red", "green", "blue"), 4), per_class=4, um_per_pixel=1.0)
+    return Order(
+        embedding, root / "repository", TEMPLATE, precision="int8", profile="cpu", cells=cells, accept_changes=True
+    )
+
+
+@pytest.fixture(scope="session")
+def made(order: Order) -> dict[str, Any]:
+    return make_repository(order)
+
+
+@pytest.fixture
+def copy(order: Order, made: dict[str, Any], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(order.target, tmp_path / "repository"))
+
+
+def parse(text: str) -> Any:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_what_it_holds(order: Order, made: dict[str, Any]) -> None:
+    assert set(made["files"]) == set(integrity.tree(order.target))
+    models = {path.parent.name for path in order.target.glob("*/config.pbtxt")}
+    assert models == {"segmenter", "encoder", "denoiser", "scorer", "service_info"}
+    assert set(made["left_out"]) == {*filled.WHOLE_FIELD, *filled.CELLS}  # this model's crops are 24 px
+    assert made["built_for"] == {"runtime": "onnx", "precision": "int8", "profile": "cpu"}
+    for name in ("segmenter", "encoder", "denoiser"):
+        folder = order.target / name
+        assert {path.stem for path in folder.glob("configs/*.pbtxt")} == set(PROFILES)
+        assert (folder / "config.pbtxt").read_text() == (folder / "configs" / "cpu.pbtxt").read_text()
+    assert parse((order.target / "scorer/config.pbtxt").read_text()).input[0].dims == [-1, 6, 4, 4]
+    kinds = {node.op_type for node in onnx.load(order.target / "denoiser/1/model.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    told = made["precision"]
+    assert (told["cells"], told["offered"]) == (12, False)
+    assert 0 < told["max_score_error"] < 1
+    assert not list(order.target.parent.glob(".repository*"))
+
+
+def test_verification_recomputes(order: Order, made: dict[str, Any], copy: Path) -> None:
+    found = verify_repository(copy, order.checkpoint)
+    assert found["files"] == made["files"]
+    assert integrity.problems(copy) == []
+    (copy / "scorer" / "1" / "__pycache__").mkdir()
+    (copy / "scorer" / "1" / "__pycache__" / "model.pyc").write_text("")
+    assert integrity.problems(copy) == []
+
+
+def tamper_config(folder: Path) -> None:
+    (folder / "denoiser" / "config.pbtxt").write_text("name: 'denoiser'")
+
+
+def tamper_entry(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["models"]["encoder"]["opset"] = {"ai.onnx": 17}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (tamper_config, "not the file the manifest names"),
+        (tamper_entry, "opset"),
+        (lambda f: (f / "scorer" / "1" / "extra.py").write_text("import os"), "not in the manifest; remove it"),
+        (lambda f: (f / "encoder" / "1" / "model.onnx").unlink(), "missing"),
+        (lambda f: (f / "manifest.json").write_text('{"schema": "cytoserve.manifest/1"}'), "not a manifest"),
+    ],
+)
+def test_verification_catches(damage: Any, words: str, copy: Path) -> None:
+    damage(copy)
+    with pytest.raises(errors.ManifestMismatch, match=words):
+        verify_repository(copy)
+
+
+def test_verification_wants_the_same_weights(context: Path, copy: Path) -> None:
+    with pytest.raises(errors.ManifestMismatch, match="give the checkpoint it was made from"):
+        verify_repository(copy, context)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"precision": "fp8"}, errors.PrecisionRefused, "known are fp32"),
+        ({"precision": "bf16"}, errors.PrecisionRefused, "no bf16 convolution on CPUs"),
+        ({"profile": "h100"}, errors.PrecisionRefused, "int8 is made for CPUs"),
+        ({"profile": "b200"}, errors.UnknownModel, "known are cpu"),
+        ({"precision": "fp16", "runtime": "tensorrt"}, errors.RepositoryError, "on the GPU that will run it"),
+        ({"replace": False}, errors.RepositoryError, "give --replace"),
+        ({"template": Path("nowhere"), "replace": True}, errors.MissingFile, "--template"),
+    ],
+)
+def test_refused_before_any_work(
+    change: dict[str, Any], kind: type[errors.ExportError], words: str, order: Order, made: dict[str, Any]
+) -> None:
+    before = (order.target / "manifest.json").stat().st_mtime_ns
+    with pytest.raises(kind, match=words) as caught:
+        make_repository(replace(order, **change))
+    assert type(caught.value) is kind
+    assert (order.target / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_is_no_repository_is_not_replaced(order: Order, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(errors.RepositoryError, match="not replaced"):
+        make_repository(replace(order, target=tmp_path, replace=True))
+
+
+def test_int8_needs_cells(order: Order, made: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(errors.PrecisionRefused, match="--cells"):
+        quantise(order.target / "denoiser/1/model.onnx", tmp_path / "model.onnx", None)
+
+
+def test_a_precision_is_offered_only_on_evidence(order: Order) -> None:
+    assert offered(1, 200)
+    assert not offered(2, 200)
+    assert not offered(0, 199)
+    scores = np.array([[0.1, 0.2], [0.3, 0.2]], np.float32)
+    exact = Scored(scores, np.array([0, 1], np.int32), np.array([0, 1], np.uint8), 1.0)
+    reduced = Scored(scores + 0.01, np.array([0, 0], np.int32), np.array([1, 1], np.uint8), 0.5)
+    found = compare_scored("int8", exact, reduced, 3)
+    assert (found.labels_changed, found.decisions_changed, found.offered) == (1, 2, False)
+    assert found.max_score_error == pytest.approx(0.01, rel=1e-4)
+    with pytest.raises(errors.DecisionChanged, match="too few to judge"):
+        filled._refuse_changes(replace(order, accept_changes=False), found)
+    with pytest.raises(errors.DecisionChanged, match="not compared"):
+        filled._refuse_changes(replace(order, accept_changes=False), None)
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp16", 1e-7, 1e-2), ("bf16", 1e-5, 5e-2)])
+def test_half_precisions_are_near_and_not_equal(embedding: Path, precision: str, least: float, most: float) -> None:
+    checkpoint = Checkpoint(embedding)
+    exact, cast = build("denoiser", checkpoint), build("denoiser", checkpoint)
+    assert isinstance(cast, Denoiser)
+    cast_denoiser(cast, precision)
+    rows = torch.randn(8, 6, 4, 4), torch.zeros(8, 1, dtype=torch.int32), torch.ones(8, 1, dtype=torch.int32)
+    with torch.no_grad():
+        want, got = exact(*rows), cast(*rows)
+    assert got.dtype == torch.float32
+    assert least < float(((got - want) / want).abs().max()) < most
+    assert spec_for(precision).opset == {"fp16": 18, "bf16": 22}[precision]
+    with pytest.raises(errors.PrecisionRefused, match="no floating precision"):
+        cast_denoiser(cast, "int8")
+
+
+def test_calibration_runs_round_probes_and_classes() -> None:
+    rows = Calibration.spread(np.zeros((10, 6, 4, 4), np.float32), 5, 3)
+    assert [len(feed["LATENT"]) for feed in rows.batches()] == [4, 4, 2]
+    assert rows.probe[:, 0].tolist() == [0, 1, 2, 3, 4] * 2
+    assert set(rows.label[:, 0].tolist()) <= {0, 1, 2}
+
+
+def test_configurations_by_processor() -> None:
+    spec = SPECS["denoiser"]
+    cpu = parse(graph_config(spec, SIZES, PROFILES["cpu"], runtime="onnx"))
+    assert (cpu.backend, cpu.max_batch_size, list(cpu.input[0].dims)) == ("onnxruntime", 256, [6, 4, 4])
+    assert [sample.batch_size for sample in cpu.model_warmup] == [1, 8]
+    assert cpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    h100 = graph_config(spec, SIZES, PROFILES["h100"], runtime="onnx", execution_provider="tensorrt", half=True)
+    provider = parse(h100).optimization.execution_accelerators.gpu_execution_accelerator[0]
+    assert provider.name == "tensorrt"
+    assert provider.parameters["trt_engine_cache_path"] == f"{configs.ENGINE_CACHE}/h100"
+    assert provider.parameters["precision_mode"] == "FP16"
+    assert provider.parameters["trt_profile_max_shapes"] == "LATENT:256x6x4x4,PROBE:256x1,CLASS:256x1"
+    engine = parse(graph_config(spec, SIZES, PROFILES["a100"], runtime="tensorrt", heavy=True))
+    assert (engine.platform, engine.default_model_filename) == ("tensorrt_plan", "model.plan")
+    assert (engine.instance_group[0].count, engine.optimization.cuda.graphs) == (1, True)
+    encoder = parse(graph_config(SPECS["encoder"], SIZES, PROFILES["cpu"], runtime="onnx"))
+    assert encoder.max_batch_size == 0
+    assert list(encoder.model_warmup[1].inputs["CROP"].dims) == [8, 24, 24, 3]
+    with pytest.raises(errors.UnknownModel):
+        find_profile("abacus")
+
+
+def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").write_text("name: scorer {")
+    with pytest.raises(errors.RepositoryError, match="is not a Triton configuration"):
+        refit(tmp_path / "config.pbtxt", SIZES)

@@ -1,0 +1,179 @@
+"""``cytoserve calibrate`` and ``cytoserve validate`` on a gRPC server with canned answers, and what they refuse."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import Result
+from cytoserve_client.cli.main import app
+from cytoserve_scoring import site
+from cytoserve_validation import labelled
+from fake_server import FakeServer
+from typer.testing import CliRunner
+
+Make = Callable[..., Path]
+WEIGHTS = "ab" * 32
+
+
+def run(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in words])
+
+
+def calibrate(folder: Path, to: Path, server: FakeServer, *words: object) -> Result:
+    return run("calibrate", folder, "--site", "ward 7", "--to", to, "--url", server.url, *words)
+
+
+def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    folder, to = make_folder({"monocyte": 30, "neutrophil": 40, "platelet": 10}), tmp_path / "out" / "site.json"
+    words = ("--tolerated-error", 0.1, "--confidence", 0.9, "--um-per-pixel", 0.18)
+    result = calibrate(folder, to, server, *words)
+    assert result.exit_code == 0, result.output
+    document = site.read(to, WEIGHTS)
+    schema = json.loads(
+        importlib.resources.files("cytoserve_validation").joinpath("calibration.schema.json").read_text()
+    )
+    jsonschema.validate(document, schema)
+    assert document["site"] == "ward 7"
+    assert document["cells"]["per_class"]["neutrophil"] == 40
+    assert set(document["cells"]["absent"]) == {
+        "basophil", "eosinophil", "erythroblast", "immature_granulocyte", "lymphocyte"
+    }  # fmt: skip
+    assert document["default_budget"] == 24
+    assert document["calibrated"] == [24]
+    assert [i for i, t in enumerate(document["accept_threshold"]) if t is not None] == [23]
+    assert {call.parameters["budget"] for call in server.fake.calls} == {24}
+    assert document["seen"]["by_threshold"] == {"accepted": 80, "share": 1.0, "wrong": 0, "upper": pytest.approx(
+        1 - 0.1 ** (1 / 80))}  # fmt: skip
+    assert "100.0%" in result.output
+    assert "platelet: 10 cells; below 19 it stays in every 95% prediction set" in result.output
+
+
+def test_too_few_cells_promise_nothing_and_the_number_needed_is_said(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    to = tmp_path / "site.json"
+    result = calibrate(make_folder({"monocyte": 20, "neutrophil": 20}), to, server)
+    assert result.exit_code == 0, result.output
+    assert "too few to promise anything: 299 accepted ones without an error" in " ".join(result.output.split())
+    assert site.read(to, WEIGHTS)["accept_threshold"] == [None] * 24
+
+
+def test_wrong_labels_take_the_promise_away(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    folder = make_folder({"monocyte": 40, "neutrophil": 40}, shown_as={"monocyte": "neutrophil"})
+    to = tmp_path / "site.json"
+    result = calibrate(folder, to, server, "--tolerated-error", 0.1, "--confidence", 0.9)
+    assert result.exit_code == 0, result.output
+    assert "Nothing can be promised" in result.output
+    assert site.read(to, WEIGHTS)["seen"]["by_threshold"]["accepted"] == 0
+
+
+def test_images_that_fail_are_named_and_the_exit_code_says_so(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    folder, to = make_folder({"monocyte": 5}), tmp_path / "site.json"
+    (folder / "monocyte" / "empty.png").write_bytes(b"")
+    result = calibrate(folder, to, server)
+    assert result.exit_code == 3, result.output
+    (failed,) = site.read(to, WEIGHTS)["cells"]["failed"]
+    assert (failed["file"], failed["error"]) == ("monocyte/empty.png", "empty")
+    assert "monocyte/empty.png" in result.output
+
+
+def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    good, to = make_folder({"monocyte": 3}), tmp_path / "site.json"
+    there = tmp_path / "there.json"
+    there.write_text("{}")
+    unknown = make_folder({"blast": 1, "monocyte": 1}, "unknown")
+    loose = make_folder({"monocyte": 1}, "loose")
+    (loose / "stray.png").write_bytes(b"x")
+    twice = make_folder({"monocyte": 2}, "twice")
+    (twice / "monocyte" / "copy.png").write_bytes((twice / "monocyte" / "monocyte_000.png").read_bytes())
+    (tmp_path / "bare").mkdir()
+    cases: dict[str, tuple[Result, str]] = {
+        "no folder": (calibrate(tmp_path / "nowhere", to, server), "BadLabelledFolder"),
+        "no class folders": (calibrate(tmp_path / "bare", to, server), "NoCells"),
+        "unknown class": (calibrate(unknown, to, server), "UnknownClass"),
+        "loose image": (calibrate(loose, to, server), "BadLabelledFolder"),
+        "same image twice": (calibrate(twice, to, server), "RepeatedImage"),
+        "file in the way": (calibrate(good, there, server), "AlreadyThere"),
+        "tolerated error": (calibrate(good, to, server, "--tolerated-error", 1.5), "BadSetting"),
+        "budget": (calibrate(good, to, server, "--budget", 25), "BadSetting"),
+        "scale": (calibrate(good, to, server, "--um-per-pixel", -1), "bad_scale"),
+        "no server": (run("calibrate", good, "--site", "s", "--to", to, "--url", "127.0.0.1:9"), "unavailable"),
+    }
+    for name, (result, word) in cases.items():
+        assert result.exit_code == (5 if name == "no server" else 2), (name, result.output)
+        assert f"[{word}]" in result.output, (name, result.output)
+    assert not to.exists()
+    assert there.read_text() == "{}"
+    assert "its classes: basophil, " in cases["unknown class"][0].output
+
+
+def test_a_server_that_declares_no_weights_cannot_be_calibrated(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    for declared in (None, {"unet": "1", "vae": "2"}):
+        server.fake.info["weights_sha256"] = declared
+        result = calibrate(make_folder({"monocyte": 2}, str(declared)[:4]), tmp_path / "site.json", server)
+        assert result.exit_code == 2
+        assert "[UnboundModel]" in result.output
+
+
+def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    folder = make_folder({"monocyte": 12, "neutrophil": 12})
+    strange = make_folder({"lymphocyte": 6}, "strange")
+    table = tmp_path / "groups.csv"
+    names = labelled.scan(folder).names
+    rows = [f"{name},{'old' if i % 2 else 'new'},slide {i // 4}" for i, name in enumerate(names)]
+    table.write_text("file,group,slide\n" + "\n".join(rows) + "\n")
+    words = ("--report", tmp_path / "report", "--url", server.url, "--groups", table, "--anomalies", strange)
+    result = run("validate", folder, *words)
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert document["overall"]["headline"]["accuracy"]["value"] == 1
+    assert document["data"]["slides"] == 6
+    assert document["anomalies"]["cells"] == 6
+    assert document["restricted"]["classes"] == ["monocyte", "neutrophil"]
+    assert "<h1>Validation of cells</h1>" in (tmp_path / "report" / "validation.html").read_text()
+    again = run("validate", folder, *words)
+    assert again.exit_code == 2
+    assert "[AlreadyThere]" in again.output
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("file,slide\n", "has no column group"),
+        ("file,group\nmonocyte_000.png,a\n", "has no row for monocyte/monocyte_001.png"),
+        ("file,group\nelsewhere.png,a\n", "is no (or no unique) image"),
+        ("file,group\nmonocyte_000.png,a\nmonocyte/monocyte_000.png,a\n", "has a row already"),
+        ("file,group\nmonocyte_000.png,\n", "is empty"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(
+    make_folder: Make, tmp_path: Path, server: FakeServer, text: str, complaint: str
+) -> None:
+    table = tmp_path / "groups.csv"
+    table.write_text(text)
+    folder = make_folder({"monocyte": 2})
+    result = run("validate", folder, "--report", tmp_path / "r", "--url", server.url, "--groups", table)
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.split())
+    assert "[BadGroups]" in result.output
+
+
+def test_the_hash_of_the_data_moves_with_names_and_content_and_not_with_the_place(make_folder: Make) -> None:
+    def value(folder: Path) -> Any:
+        cells = labelled.scan(folder)
+        return labelled.data_sha256(cells.names, labelled.file_hashes(cells.files))
+
+    first, second = make_folder({"monocyte": 3}, "one"), make_folder({"monocyte": 3}, "two")
+    assert value(first) == value(second)
+    (second / "monocyte" / "monocyte_000.png").rename(second / "monocyte" / "other.png")
+    assert value(first) != value(second)

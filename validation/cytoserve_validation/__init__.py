@@ -1,0 +1,1 @@
+"""Calibrate a site and measure a server on labelled cells: ``cytoserve calibrate`` and ``cytoserve validate``."""

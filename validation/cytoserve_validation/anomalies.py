@@ -1,0 +1,109 @@
+"""Anomalies given: do they stand out from the labelled cells, and how many are accepted all the same?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .answers import Answered, Doubles, Flags
+from .intervals import LEVEL
+from .labelled import Groups
+from .ranking import auc, auc_difference, placements, roc, zeta
+from .resampling import Interval, Resampler, draw
+
+CURVE_POINTS = 200
+MAIN = "anomaly_score"
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+def strangeness(cells: Answered) -> dict[str, Doubles]:
+    """Return every score of strangeness, higher is stranger, NaN where it is unknown.
+
+    ``anomaly_score``: error under the best class. ``p_value``: one minus it. ``zeta``: minus the published score.
+    ``uncertainty``: one minus the top posterior.
+    """
+    published = -zeta(cells.scores) if len(cells.classes) > 2 else np.full(len(cells), np.nan)
+    return {
+        MAIN: np.where(cells.scored, cells.anomaly, np.nan),
+        "p_value": 1 - np.where(cells.scored, cells.p_value, np.nan),
+        "zeta": np.where(cells.scored, published, np.nan),
+        "uncertainty": np.where(cells.scored, 1 - cells.confidence, np.nan),
+    }
+
+
+def describe_anomalies(
+    strange: Answered, cells: Answered, resampler: Resampler, groups: Groups | None
+) -> dict[str, Any]:
+    """Return AUC and ROC of every score, differences to the published one, and what happened to the anomalies."""
+    high, low = strangeness(strange), strangeness(cells)
+    usable = [name for name in high if np.isfinite(high[name]).any() and np.isfinite(low[name]).any()]
+    everyone = np.ones(len(strange), bool)
+    own = draw([""] * len(strange), None, None)
+    out: dict[str, Any] = {
+        "cells": len(strange),
+        "unscored": int((~strange.scored).sum()),
+        "accepted": own.share(strange.accepted, everyone).json(),
+        "flagged_anomalous": own.share(np.array(["anomalous" in r for r in strange.reasons]), everyone).json(),
+        "labels": {name: int((strange.label == number).sum()) for number, name in enumerate(strange.classes)},
+        "auc": {name: _auc(high[name], low[name], resampler).json() for name in usable},
+        "roc": {name: _curve(high[name], low[name]) for name in usable},
+    }
+    if MAIN in usable and "zeta" in usable:
+        out["auc_ahead_of_zeta"] = _ahead(high, low)
+    if groups is not None and MAIN in usable:
+        out["auc_by_group"] = by_group(high[MAIN], low[MAIN], resampler, groups)
+    return out
+
+
+def _known(values: Doubles) -> Flags:
+    known: Flags = np.isfinite(values)
+    return known
+
+
+def _auc(high: Doubles, low: Doubles, resampler: Resampler) -> Interval:
+    kept = _known(low)
+    part = Resampler(resampler.weights[:, kept], resampler.slides)
+    return auc(high[_known(high)], low[kept], part)
+
+
+def _curve(high: Doubles, low: Doubles) -> list[list[float]]:
+    """Return at most CURVE_POINTS (false, true) positive rates."""
+    false, true = roc(high[_known(high)], low[_known(low)])
+    chosen = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
+    return [[float(false[i]), float(true[i])] for i in chosen]
+
+
+def _ahead(high: dict[str, Doubles], low: dict[str, Doubles]) -> dict[str, Any]:
+    """Return how far the served score's AUC is ahead of the published one's, on the same cells."""
+    both_high, both_low = _known(high[MAIN]) & _known(high["zeta"]), _known(low[MAIN]) & _known(low["zeta"])
+    first = placements(high[MAIN][both_high], low[MAIN][both_low])
+    second = placements(high["zeta"][both_high], low["zeta"][both_low])
+    value, bottom, top = auc_difference(first, second)
+    return {"value": value, "low": bottom, "high": top, "method": "DeLong"}
+
+
+def by_group(high: Doubles, low: Doubles, resampler: Resampler, groups: Groups) -> dict[str, dict[str, Any]]:
+    """Return the AUC of each group's cells against all anomalies, and its difference to all other cells.
+
+    The interval of the difference takes the anomalies as shared: both AUCs rise and fall with them.
+    """
+    names, out = np.array(groups.group), {}
+    strange = high[_known(high)]
+    for name in sorted(set(groups.group)):
+        inside, outside = (names == name) & _known(low), (names != name) & _known(low)
+        part = Resampler(resampler.weights[:, inside], resampler.slides)
+        row: dict[str, Any] = {**auc(strange, low[inside], part).json(), "difference_to_others": None}
+        if inside.sum() > 1 and outside.sum() > 1 and len(strange) > 1:
+            row["difference_to_others"] = _difference(strange, low[inside], low[outside])
+        out[name] = row
+    return out
+
+
+def _difference(strange: Doubles, here: Doubles, there: Doubles) -> dict[str, Any]:
+    first, second = placements(strange, here), placements(strange, there)
+    variance = (first.of_strange - second.of_strange).var(ddof=1) / len(strange)
+    variance += first.of_ordinary.var(ddof=1) / len(here) + second.of_ordinary.var(ddof=1) / len(there)
+    value, half = first.auc - second.auc, Z * float(np.sqrt(variance))
+    return {"value": value, "low": value - half, "high": value + half, "method": "DeLong"}

@@ -1,0 +1,172 @@
+"""What a server said about labelled cells, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cytoserve_client import CellsAnalysis, Client
+from cytoserve_client.results import CellAnswer, Failure
+from numpy.typing import NDArray
+
+from .errors import NothingScored
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+NOT_SCORED = "not_scored"
+"""Code, in lists of failures, of an image that was answered without a label."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers about M cells and C classes, in the order of the cells.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    names : tuple of str
+        Relative file names.
+    truth : (M,) int64 ndarray, -1 where there is none (anomalies)
+    label : (M,) int64 ndarray, -1 where a cell was not scored
+    posterior : (M, C) float64 ndarray, NaN where not scored
+    scores : (M, C) float64 ndarray, error per class, lower is better, NaN where not computed
+    conformal : (M, C) float64 ndarray, p-values, NaN where not computed
+    anomaly : (M,) float64 ndarray, error under the best class, NaN where not computed
+    p_value : (M,) float64 ndarray, NaN where not computed
+    evaluations : (M,) int64 ndarray
+    accepted : (M,) bool ndarray
+    reasons : tuple of tuple of str
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    truth: Integers
+    label: Integers
+    posterior: Doubles
+    scores: Doubles
+    conformal: Doubles
+    anomaly: Doubles
+    p_value: Doubles
+    evaluations: Integers
+    accepted: Flags
+    reasons: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def scored(self) -> Flags:
+        """(M,) whether the cell got a label."""
+        found: Flags = self.label >= 0
+        return found
+
+    @property
+    def right(self) -> Flags:
+        """(M,) whether the label is the true one; a cell that was not scored is not right."""
+        found: Flags = self.scored & (self.label == self.truth)
+        return found
+
+    @property
+    def confidence(self) -> Doubles:
+        """(M,) top posterior; 0 for a cell that was not scored."""
+        found: Doubles = np.where(self.scored, np.nan_to_num(self.posterior).max(axis=1, initial=0.0), 0.0)
+        return found
+
+    def take(self, chosen: Flags | Integers) -> Answered:
+        """Return some of the cells."""
+        index = np.arange(len(self))[chosen]
+        return Answered(
+            classes=self.classes,
+            names=tuple(self.names[i] for i in index),
+            truth=self.truth[index],
+            label=self.label[index],
+            posterior=self.posterior[index],
+            scores=self.scores[index],
+            conformal=self.conformal[index],
+            anomaly=self.anomaly[index],
+            p_value=self.p_value[index],
+            evaluations=self.evaluations[index],
+            accepted=self.accepted[index],
+            reasons=tuple(self.reasons[i] for i in index),
+        )
+
+
+def ask(
+    client: Client,
+    files: Sequence[Path],
+    um_per_pixel: float | None,
+    budget: int | None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CellsAnalysis:
+    """Send single-cell images through the server.
+
+    Raises
+    ------
+    CytoserveClientError
+        As `cytoserve_client.Client.classify`; single images that fail are in the answer's ``failures``.
+    """
+    return client.classify(list(files), um_per_pixel, budget=budget, on_progress=on_progress)
+
+
+def arrays(analysis: CellsAnalysis, names: Mapping[str, str], truth: Mapping[str, str] | None) -> Answered:
+    """Turn answers into arrays.
+
+    Parameters
+    ----------
+    analysis : CellsAnalysis
+    names : mapping of str to str
+        From an answer's ``source`` to the name to keep.
+    truth : mapping of str to str, or None
+        From ``source`` to the true class; None where there is none (anomalies).
+
+    Raises
+    ------
+    NothingScored
+        No cell has a label.
+    """
+    classes, cells = analysis.model.classes, analysis.cells
+    place = {name: number for number, name in enumerate(classes)}
+    if not any(cell.label is not None for cell in cells):
+        first = f"; the first failure: {analysis.failures[0].message}" if analysis.failures else ""
+        raise NothingScored(f"none of {len(cells) + len(analysis.failures)} images got a label{first}")
+    return Answered(
+        classes=classes,
+        names=tuple(names[cell.source] for cell in cells),
+        truth=np.array([place[truth[cell.source]] if truth else -1 for cell in cells], np.int64),
+        label=np.array([-1 if cell.label is None else place[cell.label] for cell in cells], np.int64),
+        posterior=_table([cell.probability for cell in cells], classes),
+        scores=_table([cell.scores for cell in cells], classes),
+        conformal=_table([cell.conformal for cell in cells], classes),
+        anomaly=_column([cell.anomaly.score if cell.anomaly else None for cell in cells]),
+        p_value=_column([cell.anomaly.p_value if cell.anomaly else None for cell in cells]),
+        evaluations=np.array([cell.evaluations or 0 for cell in cells], np.int64),
+        accepted=np.array([cell.decision == "accept" for cell in cells], bool),
+        reasons=tuple(cell.reasons for cell in cells),
+    )
+
+
+def failures(analysis: CellsAnalysis, names: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return every image without a label, with a stable code and what to do: refused ones and unscored ones."""
+    refused = [_entry(failure, names) for failure in analysis.failures]
+    return refused + [_unscored(cell, names) for cell in analysis.cells if cell.label is None]
+
+
+def _entry(failure: Failure, names: Mapping[str, str]) -> dict[str, str]:
+    return {"file": names.get(failure.source, failure.source), "error": failure.error, "message": failure.message}
+
+
+def _unscored(cell: CellAnswer, names: Mapping[str, str]) -> dict[str, str]:
+    why = ", ".join(cell.reasons) or "no reason given"
+    return {"file": names[cell.source], "error": NOT_SCORED, "message": f"answered without a label ({why})"}
+
+
+def _table(rows: Sequence[Mapping[str, float] | None], classes: Sequence[str]) -> Doubles:
+    return np.array([[(row or {}).get(name, np.nan) for name in classes] for row in rows], np.float64)
+
+
+def _column(values: Sequence[float | None]) -> Doubles:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -1,0 +1,296 @@
+"""Build and write a site's calibration from labelled cells that went through the live server."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from cytoserve_client import ServiceInfo
+from cytoserve_client.cli.files import write_atomically
+from cytoserve_scoring import site as site_file
+from cytoserve_scoring.calibration import Answers, Promise, document, fit_budget, upper_bound
+from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.scores import conformal_p_value
+from scipy import special
+
+from .answers import Answered, Flags
+from .errors import AlreadyThere, BadSetting, NothingScored, UnboundModel
+from .selective import curve
+
+NOTICE: Final = "For research use; not a medical device."
+SET_ERROR: Final = 0.05
+"""Error level of prediction sets that the cell counts are judged by."""
+
+ANOMALY_LEVEL: Final = float(ScoringConfig.anomaly_level)
+"""The engine's usual level: a p-value below it is an anomaly."""
+
+OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_calibrated"})
+"""Reasons that this calibration replaces; the others come from the picture and the scores and stay."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the file says about how it was made.
+
+    Attributes
+    ----------
+    site : str
+    created : str
+        UTC, ISO 8601.
+    weights_sha256 : str
+    data_sha256 : str
+    budget : int
+        Probes per class that were asked for.
+    um_per_pixel : float or None
+        Scale that was given with the cells.
+    """
+
+    site: str
+    created: str
+    weights_sha256: str
+    data_sha256: str
+    budget: int
+    um_per_pixel: float | None
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, whole seconds."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
+
+
+def check_promise(tolerated_error: float, confidence: float) -> Promise:
+    """Return the promise.
+
+    Raises
+    ------
+    BadSetting
+    """
+    for name, value in (("tolerated error", tolerated_error), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
+    return Promise(tolerated_error, confidence)
+
+
+def check_site(site: str) -> str:
+    """Return the site's name, without blanks around it.
+
+    Raises
+    ------
+    BadSetting
+        It is empty or holds characters that cannot be printed.
+    """
+    name = site.strip()
+    if not name or not name.isprintable():
+        raise BadSetting(f"the site's name {site!r} is empty or cannot be printed")
+    return name
+
+
+def weights_of(info: ServiceInfo) -> str:
+    """Return the hash that the calibration is bound to.
+
+    Raises
+    ------
+    UnboundModel
+        The server declares none, or one per file.
+    """
+    if isinstance(info.weights_sha256, str) and info.weights_sha256:
+        return info.weights_sha256
+    raise UnboundModel(
+        "the server does not declare one weights_sha256, so a calibration could not be bound to its model; "
+        "export the model again"
+    )
+
+
+def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
+    """Return (budget, probes in the bank): the budget asked for, else the server's default, else the whole bank.
+
+    Raises
+    ------
+    BadSetting
+        The budget is outside the bank.
+    UnboundModel
+        The server does not tell how many probes it has.
+    """
+    told = info.model_extra or {}
+    probes = told.get("probes")
+    if not isinstance(probes, int) or probes < 1:
+        raise UnboundModel("the server does not tell how many probes its bank has; export the model again")
+    default = told.get("default_budget")
+    budget = asked if asked is not None else default if isinstance(default, int) else probes
+    if not 1 <= budget <= probes:
+        raise BadSetting(f"the budget must be from 1 to {probes}, the probes of this model's bank; it is {budget}")
+    return budget, probes
+
+
+def needed_cells(promise: Promise) -> int:
+    """Return how many accepted cells without any error it takes before the promise can be made.
+
+    The exact bound of 0 wrong among n is ``1 - (1 - confidence)^(1/n)``; it meets the tolerated error from
+    ``n = ln(1 - confidence) / ln(1 - tolerated_error)`` on.
+
+    Examples
+    --------
+    >>> needed_cells(Promise(0.01, 0.95)), needed_cells(Promise(0.10, 0.90))
+    (299, 22)
+    """
+    return math.ceil(math.log(1 - promise.confidence) / math.log(1 - promise.tolerated_error))
+
+
+def build(
+    found: Answered,
+    info: ServiceInfo,
+    promise: Promise,
+    made: Made,
+    probes: int,
+    failed: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """Fit on the answers and return the document, its own hash included.
+
+    Raises
+    ------
+    NothingScored
+        The server did not tell the scores of all classes.
+    """
+    cells = found.take(found.scored)
+    if not np.isfinite(cells.scores).all() or not np.isfinite(cells.anomaly).all():
+        raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
+    fitted = fit_budget(Answers(cells.label, cells.scores, cells.anomaly, cells.evaluations), cells.truth,
+                        found.classes, promise)  # fmt: skip
+    top = special.softmax(-cells.scores / fitted["temperature"], axis=1).max(axis=1)
+    per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
+    whole = {
+        "schema": site_file.SCHEMA,
+        "notice": NOTICE,
+        "site": made.site,
+        "created": made.created,
+        "made_with": {"cytoserve": metadata.version("cytoserve")},
+        "model": {"name": info.name, "version": info.version, "classes": list(found.classes)},
+        "weights_sha256": made.weights_sha256,
+        "data_sha256": made.data_sha256,
+        "um_per_pixel": made.um_per_pixel,
+        "cells": {
+            "scored": len(cells),
+            "per_class": per_class,
+            "absent": [name for name, count in per_class.items() if count == 0],
+            "failed": [dict(item) for item in failed],
+        },
+        "default_budget": made.budget,
+        **document({made.budget: fitted}, probes, promise, len(cells)),
+        "seen": seen(cells, fitted, promise),
+        "warnings": warnings(fitted, found.classes),
+        "curves": {"risk_coverage": curve(top, cells.right, promise.confidence)},
+    }
+    return {**whole, "content_sha256": site_file.content_sha256(whole)}
+
+
+def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise) -> dict[str, Any]:
+    """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
+
+    The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
+    The second count shows on these same cells whether that did harm.
+    """
+    top = special.softmax(-cells.scores / fitted["temperature"], axis=1).max(axis=1)
+    threshold = fitted["accept_threshold"]
+    passed = np.zeros(len(cells), bool) if threshold is None else top >= threshold
+    kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
+    kept &= _ordinary(cells, fitted["anomaly_reference"])
+    return {
+        "by_threshold": _count(cells, passed, promise),
+        "with_every_reason": _count(cells, kept, promise),
+        "needed_without_error": needed_cells(promise),
+    }
+
+
+def _ordinary(cells: Answered, reference: Mapping[str, Sequence[float]]) -> Flags:
+    """Return which cells the new references do not call anomalous."""
+    sorted_values = {name: tuple(values) for name, values in reference.items()}
+    values = [sorted_values[cells.classes[label]] for label in cells.label]
+    p_values = [conformal_p_value(float(own), known) for own, known in zip(cells.anomaly, values, strict=True)]
+    ordinary: Flags = np.array(p_values) >= ANOMALY_LEVEL
+    return ordinary
+
+
+def _count(cells: Answered, accepted: Flags, promise: Promise) -> dict[str, Any]:
+    count, wrong = int(accepted.sum()), int((accepted & ~cells.right).sum())
+    upper = upper_bound(wrong, count, promise.confidence) if count else None
+    return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
+
+
+def warnings(fitted: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Return what these cells are too few for, class by class, as sentences."""
+    out = []
+    sets = math.ceil(1 / SET_ERROR) - 1
+    anomalies = math.floor(1 / ANOMALY_LEVEL)
+    for name in classes:
+        true, taken = len(fitted["conformal_reference"][name]), len(fitted["anomaly_reference"][name])
+        if true < sets:
+            out.append(f"{name}: {true} cells; below {sets} it stays in every {1 - SET_ERROR:.0%} prediction set")
+        if taken == 0:
+            out.append(f"{name}: no cell was called so; cells called so get no anomaly p-value at this site")
+        elif taken < anomalies:
+            out.append(f"{name}: {taken} cells were called so; below {anomalies} none can be flagged as anomalous")
+    if fitted["accept_threshold"] is None:
+        out.append("no threshold keeps the promise on these cells: every cell goes to review")
+    return out
+
+
+def refuse_to_overwrite(path: Path) -> None:
+    """Say so before any work is done.
+
+    Raises
+    ------
+    AlreadyThere
+    """
+    if path.exists() or path.is_symlink():
+        raise AlreadyThere(f"{path} exists; calibrations are kept, not overwritten: give another name")
+
+
+def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the file whole or not at all, read it back as the server will, and return what was read.
+
+    Raises
+    ------
+    AlreadyThere
+    CalibrationRefused
+        What was written would be refused; it is removed.
+    """
+    refuse_to_overwrite(path)
+    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode("utf-8"))
+    try:
+        return site_file.read(path, str(whole["weights_sha256"]))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sentences(whole: Mapping[str, Any]) -> list[str]:
+    """Return what the site may promise, in words."""
+    promise, observed = whole["promise"], whole["seen"]
+    asked = f"at most {promise['tolerated_error']:.3g} wrong among accepted, with confidence {promise['confidence']:g}"
+    needed = observed["needed_without_error"]
+    taken = observed["by_threshold"]
+    if taken["accepted"] == 0:
+        few = promise["n"] < needed
+        why = (
+            f"{promise['n']} scored cells are too few to promise anything: {needed} accepted ones without an error "
+            "are the least"
+            if few
+            else f"too many errors among the surest {needed} or more of {promise['n']} cells; the least that would do "
+            f"is {needed} accepted ones without an error"
+        )
+        return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review."]
+    kept = observed["with_every_reason"]
+    return [
+        f"Promised: {asked}, for cells like these {promise['n']}.",
+        f"The threshold accepts {taken['share']:.1%} of them ({taken['accepted']}, {taken['wrong']} wrong).",
+        f"With the other reasons for review {kept['share']:.1%} are accepted ({kept['accepted']}, "
+        f"{kept['wrong']} wrong).",
+    ]

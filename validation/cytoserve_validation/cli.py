@@ -1,0 +1,262 @@
+"""``cytoserve calibrate`` and ``cytoserve validate``.
+
+Exit codes are those of `cytoserve_client.cli.exit_codes`: 0 every image was answered, 2 wrong usage (folder, table,
+file in the way), 3 the file or report was written but some images failed, and the rest as for the other commands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cytoserve_client import CellsAnalysis, Client, CytoserveClientError
+from cytoserve_client import _constants as defaults
+from cytoserve_client.cli import exit_codes
+from cytoserve_client.cli.connect import server_address
+from cytoserve_client.cli.tables import NOTICE, plain
+from cytoserve_client.images import SUFFIXES, check_scale
+from cytoserve_scoring.errors import CytoserveError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import answers, calibrate, labelled
+from .answers import Answered
+from .errors import BadLabelledFolder, NoCells, ValidationError
+from .labelled import Groups, LabelledCells
+
+calibrate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+validate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Folder = Annotated[Path, typer.Argument(help="Folder that holds one folder of images per class.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="CYTOSERVE_URL", help="gRPC address HOST:PORT; without it a local server is started."),
+]
+Scale = Annotated[float | None, typer.Option("--um-per-pixel", help="Physical scale of the images, um per pixel.")]
+Budget = Annotated[int | None, typer.Option("--budget", help="Probes per class. Default: the server's.", min=1)]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds per chunk of cells.")]
+
+
+@calibrate_app.command(name="calibrate")
+def calibrate_command(
+    folder: Folder,
+    site: Annotated[str, typer.Option("--site", help="Name of the site, scanner and stain; it goes into the file.")],
+    to: Annotated[Path, typer.Option("--to", help="File to write; it must not exist.")],
+    url: Url = None,
+    um_per_pixel: Scale = None,
+    tolerated_error: Annotated[
+        float, typer.Option("--tolerated-error", help="Largest share of wrong labels among accepted cells.")
+    ] = 0.01,
+    confidence: Annotated[float, typer.Option("--confidence", help="Probability with which that shall hold.")] = 0.95,
+    budget: Budget = None,
+    timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+) -> None:
+    """Fit thresholds and references on labelled cells of one site, into one file bound to the model.
+
+    For research use; not a medical device.
+    """
+    out, notes = Console(), Console(stderr=True)
+    with _errors_told(notes):
+        # Before a server is started for it.
+        name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
+        check_scale(um_per_pixel)
+        calibrate.refuse_to_overwrite(to)
+        cells = labelled.scan(folder)
+        hashes = labelled.file_hashes(cells.files)
+        labelled.refuse_repeats(cells.names, hashes)
+        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+            info = client.info()
+            labelled.check_classes(cells, info.classes)
+            weights, (spent, probes) = calibrate.weights_of(info), calibrate.budget_of(info, budget)
+            analysis = _asked(client, cells.files, um_per_pixel, spent, notes)
+        found, failed = _labelled_answers(analysis, cells)
+        made = calibrate.Made(
+            site=name,
+            created=calibrate.now(),
+            weights_sha256=weights,
+            data_sha256=labelled.data_sha256(cells.names, hashes),
+            budget=spent,
+            um_per_pixel=um_per_pixel,
+        )
+        whole = calibrate.write(to, calibrate.build(found, info, promise, made, probes, failed))
+    _tell_calibration(whole, cells, to, out)
+    raise typer.Exit(exit_codes.SOME_FAILED if failed else exit_codes.OK)
+
+
+def _tell_calibration(whole: dict[str, Any], cells: LabelledCells, to: Path, out: Console) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in whole["cells"]["per_class"].items())
+    out.print(plain(f"{whole['cells']['scored']} cells scored at budget {whole['default_budget']}: {counts}"))
+    _tell_failures(whole["cells"]["failed"], cells.ignored, out)
+    for text in whole["warnings"]:
+        out.print(plain(text, "yellow"))
+    for text in calibrate.sentences(whole):
+        out.print(plain(text, "bold"))
+    out.print(
+        plain(f"Calibration: {to} (content {whole['content_sha256'][:12]}). Sign it, then see docs/calibration.md")
+    )
+    out.print(plain(NOTICE, "dim"))
+
+
+@validate_app.command(name="validate")
+def validate_command(
+    folder: Folder,
+    report: Annotated[Path, typer.Option("--report", help="Folder for validation.json and validation.html.")],
+    groups: Annotated[
+        Path | None, typer.Option("--groups", help="CSV with a header: file,group[,slide]; a row per cell.")
+    ] = None,
+    anomalies: Annotated[
+        Path | None, typer.Option("--anomalies", help="Folder of images unlike every class of the model.")
+    ] = None,
+    url: Url = None,
+    um_per_pixel: Scale = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", help="Confidence of the bound on the error among accepted cells.")
+    ] = 0.95,
+    budget: Budget = None,
+    timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+) -> None:
+    """Measure a server on labelled cells: one JSON document and one HTML page.
+
+    For research use; not a medical device.
+    """
+    # Imported here: only this command needs matplotlib, and its absence must be told before any work.
+    from . import page
+    from . import report as documents
+
+    out, notes = Console(), Console(stderr=True)
+    with _errors_told(notes):
+        calibrate.check_promise(0.5, confidence)
+        check_scale(um_per_pixel)
+        documents.refuse_to_overwrite(report)
+        cells = labelled.scan(folder)
+        table = labelled.read_groups(groups, cells) if groups else None
+        strange_files = _images_below(anomalies) if anomalies else []
+        hashes = labelled.file_hashes(cells.files)
+        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+            info = client.info()
+            labelled.check_classes(cells, info.classes)
+            analysis = _asked(client, cells.files, um_per_pixel, budget, notes)
+            strange_analysis = _asked(client, strange_files, um_per_pixel, budget, notes) if strange_files else None
+        found, failed = _labelled_answers(analysis, cells)
+        strange, strange_failed = _strange_answers(strange_analysis, strange_files, anomalies)
+        source = documents.Source(
+            name=folder.resolve().name,
+            data_sha256=labelled.data_sha256(cells.names, hashes),
+            created=calibrate.now(),
+            um_per_pixel=um_per_pixel,
+            budget=budget,
+            failed=failed,
+            remarks=_remarks(cells, hashes),
+            strange_failed=strange_failed,
+            calibration=(info.model_extra or {}).get("calibration"),
+        )
+        kept = _groups_of(found, table, cells)
+        text = documents.to_json(documents.build(found, info.model, source, kept, strange, confidence))
+        whole = json.loads(text)
+        documents.write(report, whole, page.render(whole))
+    _tell_report(whole, cells, report, out)
+    raise typer.Exit(exit_codes.SOME_FAILED if failed or strange_failed else exit_codes.OK)
+
+
+def _tell_report(whole: dict[str, Any], cells: LabelledCells, folder: Path, out: Console) -> None:
+    _tell_failures([*whole["data"]["failed"], *whole["anomalies_failed"]], cells.ignored, out)
+    for name, row in whole["overall"]["headline"].items():
+        shown = "-" if row["value"] is None else f"{row['value']:.4g}  ({row['low']:.4g} to {row['high']:.4g})"
+        out.print(plain(f"{name.replace('_', ' ')}: {shown}"))
+    for name, row in (whole["groups"] or {}).items():
+        for text in row["warnings"]:
+            out.print(plain(f"group {name}: {text}", "yellow"))
+    for text in whole["notes"]:
+        out.print(plain(text, "dim"))
+    out.print(plain(f"Report: {folder / 'validation.html'}, {folder / 'validation.json'}"))
+    out.print(plain(NOTICE, "dim"))
+
+
+def _asked(
+    client: Client, files: Sequence[Path], um_per_pixel: float | None, budget: int | None, notes: Console
+) -> CellsAnalysis:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+        task = progress.add_task("cells", total=len(files))
+        step: Callable[[int, int], None] = lambda done, _: progress.update(task, completed=done)  # noqa: E731
+        return answers.ask(client, files, um_per_pixel, budget, step)
+
+
+def _labelled_answers(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered, list[dict[str, str]]]:
+    names = {str(file): cells.name(file) for file in cells.files}
+    truth = {str(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
+    return answers.arrays(analysis, names, truth), answers.failures(analysis, names)
+
+
+def _strange_answers(
+    analysis: CellsAnalysis | None, files: Sequence[Path], folder: Path | None
+) -> tuple[Answered | None, list[dict[str, str]]]:
+    if analysis is None or folder is None:
+        return None, []
+    names = {str(file): f"{folder.name}/{file.relative_to(folder).as_posix()}" for file in files}
+    return answers.arrays(analysis, names, None), answers.failures(analysis, names)
+
+
+def _groups_of(found: Answered, table: Groups | None, cells: LabelledCells) -> Groups | None:
+    """Return the groups of the cells that were answered, in their order."""
+    if table is None:
+        return None
+    place = {name: number for number, name in enumerate(cells.names)}
+    index = [place[name] for name in found.names]
+    slides = None if table.slide is None else tuple(table.slide[i] for i in index)
+    return Groups(tuple(table.group[i] for i in index), slides)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Return the images in a folder and its folders.
+
+    Raises
+    ------
+    BadLabelledFolder, NoCells
+    """
+    if not folder.is_dir():
+        raise BadLabelledFolder(f"{folder} is no folder; give one that holds images of anomalies")
+    files = sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix.lower() in SUFFIXES)
+    if not files:
+        raise NoCells(f"no image lies in {folder}")
+    return files
+
+
+def _remarks(cells: LabelledCells, hashes: Sequence[str]) -> list[str]:
+    out = []
+    copies = labelled.repeats(cells.names, hashes)
+    if copies:
+        pairs = labelled.some([f"{name} = {first}" for name, first in copies])
+        out.append(f"The same image lies there twice and counts twice: {pairs}.")
+    if cells.ignored:
+        out.append(f"Files whose ending is no image's were left out: {labelled.some(cells.ignored)}.")
+    return out
+
+
+def _tell_failures(failed: Sequence[dict[str, str]], ignored: Sequence[str], out: Console) -> None:
+    if failed:
+        out.print(plain(f"{len(failed)} image(s) without an answer or a label:", "red"))
+        for item in failed[: labelled.NAMES_SHOWN]:
+            out.print(plain(f"  {item['file']}: {item['message']} [{item['error']}]", "red"))
+    if ignored:
+        out.print(plain(f"not read, the ending is no image's: {labelled.some(ignored)}", "yellow"))
+
+
+@contextmanager
+def _errors_told(notes: Console) -> Iterator[None]:
+    """Turn an error that ends the command into one line and an exit code."""
+    try:
+        yield
+    except CytoserveClientError as error:
+        notes.print(plain(f"{error} [{error.code}]", "red"))
+        raise typer.Exit(exit_codes.of_error(error)) from None
+    except (ValidationError, CytoserveError) as error:
+        notes.print(plain(f"{error} [{type(error).__name__}]", "red"))
+        raise typer.Exit(exit_codes.USAGE) from None
+    except OSError as error:
+        notes.print(plain(f"cannot read or write: {error}", "red"))
+        raise typer.Exit(exit_codes.UNFORESEEN) from None

@@ -1,0 +1,57 @@
+"""What can be wrong with labelled cells and with the files made from them, as a tree.
+
+::
+
+    ValidationError
+    +-- BadLabelledFolder     no folder, or not one folder per class
+    |   +-- UnknownClass      a folder is named like no class of the model
+    |   +-- NoCells           no image in any class folder
+    |   +-- RepeatedImage     the same image file is there twice
+    +-- BadGroups             the table of groups does not fit the folder
+    +-- UnboundModel          the server does not say which weights it runs
+    +-- NothingScored         no labelled cell got an answer
+    +-- AlreadyThere          the file to write exists
+    +-- BadSetting            a number outside its range
+"""
+
+from __future__ import annotations
+
+
+class ValidationError(Exception):
+    """Base of every error this package raises on purpose; the text says what to do."""
+
+
+class BadLabelledFolder(ValidationError):
+    """The path is no folder that holds one folder per class."""
+
+
+class UnknownClass(BadLabelledFolder):
+    """A folder is named like no class of the served model."""
+
+
+class NoCells(BadLabelledFolder):
+    """No image lies in any class folder."""
+
+
+class RepeatedImage(BadLabelledFolder):
+    """The same image is there twice: every promise counts cells as different ones."""
+
+
+class BadGroups(ValidationError):
+    """The table of groups does not fit the labelled folder."""
+
+
+class UnboundModel(ValidationError):
+    """The server does not declare the one hash of its weights that a calibration is bound to."""
+
+
+class NothingScored(ValidationError):
+    """Not one of the cells got a label."""
+
+
+class AlreadyThere(ValidationError):
+    """The file to be written exists; calibrations and reports are never overwritten."""
+
+
+class BadSetting(ValidationError):
+    """A setting is outside its range."""

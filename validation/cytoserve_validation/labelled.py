@@ -1,0 +1,219 @@
+"""Labelled cells on disk: one folder per class, image files in it, and what they are grouped by."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cytoserve_client.images import SUFFIXES
+
+from .errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
+
+NAMES_SHOWN = 5
+"""Names that an error lists before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class LabelledCells:
+    """The images of a labelled folder.
+
+    Attributes
+    ----------
+    root : Path
+    files : tuple of Path
+        Sorted by their name relative to ``root``.
+    truth : tuple of str
+        Name of the folder that each file lies in.
+    ignored : tuple of str
+        Relative names of files whose ending is no image's; they are told, not read.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    truth: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+    def name(self, file: Path) -> str:
+        """Return a file's name relative to the folder, with forward slashes."""
+        return file.relative_to(self.root).as_posix()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Relative names of all files."""
+        return tuple(self.name(file) for file in self.files)
+
+    def per_class(self, classes: Sequence[str]) -> dict[str, int]:
+        """Return the number of files of each class, zeros included."""
+        found = Counter(self.truth)
+        return {name: found[name] for name in classes}
+
+
+def scan(folder: Path) -> LabelledCells:
+    """List a labelled folder.
+
+    Raises
+    ------
+    BadLabelledFolder
+        It does not exist, images lie outside the class folders, or class folders hold folders: leaving those out
+        would change what is measured.
+    NoCells
+    """
+    if not folder.is_dir():
+        raise BadLabelledFolder(f"{folder} is no folder; give one that holds a folder per class")
+    parts = [part for part in sorted(folder.iterdir()) if not part.name.startswith(".")]
+    loose = [part.name for part in parts if part.is_file() and part.suffix.lower() in SUFFIXES]
+    if loose:
+        raise BadLabelledFolder(f"{some(loose)} lie(s) directly in {folder}; put each image into its class's folder")
+    files, truth, ignored = [], [], [part.name for part in parts if part.is_file()]
+    for part in (part for part in parts if part.is_dir()):
+        for item in sorted(part.iterdir()):
+            name = f"{part.name}/{item.name}"
+            if item.name.startswith("."):
+                continue
+            if item.is_dir():
+                raise BadLabelledFolder(f"{name} is a folder inside a class folder; put the images directly into it")
+            if item.suffix.lower() in SUFFIXES:
+                files.append(item)
+                truth.append(part.name)
+            else:
+                ignored.append(name)
+    if not files:
+        raise NoCells(f"no image ({', '.join(sorted(SUFFIXES))}) lies in a class folder of {folder}")
+    return LabelledCells(folder, tuple(files), tuple(truth), tuple(ignored))
+
+
+def check_classes(cells: LabelledCells, classes: Sequence[str]) -> list[str]:
+    """Return the classes of the model that have no cell.
+
+    Raises
+    ------
+    UnknownClass
+        A folder is named like no class.
+    """
+    unknown = sorted(set(cells.truth) - set(classes))
+    if unknown:
+        raise UnknownClass(f"folder(s) {some(unknown)} are no class of this model; its classes: {', '.join(classes)}")
+    return [name for name in classes if name not in set(cells.truth)]
+
+
+def file_hashes(files: Sequence[Path]) -> list[str]:
+    """Return the SHA-256 of every file; ``unreadable`` for one that cannot be read (it fails as an image later)."""
+    found = []
+    for file in files:
+        try:
+            found.append(hashlib.sha256(file.read_bytes()).hexdigest())
+        except OSError:
+            found.append("unreadable")
+    return found
+
+
+def data_sha256(names: Sequence[str], hashes: Sequence[str]) -> str:
+    """Return one hash over the sorted relative names and the hashes of their files.
+
+    It does not depend on where the folder lies. One line per file: name, NUL, hash, newline, in UTF-8.
+    """
+    whole = hashlib.sha256()
+    for name, value in sorted(zip(names, hashes, strict=True)):
+        whole.update(f"{name}\0{value}\n".encode())
+    return whole.hexdigest()
+
+
+def repeats(names: Sequence[str], hashes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (file, earlier file of the same content) pairs."""
+    first: dict[str, str] = {}
+    out = []
+    for name, value in zip(names, hashes, strict=True):
+        if value == "unreadable":
+            continue
+        if value in first:
+            out.append((name, first[value]))
+        first.setdefault(value, name)
+    return out
+
+
+def refuse_repeats(names: Sequence[str], hashes: Sequence[str]) -> None:
+    """Refuse a folder that holds an image twice.
+
+    Raises
+    ------
+    RepeatedImage
+    """
+    found = repeats(names, hashes)
+    if found:
+        pairs = [f"{name} = {first}" for name, first in found]
+        raise RepeatedImage(f"{some(pairs)}: the same image twice; remove the copies, or they count as two cells")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What each labelled cell belongs to.
+
+    Attributes
+    ----------
+    group : tuple of str
+        One per cell, in the order of the folder's files.
+    slide : tuple of str, or None
+        One per cell; None where the table has no such column.
+    """
+
+    group: tuple[str, ...]
+    slide: tuple[str, ...] | None
+
+
+def read_groups(path: Path, cells: LabelledCells) -> Groups:
+    """Read a table ``file,group[,slide]`` (CSV with a header) that has one row for every cell.
+
+    ``file`` is the name relative to the labelled folder, or the bare file name where it is unique there.
+
+    Raises
+    ------
+    BadGroups
+        Not readable, a missing column or value, a file twice, a file that is not there, a cell without a row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadGroups(f"{path} cannot be read as CSV in UTF-8 ({type(error).__name__})") from error
+    lacking = [name for name in ("file", "group") if name not in columns]
+    if lacking:
+        raise BadGroups(f"{path.name} has no column {', '.join(lacking)}; its first line must be file,group[,slide]")
+    wanted = ["group", "slide"] if "slide" in columns else ["group"]
+    known = _keys(cells)
+    found: dict[str, list[str]] = {}
+    for line, row in enumerate(rows, 2):
+        name = known.get((row["file"] or "").strip())
+        values = [(row[column] or "").strip() for column in wanted]
+        if name is None:
+            raise BadGroups(f"{path.name} line {line}: {row['file']!r} is no (or no unique) image of {cells.root}")
+        if name in found:
+            raise BadGroups(f"{path.name} line {line}: {name} has a row already")
+        if not all(values):
+            raise BadGroups(f"{path.name} line {line}: a value of {', '.join(wanted)} is empty")
+        found[name] = values
+    missing = [name for name in cells.names if name not in found]
+    if missing:
+        raise BadGroups(f"{path.name} has no row for {some(missing)}; every cell needs a group")
+    table = [found[name] for name in cells.names]
+    slides = tuple(row[1] for row in table) if len(wanted) == 2 else None
+    return Groups(tuple(row[0] for row in table), slides)
+
+
+def _keys(cells: LabelledCells) -> dict[str, str]:
+    """Return what a row may call each file: its relative name, or its bare name where that is unique."""
+    bare = Counter(file.name for file in cells.files)
+    keys = {cells.name(file): cells.name(file) for file in cells.files}
+    keys.update({file.name: cells.name(file) for file in cells.files if bare[file.name] == 1})
+    return keys
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,195 @@
+"""The report as one document: what was measured, on what, with which caveats."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from cytoserve_client.cli.files import write_atomically
+from cytoserve_client.results import ModelInfo
+
+from .anomalies import describe_anomalies
+from .answers import Answered
+from .errors import AlreadyThere
+from .figures import describe, restricted
+from .grouped import describe_groups
+from .labelled import Groups
+from .resampling import DRAWS, FEW_SLIDES, SEED, draw
+
+SCHEMA: Final = "cytoserve.validation/1"
+NOTICE: Final = "For research use; not a medical device."
+JSON_NAME: Final = "validation.json"
+HTML_NAME: Final = "validation.html"
+
+INDEPENDENT: Final = (
+    "No slide ids were given: every interval assumes independent cells. Cells of one slide or one patient are alike, "
+    "so the true uncertainty is larger; give a table with a slide column to have slides resampled."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the cells come from.
+
+    Attributes
+    ----------
+    name : str
+        Name of the labelled folder, without its path.
+    data_sha256 : str
+    created : str
+        UTC, ISO 8601.
+    um_per_pixel : float or None
+    budget : int or None
+        Probes per class that were asked for; None: the server's default.
+    failed : sequence of mapping
+        Images without an answer or a label.
+    remarks : sequence of str
+        What else a reader must know about the data: repeated files, ignored files.
+    strange_failed : sequence of mapping
+        The same for the anomalies.
+    calibration : object
+        What the server tells about the site calibration in force; None: the model's own.
+    """
+
+    name: str
+    data_sha256: str
+    created: str
+    um_per_pixel: float | None
+    budget: int | None
+    failed: Sequence[Mapping[str, str]] = ()
+    remarks: Sequence[str] = ()
+    strange_failed: Sequence[Mapping[str, str]] = ()
+    calibration: Any = None
+
+
+def build(
+    cells: Answered,
+    model: ModelInfo,
+    source: Source,
+    groups: Groups | None = None,
+    strange: Answered | None = None,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Measure everything; the same answers give the same document.
+
+    Parameters
+    ----------
+    cells : Answered
+        With their true classes.
+    groups : Groups, optional
+        In the order of ``cells``.
+    strange : Answered, optional
+        Cells unlike the classes of the model.
+    level : float
+        Confidence of the one-sided bounds on the error among accepted cells.
+    """
+    slides = groups.slide if groups else None
+    names = groups.group if groups else [""] * len(cells)
+    strata = [f"{name}\0{truth}" for name, truth in zip(names, cells.truth, strict=True)]
+    resampler = draw(strata, slides, groups.group if groups else None)
+    failed = [item for item in source.failed if item["error"] != "not_scored"]
+    absent = [name for c, name in enumerate(cells.classes) if not (cells.truth == c).any()]
+    right, asked = int(cells.right.sum()), len(cells) + len(failed)
+    return {
+        "schema": SCHEMA,
+        "notice": NOTICE,
+        "created": source.created,
+        "model": model.model_dump(mode="json"),
+        "calibration": source.calibration,
+        "data": {
+            "name": source.name,
+            "data_sha256": source.data_sha256,
+            "um_per_pixel": source.um_per_pixel,
+            "budget": source.budget,
+            "images": asked,
+            "per_class": {name: int((cells.truth == c).sum()) for c, name in enumerate(cells.classes)},
+            "absent": absent,
+            "slides": resampler.slides,
+            "failed": [dict(item) for item in source.failed],
+            "accuracy_if_failures_count_as_wrong": right / asked,
+        },
+        "method": {"draws": DRAWS, "seed": SEED, "interval_level": 0.95},
+        "notes": _notes(resampler.slides, absent, failed, source, strange),
+        "overall": describe(cells, resampler, level),
+        "restricted": restricted(cells, resampler),
+        "groups": None if groups is None else describe_groups(cells, resampler, groups, level),
+        "anomalies": None if strange is None else describe_anomalies(strange, cells, resampler, groups),
+        "anomalies_failed": [dict(item) for item in source.strange_failed],
+    }
+
+
+def _notes(
+    slides: int | None,
+    absent: Sequence[str],
+    failed: Sequence[Mapping[str, str]],
+    source: Source,
+    strange: Answered | None,
+) -> list[str]:
+    if slides is None:
+        notes = [INDEPENDENT]
+    else:
+        notes = [f"Intervals come from resampling {slides} slides, and are never narrower than those of single cells."]
+        if slides < FEW_SLIDES:
+            notes.append(f"With fewer than {FEW_SLIDES} slides such intervals are still too narrow.")
+    notes.append("Every interval holds by itself at 95 %; among many figures and groups some miss by chance.")
+    if absent:
+        notes.append(
+            f"No cell of {', '.join(absent)}: their sensitivity is unknown. Labels are the best of all classes; the "
+            "section on the classes present repeats the main figures with only those in the race."
+        )
+    if failed:
+        notes.append(
+            f"{len(failed)} image(s) got no answer; they are named, and outside every figure but the last of the data."
+        )
+    if strange is not None:
+        notes.append("Anomalies are taken as independent of one another.")
+    return [*notes, *source.remarks]
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Say so before any work is done.
+
+    Raises
+    ------
+    AlreadyThere
+    """
+    for name in (JSON_NAME, HTML_NAME):
+        if (folder / name).exists():
+            raise AlreadyThere(f"{folder / name} exists; reports are kept, not overwritten: give another folder")
+    if folder.exists() and not folder.is_dir():
+        raise AlreadyThere(f"{folder} is a file; give a folder")
+
+
+def to_json(report: Mapping[str, Any]) -> str:
+    """Return the document as JSON text; a NaN, which JSON does not know, becomes null."""
+    return json.dumps(_clean(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return float(f"{number:.6g}") if math.isfinite(number) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
+
+
+def write(folder: Path, report: Mapping[str, Any], page: str) -> None:
+    """Write ``validation.json`` and ``validation.html``, each whole or not at all.
+
+    Raises
+    ------
+    AlreadyThere
+    """
+    refuse_to_overwrite(folder)
+    write_atomically(folder / JSON_NAME, to_json(report).encode("utf-8"))
+    write_atomically(folder / HTML_NAME, page.encode("utf-8"))
