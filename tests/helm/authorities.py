@@ -7,6 +7,8 @@ Kubernetes' schemas, those of custom resources, KServe's typed models, and the r
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -82,6 +84,20 @@ def check_typed(data: Any, kind: str, where: str = "") -> None:
     model(**{names[key]: value for key, value in data.items()})
     for key, value in data.items():
         check_typed(value, model.openapi_types[names[key]], f"{where}.{key}")
+
+
+@cache
+def _apart() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def check_typed_apart(data: Any, kind: str) -> None:
+    """Run `check_typed` in a process of its own, started once.
+
+    kserve and tritonclient each register the messages of the inference protocol; protobuf refuses the second in one
+    process, whichever it is.
+    """
+    _apart().submit(check_typed, data, kind, kind).result(timeout=300)
 
 
 RESTRICTED_VOLUMES: Final = {

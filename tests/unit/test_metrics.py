@@ -1,4 +1,4 @@
-"""What is counted, away from Triton (tests/integration/test_metrics.py counts on the real one)."""
+"""What is counted, away from Triton (tests/integration/test_metrics_on_triton.py counts on the real one)."""
 
 from __future__ import annotations
 
