@@ -55,7 +55,7 @@ def test_what_a_request_carries(server: FakeServer, open_client: Open) -> None:
     assert len(call.request_id) == 32
     assert call.metadata["x-request-id"] == call.request_id
     assert (call.metadata["x-tenant"], call.metadata["authorization"]) == ("lab", "Bearer secret")
-    assert set(call.requested) == set(OUTPUTS["smear_analysis"]) - {"SCORES", "CELL_FLAGS"}
+    assert set(call.requested) == set(OUTPUTS["smear_analysis"]) - {"CELL_FLAGS"}
 
 
 def test_a_file_of_20_mib_travels(server: FakeServer, open_client: Open) -> None:

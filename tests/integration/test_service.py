@@ -31,7 +31,7 @@ MODELS = [
     "cell_analysis",
 ]
 LATENT = (24, 16, 16)
-PER_CELL = ("LABEL", "POSTERIOR", "SCORES", "UNCERTAINTY", "ANOMALY", "DECISION", "REASONS", "EVALUATIONS")
+PER_CELL = ("LABEL", "POSTERIOR", "SCORES", "UNCERTAINTY", "ANOMALY", "DECISION", "REASONS", "EVALUATIONS", "CONFORMAL")
 
 
 def cell(seed: int, size: int = 140) -> bytes:
@@ -226,7 +226,9 @@ def test_shapes_that_do_not_fit(ask: Ask) -> None:
 
 def test_budget(ask: Ask) -> None:
     few, more = (ask("cell_analysis", [cell(1)], budget=budget) for budget in (1, "3"))
-    assert 3 * few["EVALUATIONS"][0] == more["EVALUATIONS"][0]
+    classes = few["POSTERIOR"].shape[1]
+    assert few["EVALUATIONS"][0] == classes
+    assert 2 * classes < more["EVALUATIONS"][0] <= 3 * classes  # classes may leave after two probes, two of them stay
 
 
 @pytest.mark.parametrize("budget", [0, -1, 10**9, "many"])
