@@ -34,7 +34,7 @@ FITTED: Final = (
 
 
 class CalibrationRefused(CytoserveError):
-    """A site calibration that must not be used: another model's, changed, or not readable. It ends the start, not a request."""
+    """A site calibration that must not be used: another model's, changed or unreadable. It ends the server's start."""
 
 
 def content_sha256(document: Mapping[str, Any]) -> str:
