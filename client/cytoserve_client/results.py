@@ -32,6 +32,7 @@ class Reason(str, Enum):
     OUT_OF_SCALE = "out_of_scale"
     POOR_IMAGE = "poor_image"
     TOUCHES_BORDER = "touches_border"
+    NOT_CALIBRATED = "not_calibrated"
 
 
 class _Frozen(BaseModel):

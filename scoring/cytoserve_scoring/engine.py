@@ -272,7 +272,6 @@ class ScoringEngine:
             live[broken] = False
             errors[broken] = np.nan
             open_ = np.flatnonzero(live.any(axis=1))
-            open_ = np.flatnonzero(live.any(axis=1))
             if rule is not None and np.isfinite(threshold) and end < budget and open_.size:
                 live[open_] = survivors(errors[open_], live[open_], end, budget, rule, threshold)
             before = end
@@ -326,13 +325,16 @@ class ScoringEngine:
         config = self.config
         ranked = np.sort(out.posterior[cell])[::-1]
         threshold = config.accept_threshold[request.budget - 1]
+        p_value = float(out.anomaly[cell, 1])
+        # Where strangeness is looked at, a class without reference cells must not pass for want of them.
+        unchecked = config.anomaly_reference is not None and np.isnan(p_value)
         found = {
-            "anomalous": float(out.anomaly[cell, 1]) < config.anomaly_level,
+            "anomalous": p_value < config.anomaly_level,
             "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
             "near_tie": paired_statistic(errors) < config.tie_statistic,
             "ambiguous": len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
             "low_confidence": threshold is None or ranked[0] < threshold,
-            "not_calibrated": not request.calibrated,
+            "not_calibrated": not request.calibrated or unchecked,
             "poor_image": bool(flags & FLAG_POOR_IMAGE),
             "out_of_scale": bool(flags & FLAG_OUT_OF_SCALE),
             "touches_border": bool(flags & FLAG_TOUCHES_BORDER),

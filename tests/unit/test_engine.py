@@ -132,6 +132,13 @@ def test_reasons_name_what_is_wrong():
     assert strange.anomaly[0, 1] == pytest.approx(0.01)
 
 
+def test_a_class_without_reference_cells_is_not_accepted_for_want_of_them():
+    engine = ScoringEngine(make_config(anomaly_reference=[{"neutrophil": [0.1] * 60}] * 8))
+    out = engine.score(cells([0.0, 1.0]), np.zeros(2, np.int32), World())
+    assert out.reasons == ["not_calibrated", ""]
+    assert np.isnan(out.anomaly[0, 1])
+
+
 def test_nothing_is_accepted_without_a_threshold():
     out = ScoringEngine(make_config(accept_threshold=[None] * 8)).score(cells([0.0]), np.zeros(1, np.int32), World())
     assert out.decision.tolist() == [1]
