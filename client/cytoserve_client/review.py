@@ -17,6 +17,7 @@ _RANK: dict[str, int] = {
     Reason.NEAR_TIE.value: 3,
     Reason.AMBIGUOUS.value: 3,
     Reason.LOW_CONFIDENCE.value: 4,
+    Reason.NOT_CALIBRATED.value: 5,
     Reason.OUT_OF_SCALE.value: 6,
     Reason.POOR_IMAGE.value: 6,
     Reason.TOUCHES_BORDER.value: 6,
