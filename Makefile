@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo serve test lint bench load chart-docs chart-golden clean
+.PHONY: demo serve test lint bench load evidence export-tables test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again.
 demo: $(VENV)/.ready
@@ -35,13 +35,31 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed of the server on real fields, beside ONNX Runtime in process (docs/benchmarks.md).
+# Speed of the server beside ONNX Runtime, then the published procedure on the same weights and cells.
 bench:
 	$(BIN)/python -m benchmarks.server_speed
+	$(BIN)/python -m benchmarks.published ../shared/data/pbc/test --cells 200 --out docs/results/published.json
+
+# docs/evidence.md from docs/results; the tables of docs/export.md.
+evidence:
+	$(BIN)/python -m benchmarks.evidence
+export-tables:
+	$(BIN)/python -m benchmarks.export_tables
 
 # Bounded load on a server of our own, on loopback.
 load:
 	$(BIN)/python tests/load/run.py
+
+COMPOSE := docker compose -f deploy/docker/compose.yaml --profile cpu
+# The cpu image built and called without a container engine (root, Debian's buildah and debootstrap; docs/image.md).
+test-image:
+	CYTOSERVE_TEST_IMAGE=1 $(BIN)/python -m pytest tests/image
+# The integration suite against the container, where Docker is; it is taken down whatever happens.
+integration-docker: export GRAFANA_PASSWORD := not-started-here
+integration-docker:
+	trap '$(COMPOSE) down --volumes' EXIT; trap 'exit 130' INT TERM; \
+	$(COMPOSE) up --build --detach --wait --wait-timeout 300 server-cpu \
+	&& $(BIN)/python -m pytest tests/integration --triton-url 127.0.0.1:8001
 
 # The chart's README from its values; the rendered examples that the tests hold against (look at the difference).
 chart-docs:

@@ -35,6 +35,9 @@ from rich.progress import track
 from scipy import stats
 from torch import Tensor
 
+from .evidence import cost
+from .statistics import paired_difference
+
 MILD = Augmentation(scale=0.0, shift_um=0.0, strong=0.0, narrow=0.1, brightness=0.02, channel_gain=0.02, occlude=0.0)
 """Rotation, flip and a slight colour jitter, as the published loop augments every trial."""
 
@@ -87,7 +90,7 @@ class Opponent:
             noise = torch.randn(latent.shape, generator=generator)
             at.append(1 - timestep / 1000)
             seen.append(self.errors(latent, timestep, noise, [int(cells.labels[row])])[0])
-        fitted = np.polynomial.Polynomial.fit(at, seen, 4)
+        fitted = np.polynomial.Polynomial.fit(at, seen, 4)  # type: ignore[no-untyped-call]
         level = fitted(1 - np.arange(1000) / 1000)
         self.weight = 1.0 / np.maximum(level, 0.05 * np.median(level))
 
@@ -134,21 +137,16 @@ def served(files: list[Path], budgets: list[int | None]) -> tuple[dict[str, Any]
         client.classify(files[:16], PBC_UM_PER_PIXEL)
         for budget in budgets:
             began = time.monotonic()
-            cells = client.classify(files, PBC_UM_PER_PIXEL, budget=budget).cells
+            analysis = client.classify(files, PBC_UM_PER_PIXEL, budget=budget)
+            cells = analysis.cells
             if budget is None:
                 speed = len(files) / (time.monotonic() - began)
             out["default" if budget is None else str(budget)] = {
                 "labels": [CLASSES.index(cell.label) if cell.label else -1 for cell in cells],
                 "evaluations": [cell.evaluations or 0 for cell in cells],
+                "weights_sha256": analysis.model.weights_sha256,
             }
     return out, speed
-
-
-def difference_interval(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], draws: int = 4000) -> list[float]:
-    """Return the 95 % percentile bootstrap interval of the paired difference in accuracy, in points."""
-    gap = 100.0 * (ours.astype(float) - theirs.astype(float))
-    at = np.random.default_rng(0).integers(0, len(gap), (draws, len(gap)))
-    return [round(float(x), 2) for x in np.percentile(gap[at].mean(axis=1), [2.5, 97.5])]
 
 
 def spread_pick(folder: Path, count: int) -> tuple[CellSet, list[Path]]:
@@ -161,13 +159,17 @@ def spread_pick(folder: Path, count: int) -> tuple[CellSet, list[Path]]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/test"))
+    parser.add_argument("--show", type=Path, help="only print what an earlier run wrote")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/reference"))
     parser.add_argument("--validation", type=Path, default=Path("../shared/data/pbc/val"))
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.show:
+        print(page(json.loads(args.show.read_text())))
+        return
     torch.set_num_threads(args.threads)
     cells, files = spread_pick(args.folder, args.cells)
     ours, speed = served(files, [None, 1, 2, 4, 8])
@@ -177,9 +179,15 @@ def main() -> None:
     runs = [opponent.classify(cells, row) for row in track(range(len(cells)), "published procedure")]
     their_speed = len(cells) / (time.monotonic() - began)
     truth = cells.labels.numpy()
-    print(json.dumps(result := compare(ours, speed, runs, their_speed, truth), indent=1))
+    result = compare(ours, speed, runs, their_speed, truth)
+    print(page(result))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def page(result: dict[str, Any]) -> str:
+    """Return the comparison as it is printed: the same section as in docs/evidence.md."""
+    return cost({"published": result}).markdown([])
 
 
 def compare(
@@ -202,8 +210,10 @@ def compare(
         }
         for cap in caps
     }
+    gap = paired_difference(mine, last)
     return {
         "cells": len(truth),
+        "weights_sha256": ours["default"]["weights_sha256"],
         "ours": {"accuracy": round(float(mine.mean()), 4), "evaluations": round(float(own.mean()), 2)},
         "published": {
             "accuracy": round(float(last.mean()), 4),
@@ -211,9 +221,10 @@ def compare(
             "evaluations_median": float(np.median(spent)),
         },
         "evaluations_ratio": round(float(spent.mean() / own.mean()), 2),
+        "cells_per_second": {"ours": round(speed, 3), "published": round(their_speed, 4)},
         "cells_per_second_ratio": round(speed / their_speed, 2),
-        "accuracy_difference_points": round(100 * float(mine.mean() - last.mean()), 2),
-        "accuracy_difference_interval": difference_interval(mine, last),
+        "accuracy_difference_points": gap["points"],
+        "accuracy_difference_interval": gap["interval"],
         "curve_ours_by_most_probes": {
             name: {
                 "accuracy": round(float((np.array(run["labels"]) == truth).mean()), 4),

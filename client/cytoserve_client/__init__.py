@@ -7,6 +7,7 @@
 
 from cytoserve_client._config import TLS, Expectation, RetryPolicy, TokenProvider
 from cytoserve_client._contract import ServiceInfo
+from cytoserve_client._options import Priority
 from cytoserve_client.async_client import AsyncClient
 from cytoserve_client.client import Client
 from cytoserve_client.errors import (
@@ -35,6 +36,7 @@ from cytoserve_client.errors import (
     UnsupportedMode,
 )
 from cytoserve_client.images import EncodedImage, ImageLike
+from cytoserve_client.reasons import Reason
 from cytoserve_client.results import (
     Anomaly,
     Box,
@@ -47,7 +49,6 @@ from cytoserve_client.results import (
     FieldAnalysis,
     Kind,
     ModelInfo,
-    Reason,
     ReviewItem,
     SmearAnalysis,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "Kind",
     "ModelInfo",
     "NotAnImage",
+    "Priority",
     "Reason",
     "RetryPolicy",
     "ReviewItem",

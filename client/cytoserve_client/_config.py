@@ -128,6 +128,8 @@ class ClientConfig:
         check_timeout(self.timeout)
         if self.max_in_flight < 1 or self.cells_per_request < 1:
             raise ConfigurationError("max_in_flight and cells_per_request must be 1 or more")
+        if self.cells_per_request > c.MAX_CELLS:
+            raise ConfigurationError(f"cells_per_request must be {c.MAX_CELLS} at most, not {self.cells_per_request}")
         for name, value in self.headers.items():
             if name != name.lower() or name.startswith("grpc-") or not value.isascii():
                 raise ConfigurationError(

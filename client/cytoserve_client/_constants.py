@@ -39,13 +39,20 @@ CHUNK_BYTES: Final = 32 * 1024 * 1024
 """Encoded bytes that one request of ``classify`` may carry before the chunk is split."""
 
 MAX_FILE_BYTES: Final = 40 * 1024 * 1024
-"""Largest encoded image that the service accepts (docs/contract.md); larger ones are refused before sending."""
+"""Largest encoded image that the service accepts (docs/contract.md); larger ones are refused before they are read.
+
+This and the next three are the service's ``limits``, written down here because an image is checked before the server
+is asked anything. A test holds them equal to what ``service_info`` tells.
+"""
 
 MAX_PIXELS: Final = 50_000_000
 """Largest image, in pixels, that the service accepts."""
 
 MIN_SIDE: Final = 32
 """Shortest side, in pixels, that the service accepts."""
+
+MAX_CELLS: Final = 512
+"""Most single-cell images that the service accepts in one request."""
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """gRPC message size, sending and receiving. gRPC's own default for receiving is 4 MiB."""
@@ -63,6 +70,9 @@ RECONNECT_MAX_MS: Final = 2_000
 
 PROBABILITY_TOLERANCE: Final = 1e-3
 """How far the class probabilities of a cell may be from 1 in sum (float32 soft-max over a few classes)."""
+
+SET_ERROR: Final = 0.05
+"""Tolerated share of prediction sets that miss the true class, in tables and JSON."""
 
 SMALL_COUNT: Final = 100
 """White cells below which a differential is marked as based on few cells (a manual count reads 100 to 400)."""

@@ -24,6 +24,27 @@ class ServiceInfo(BaseModel):
     weights_sha256: str | dict[str, str] | None = None
 
     @property
+    def probes(self) -> int | None:
+        """Probes in the model's bank, which is the largest budget; None where the server does not tell."""
+        return self._whole("probes")
+
+    @property
+    def default_budget(self) -> int | None:
+        """Most probes per class when a request names no budget; None where the server does not tell."""
+        return self._whole("default_budget")
+
+    @property
+    def default_alpha(self) -> float | None:
+        """Level of the elimination when a request names none; None where no class leaves early, or it is not told."""
+        told = (self.model_extra or {}).get("default_alpha")
+        return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+
+    def _whole(self, key: str) -> int | None:
+        # Not fields: a server of another release that tells nothing, or something else, is still understood.
+        told = (self.model_extra or {}).get(key)
+        return told if isinstance(told, int) and not isinstance(told, bool) else None
+
+    @property
     def model(self) -> ModelInfo:
         """The part that every result carries."""
         return ModelInfo(name=self.name, version=self.version, classes=self.classes, weights_sha256=self.weights_sha256)

@@ -10,8 +10,8 @@ from typing import Any
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._answers import cell_answers, field_analysis
-from cytoserve_client._config import check_timeout
-from cytoserve_client.errors import BadParameter, CytoserveClientError
+from cytoserve_client._options import Options
+from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage, Source
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
@@ -21,37 +21,11 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-@dataclass(frozen=True)
-class Options:
-    """Per-call choices, checked.
-
-    Parameters
-    ----------
-    timeout : float
-        Seconds per request, retries included.
-    budget : int or None
-        Probes per class; the service's own default when None.
-    """
-
-    timeout: float
-    budget: int | None = None
-
-    @classmethod
-    def of(cls, timeout: float | None, default: float, budget: int | None) -> Options:
-        """Return checked options; ``None`` as timeout means the client's."""
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-            raise BadParameter(f"budget must be a whole number of probes, 1 or more, not {budget!r}")
-        return cls(check_timeout(default if timeout is None else timeout), budget)
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """The request parameters."""
-        return {} if self.budget is None else {"budget": self.budget}
-
-
 def field_request(image: EncodedImage, um_per_pixel: float, options: Options, request_id: str) -> Any:
     """Return the request for one field."""
-    return _wire.image_request(_wire.SMEAR_MODEL, [image.data], [um_per_pixel], request_id, options.parameters)
+    return _wire.image_request(
+        _wire.SMEAR_MODEL, [image.data], [um_per_pixel], request_id, options.parameters, options.priority_level
+    )
 
 
 def cells_request(
@@ -59,7 +33,9 @@ def cells_request(
 ) -> Any:
     """Return the request for a chunk of single-cell images."""
     files = [image.data for image in images]
-    return _wire.image_request(_wire.CELL_MODEL, files, um_per_pixel, request_id, options.parameters)
+    return _wire.image_request(
+        _wire.CELL_MODEL, files, um_per_pixel, request_id, options.parameters, options.priority_level
+    )
 
 
 def read_field(response: Any, model: ModelInfo, image: EncodedImage, request_id: str) -> FieldAnalysis:

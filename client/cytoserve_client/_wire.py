@@ -21,6 +21,9 @@ from cytoserve_client.errors import ContractMismatch, InvalidAnswer
 
 SERVICE: Final = "inference.GRPCInferenceService"
 
+Parameter = int | float | str
+"""Value of a request parameter."""
+
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -135,7 +138,8 @@ def infer_request(
     model: str,
     inputs: Sequence[tuple[TensorSpec, Sequence[int], bytes]],
     request_id: str,
-    parameters: Mapping[str, int] | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+    priority: int = 0,
 ) -> Any:
     """Return a ``ModelInferRequest``.
 
@@ -147,8 +151,10 @@ def infer_request(
         The input tensors.
     request_id : str
         Travels with every attempt, and into the server's log.
-    parameters : mapping of str to int, optional
+    parameters : mapping of str to int, float or str, optional
         Request parameters, forwarded by the ensembles to their steps.
+    priority : int
+        Triton's priority, forwarded likewise: 1 is the most urgent, 0 (not sent) the model's default.
     """
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     for spec, shape, raw in inputs:
@@ -158,8 +164,21 @@ def infer_request(
         if spec.name not in _UNUSED:
             request.outputs.add(name=spec.name)
     for name, value in (parameters or {}).items():
-        request.parameters[name].int64_param = value
+        _set(request.parameters[name], value)
+    if priority:
+        # As tritonclient does: unsigned, and nothing at all for 0.
+        request.parameters["priority"].uint64_param = priority
     return request
+
+
+def _set(slot: Any, value: Parameter) -> None:
+    """Fill the member of the parameter that is of the value's type."""
+    if isinstance(value, str):
+        slot.string_param = value
+    elif isinstance(value, float):
+        slot.double_param = value
+    else:
+        slot.int64_param = value
 
 
 def image_request(
@@ -167,7 +186,8 @@ def image_request(
     files: Sequence[bytes],
     um_per_pixel: Sequence[float],
     request_id: str,
-    parameters: Mapping[str, int] | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+    priority: int = 0,
 ) -> Any:
     """Return the request of either ensemble: encoded files and their scales (0 = not given)."""
     scales = np.asarray(um_per_pixel, "<f4")
@@ -175,7 +195,7 @@ def image_request(
         (INPUTS[0], [len(files)], bytes_tensor(files)),
         (INPUTS[1], [len(scales)], scales.tobytes()),
     ]
-    return infer_request(model, inputs, request_id, parameters)
+    return infer_request(model, inputs, request_id, parameters, priority)
 
 
 def info_request(request_id: str) -> Any:

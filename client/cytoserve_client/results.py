@@ -6,10 +6,12 @@ strings: a newer server may add to them, and a reader must let unknown ones thro
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from cytoserve_client._constants import SET_ERROR
+from cytoserve_client.reasons import Reason, explained
 
 Kind = Literal["white_cell", "red_cell", "platelet"]
 """What the segmenter took the object for."""
@@ -19,20 +21,6 @@ Decision = Literal["accept", "review"]
 
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
-
-
-class Reason(str, Enum):
-    """Reasons for review that this release knows; a cell may carry others."""
-
-    ANOMALOUS = "anomalous"
-    KIND_CONFLICT = "kind_conflict"
-    NEAR_TIE = "near_tie"
-    AMBIGUOUS = "ambiguous"
-    LOW_CONFIDENCE = "low_confidence"
-    OUT_OF_SCALE = "out_of_scale"
-    POOR_IMAGE = "poor_image"
-    TOUCHES_BORDER = "touches_border"
-    NOT_CALIBRATED = "not_calibrated"
 
 
 class _Frozen(BaseModel):
@@ -67,18 +55,26 @@ class ScoredCell(_Frozen):
     uncertainty: float | None
     anomaly: Anomaly | None
     decision: Decision | None = Field(description="null for cells that are not scored (red cells, platelets)")
-    reasons: tuple[str, ...] = Field(description="why a person should look; see `Reason`")
+    reasons: tuple[str, ...] = Field(description="why a person should look; sentences in `reasons_explained`")
     evaluations: int | None = Field(description="passes of the denoiser spent on this cell")
     scores: dict[str, float] | None = Field(
         default=None, description="error per class, lower is better; null if not scored"
     )
     conformal: dict[str, float] | None = Field(default=None, description="p-value of each class; null if not computed")
 
-    def prediction_set(self, error: float = 0.05) -> tuple[str, ...] | None:
+    @computed_field(description="`prediction_set` at 95 %; null if not computed, or not calibrated for this request")  # type: ignore[prop-decorator]
+    @property
+    def prediction_set_95(self) -> tuple[str, ...] | None:
+        """The classes that cannot be excluded at 95 %; None also where the request was not one that was calibrated."""
+        return None if Reason.NOT_CALIBRATED.value in self.reasons else self.prediction_set()
+
+    def prediction_set(self, error: float = SET_ERROR) -> tuple[str, ...] | None:
         """Return the classes that cannot be excluded: each true class is in its set with probability ``1 - error``.
 
         The promise holds class by class (Mondrian conformal prediction, Vovk, Gammerman & Shafer 2005, chapter 4) for
-        cells exchangeable with those of the calibration. An empty set says: like none of the classes.
+        cells exchangeable with those of the calibration, and requests that were calibrated (no ``not_calibrated``
+        among the reasons). An empty set says: like none of the classes. The label may be missing from the set: it is
+        the best class, and yet unlike the reference cells of that class.
 
         Parameters
         ----------
@@ -150,6 +146,12 @@ class SmearAnalysis(_Frozen):
     review: tuple[ReviewItem, ...] = Field(description="[field, cell] pairs, most urgent first")
     failures: tuple[Failure, ...] = ()
 
+    @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
+    @property
+    def reasons_explained(self) -> dict[str, str]:
+        """The reasons that occur among the cells, each with one sentence in plain words."""
+        return explained(reason for field in self.fields for cell in field.cells for reason in cell.reasons)
+
     def cell(self, item: ReviewItem) -> Cell:
         """Return the cell that an entry of ``review`` points to."""
         return self.fields[item.field].cells[item.cell]
@@ -175,3 +177,9 @@ class CellsAnalysis(_Frozen):
     model: ModelInfo
     cells: tuple[CellAnswer, ...]
     failures: tuple[Failure, ...] = ()
+
+    @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
+    @property
+    def reasons_explained(self) -> dict[str, str]:
+        """The reasons that occur among the cells, each with one sentence in plain words."""
+        return explained(reason for cell in self.cells for reason in cell.reasons)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cytoserve_client.results import FieldAnalysis, Reason, ReviewItem, ScoredCell
+from cytoserve_client.reasons import Reason
+from cytoserve_client.results import FieldAnalysis, ReviewItem, ScoredCell
 
 _RANK: dict[str, int] = {
     Reason.ANOMALOUS.value: 1,

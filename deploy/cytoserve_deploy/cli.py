@@ -38,6 +38,13 @@ def serve(
     scorer_instances: Annotated[
         int | None, typer.Option(help="Requests scored at a time. Default: as the repository says.", min=1)
     ] = None,
+    skip_verification: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-verification/--verify",
+            help="Do not compare the models with their manifest. Default: $CYTOSERVE_SKIP_VERIFICATION, else compare.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the models on this machine (loopback only) until Ctrl-C or SIGTERM.
 
@@ -54,6 +61,7 @@ def serve(
             log_file=log_file,
             onnx_threads=onnx_threads,
             scorer_instances=scorer_instances,
+            skip_verification=skip_verification,
         )
     )
     stop = threading.Event()

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from .errors import DeployError, ServerDied, ServerNotReady
-from .manifest_check import check_repository_files
+from .launch import truth
+from .manifest_check import ENV_SKIP, check_repository_files
 from .probe import Target, ask
 from .triton_arguments import STUB_TIMEOUT_S, ServeOptions, triton_arguments
 
@@ -149,12 +150,12 @@ def _say(text: str) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.skip_verification:
-        _say("WARNING: the models' hashes are NOT checked (--skip-verification or CYTOSERVE_SKIP_VERIFICATION is set)")
+        _say(f"WARNING: the models' hashes are NOT checked (--skip-verification or {ENV_SKIP} is set)")
         return
+    strict = not arguments.allow_unlisted
     for index, folder in enumerate(arguments.model_repository):
         expected = arguments.manifest_sha256 if index == 0 else ""
-        report = check_repository_files(Path(folder), expected, arguments.refuse_unlisted)
-        _say(report.sentence())
+        _say(check_repository_files(Path(folder), expected, refuse_unlisted=strict, refuse_caches=strict).sentence())
 
 
 def _options(arguments: argparse.Namespace, **changes: object) -> ServeOptions:
@@ -174,19 +175,11 @@ class _Parser(argparse.ArgumentParser):
         given = os.environ.get(variable)
         text = f"{text} [{variable}]"
         if default is False:
-            self.add_argument(f"--{name}", action="store_true", default=_truth(variable, given), help=text)
+            self.add_argument(f"--{name}", action="store_true", default=truth(variable, given), help=text)
             return
         kind = type(default) if default is not None else str
         # a string default is parsed by argparse like an argument, so a bad variable is refused in the same words
         self.add_argument(f"--{name}", type=kind, default=default if given is None else given, help=text, **more)  # type: ignore[arg-type]
-
-
-def _truth(variable: str, value: str | None) -> bool:
-    known = {None: False, "": False, "0": False, "false": False, "1": True, "true": True}
-    key = value.lower() if value else value
-    if key not in known:
-        raise DeployError(f"{variable} is {value!r}; give true or false")
-    return known[key]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         sub.set_defaults(fallback_repository=given or "/models")
         sub.option("manifest-sha256", "", "Expected sha256 of the first repository's manifest.json.")
-        sub.option("refuse-unlisted", False, "Refuse files that the manifest does not name.")
+        sub.option("allow-unlisted", False, "Serve files that the manifest does not name; a warning is logged.")
         sub.option("skip-verification", False, "Do not check hashes; a warning is logged.")
         sub.option("model-config-name", "", "Use configs/NAME.pbtxt of each model.")
     add_serve_options(commands.choices["serve"])

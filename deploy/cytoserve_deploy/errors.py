@@ -1,4 +1,4 @@
-"""What can go wrong when the local server is found, started or stopped, as a tree.
+"""What can go wrong when a server is found, started, stopped or rolled out, as a tree.
 
 ::
 
@@ -13,10 +13,31 @@
     |   +-- IncompleteRepository  found, but models lack their files
     +-- PortTaken               a port that was asked for is in use
     +-- ServerError             the server itself
-        +-- ServerDied          it ended by itself
-        +-- ServerNotReady      it did not become ready in time
-        +-- WarmUpFailed        it is ready by its own word, but the first inference failed
-        +-- ServerNotStopped    processes were left after stopping
+    |   +-- ServerDied          it ended by itself
+    |   +-- ServerNotReady      it did not become ready in time
+    |   +-- WarmUpFailed        it is ready by its own word, but the first inference failed
+    |   +-- ServerNotStopped    processes were left after stopping
+    +-- RolloutError            `cytoserve deploy`
+        +-- ClusterUnreachable  no kubeconfig, or the API server does not answer
+        +-- NotAuthenticated    401: the credentials are missing or over
+        +-- PermissionDenied    403: this user may not do that
+        +-- KServeMissing       the cluster has no InferenceService
+        +-- ObjectRefused       the API server, or we, find a value wrong
+        +-- ConflictRemains     409 again and again: somebody else writes the same object
+        +-- NotDeployed         no such InferenceService, or no such version of it
+        +-- VersionTaken        the version is there with other content
+        +-- ModeUnknown         nobody says which deployment mode KServe uses
+        +-- WrongStep           the step does not fit the state of the roll-out
+        +-- NotConfirmed        deleting was not confirmed
+        +-- GoldenSetError      the golden set of the installation is damaged
+        +-- ChecksFailed        the candidate differs from the running version too much
+        +-- NotReadyInTime      the deadline of waiting was over, or waiting is of no use
+            +-- NoGpu           no node has the GPU that is asked for
+            +-- Unschedulable   no node takes the pod for another reason
+            +-- ImagePullFailed the image cannot be pulled
+            +-- CrashLoop       the container starts and ends again and again
+            +-- ModelNotLoaded  KServe or the storage initializer could not provide the model
+            +-- PodsRefused     the cluster refuses to create the pods (quota, Pod Security)
 """
 
 from __future__ import annotations
@@ -80,3 +101,87 @@ class WarmUpFailed(ServerError):
 
 class ServerNotStopped(ServerError):
     """Processes of the server were still there after stopping it."""
+
+
+class RolloutError(DeployError):
+    """A step of ``cytoserve deploy`` could not be done."""
+
+
+class ClusterUnreachable(RolloutError):
+    """No usable kubeconfig, or the API server does not answer."""
+
+
+class NotAuthenticated(RolloutError):
+    """The API server does not accept the credentials (401)."""
+
+
+class PermissionDenied(RolloutError):
+    """The API server forbids it (403); the message names the rule that is missing."""
+
+
+class KServeMissing(RolloutError):
+    """The cluster does not know InferenceService: KServe is not installed."""
+
+
+class ObjectRefused(RolloutError):
+    """A value is wrong, by the API server's word or by a rule known here."""
+
+
+class ConflictRemains(RolloutError):
+    """The object kept changing under our hands (409), or is there and belongs to something else."""
+
+
+class NotDeployed(RolloutError):
+    """The named InferenceService, or version of it, is not there."""
+
+
+class VersionTaken(RolloutError):
+    """A version of that name is there with other content; versions are never changed."""
+
+
+class ModeUnknown(RolloutError):
+    """Neither annotation nor status says which deployment mode KServe uses, or it is one without a road here."""
+
+
+class WrongStep(RolloutError):
+    """The step does not fit the state of the roll-out."""
+
+
+class NotConfirmed(RolloutError):
+    """Something would be deleted, and the flag that confirms it was not given."""
+
+
+class GoldenSetError(RolloutError):
+    """The golden set's files are missing or were changed."""
+
+
+class ChecksFailed(RolloutError):
+    """The candidate failed the checks before promotion; the message carries the figures."""
+
+
+class NotReadyInTime(RolloutError):
+    """The version is not ready, and the deadline is over or waiting is of no use."""
+
+
+class NoGpu(NotReadyInTime):
+    """No node has a free GPU of the kind that the pod asks for."""
+
+
+class Unschedulable(NotReadyInTime):
+    """No node takes the pod, for a reason other than GPUs."""
+
+
+class ImagePullFailed(NotReadyInTime):
+    """A node cannot pull the image."""
+
+
+class CrashLoop(NotReadyInTime):
+    """A container starts and ends again and again."""
+
+
+class ModelNotLoaded(NotReadyInTime):
+    """KServe, or its storage initializer, could not provide the model."""
+
+
+class PodsRefused(NotReadyInTime):
+    """The cluster refuses to create the pods."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from . import repository, runtime
-from .errors import PortTaken
+from .errors import DeployError, PortTaken
 
 LOOPBACK: Final = "127.0.0.1"
 ENV_ONNX_THREADS: Final = "CYTOSERVE_ONNX_THREADS"
@@ -48,6 +48,9 @@ class ServerOptions:
         Seconds until ready, warm inference included.
     exit_timeout_s : int
         Seconds that requests in flight get when the server is stopped.
+    skip_verification : bool or None
+        Serve models that are not those of their ``manifest.json``; a warning is logged. None: environment
+        ``CYTOSERVE_SKIP_VERIFICATION``, else False.
     """
 
     model_repository: str | os.PathLike[str] | None = None
@@ -61,6 +64,7 @@ class ServerOptions:
     warm_up: bool = True
     ready_timeout_s: float = 120.0
     exit_timeout_s: int = 10
+    skip_verification: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,21 @@ def environment(options: ServerOptions, found: runtime.TritonRuntime, base: Mapp
     if options.onnx_threads:
         env[ENV_ONNX_THREADS] = str(options.onnx_threads)
     return env
+
+
+def truth(variable: str, value: str | None) -> bool:
+    """Return what the environment `variable` says when it is set to `value` (None: not set, which is False).
+
+    Raises
+    ------
+    DeployError
+        It is neither true nor false.
+    """
+    known = {None: False, "": False, "0": False, "false": False, "1": True, "true": True}
+    key = value.lower() if value else value
+    if key not in known:
+        raise DeployError(f"{variable} is {value!r}; give true or false")
+    return known[key]
 
 
 def choose_ports(*wanted: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ with LocalServer() as server:
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import subprocess
@@ -22,9 +23,12 @@ from typing import Any, Final
 
 from . import repository, runtime, supervisor, warmup
 from .errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
-from .launch import LOOPBACK, Layout, ServerOptions, command_line, environment, lay_out
+from .launch import LOOPBACK, Layout, ServerOptions, command_line, environment, lay_out, truth
+from .manifest_check import ENV_SKIP, check_repository_files
 
 __all__ = ["LocalServer", "ServerOptions", "important_lines"]
+
+logger = logging.getLogger(__name__)
 
 START_ATTEMPTS: Final = 3
 """Another process can take a free port between choosing it and the server's bind: choose again."""
@@ -129,6 +133,7 @@ class LocalServer:
             folders.append(repository.find_synthesis_repository(folders[0]))
         for folder in folders:
             repository.check_repository(folder)
+        self._verify(folders)
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self._launch(found, folders)
@@ -198,6 +203,16 @@ class LocalServer:
                     return
                 else:
                     time.sleep(0.1)
+
+    def _verify(self, folders: list[Path]) -> None:
+        """Refuse models that are not those of their manifests, unless the caller or the environment says otherwise."""
+        skip = self.options.skip_verification
+        if truth(ENV_SKIP, os.environ.get(ENV_SKIP)) if skip is None else skip:
+            told = ", ".join(map(str, folders))
+            logger.warning("the hashes of %s are NOT checked (skip_verification or %s is set)", told, ENV_SKIP)
+            return
+        for folder in folders:
+            check_repository_files(folder)
 
     def _launch(self, found: runtime.TritonRuntime, folders: list[Path]) -> None:
         """Start supervisor and server."""

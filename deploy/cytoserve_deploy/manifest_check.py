@@ -1,6 +1,8 @@
-"""Compare a model repository with the sha256 hashes of its ``manifest.json``, with the standard library alone.
+"""Is a model repository the one its ``manifest.json`` describes? With the standard library alone, for servers to ask.
 
-The manifest is written by `cytoserve_export.manifest`, which imports the whole export; a server has no need of that.
+This is the only place that reads the manifest's ``files``: the container's entrypoint and the local server compare
+before they start Triton, the export lists and verifies with the same functions. A manifest names every file of its
+repository but itself, names with a leading dot (``.gitkeep``, a mounted ConfigMap's folders) and what Python caches.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +19,11 @@ from .errors import MissingRepository, RepositoryError
 
 NAME: Final = "manifest.json"
 SCHEMA: Final = "cytoserve.manifest/1"
+CACHE: Final = "__pycache__"
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 CHUNK: Final = 1 << 20
+ENV_SKIP: Final = "CYTOSERVE_SKIP_VERIFICATION"
+"""Opt-out of the entrypoint and of the local server; both log it."""
 
 
 class ManifestError(RepositoryError):
@@ -29,31 +35,45 @@ class ChangedFile(RepositoryError):
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was compared.
+class Comparison:
+    """A repository beside its manifest.
 
     Attributes
     ----------
     folder : Path
         The repository.
-    checked : int
-        Files whose hash agreed.
+    agreed : int
+        Files whose hash is the manifest's.
+    broken : tuple of str
+        One sentence for each file that is missing or another one.
     unlisted : tuple of str
         Files that the manifest does not name, relative to the folder.
+    caches : tuple of str
+        What lies in folders ``__pycache__``: Python runs it in place of a ``model.py`` of the same date and size.
     """
 
     folder: Path
-    checked: int
+    agreed: int
+    broken: tuple[str, ...]
     unlisted: tuple[str, ...]
+    caches: tuple[str, ...]
+
+    def problems(self, caches: bool = False) -> list[str]:
+        """Return what is wrong, one sentence each; `caches`: what Python caches is wrong too."""
+        extra = self.unlisted + (self.caches if caches else ())
+        return [*self.broken, *(f"{self.folder / name} is not named in {NAME}" for name in extra)]
 
     def sentence(self) -> str:
-        """Return the report as one line of a log."""
-        rest = f"; not named there, so not checked: {', '.join(self.unlisted)}" if self.unlisted else ""
-        return f"{self.folder}: {self.checked} file(s) agree with {NAME}{rest}"
+        """Return what was compared as one line of a log."""
+        extra = (*self.unlisted, *self.caches)
+        rest = f"; WARNING, not named there, so not checked: {', '.join(extra)}" if extra else ""
+        return f"{self.folder}: {self.agreed} file(s) agree with {NAME}{rest}"
 
 
-def check_repository_files(folder: Path, expected_manifest: str = "", refuse_unlisted: bool = False) -> Report:
-    """Recompute every hash of the manifest in `folder`.
+def check_repository_files(
+    folder: Path, expected_manifest: str = "", refuse_unlisted: bool = True, refuse_caches: bool = False
+) -> Comparison:
+    """Recompute every hash of the manifest in `folder`; refuse the repository if it is not what the manifest says.
 
     Parameters
     ----------
@@ -62,7 +82,9 @@ def check_repository_files(folder: Path, expected_manifest: str = "", refuse_unl
     expected_manifest : str
         sha256 of the manifest itself, in hexadecimal; empty: any manifest will do.
     refuse_unlisted : bool
-        Also refuse files that the manifest does not name. What Python caches and files with a leading dot do not count.
+        Also refuse files that the manifest does not name.
+    refuse_caches : bool
+        Also refuse what Python caches, for servers that run the models where they lie.
 
     Raises
     ------
@@ -71,37 +93,83 @@ def check_repository_files(folder: Path, expected_manifest: str = "", refuse_unl
     ManifestError
         The manifest is missing, unreadable or another one.
     ChangedFile
-        A file is missing or changed, or `refuse_unlisted` found one.
+        The repository is not the one that the manifest describes.
+    """
+    found = compare(folder, expected_manifest)
+    wrong = found.problems(refuse_caches) if refuse_unlisted else list(found.broken)
+    if wrong:
+        raise ChangedFile(
+            "\n".join(wrong) + "\nThe server was not started. Copy the model repository again, or find out who changed "
+            f"it; after an edit of your own run: cytoserve export manifest {folder}; to serve it all the same set "
+            f"{ENV_SKIP}=true"
+        )
+    return found
+
+
+def compare(folder: Path, expected_manifest: str = "") -> Comparison:
+    """Return how the files below `folder` compare with its manifest.
+
+    Raises
+    ------
+    MissingRepository, ManifestError
+        See `check_repository_files`.
     """
     if not folder.is_dir():
         raise MissingRepository(
             f"{folder} is not a folder; mount the model repository there or give --model-repository"
         )
     files = _read(folder / NAME, expected_manifest)
+    broken = []
     for name, entry in sorted(files.items()):
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ManifestError(f"{folder / NAME} names {name!r}, which lies outside of it; restore what was exported")
         if not path.is_file():
-            raise ChangedFile(f"{path} is missing, but the manifest names it; copy the whole model repository again")
-        if _sha256(path) != entry["sha256"]:
-            raise ChangedFile(
-                f"{path} is not the file that was exported (sha256 differs from {NAME}); the server was not started. "
-                "Copy the model repository again, or find out who changed it; to serve it all the same set "
-                "CYTOSERVE_SKIP_VERIFICATION=true"
-            )
-    unlisted = tuple(sorted(_present(folder) - set(files)))
-    if unlisted and refuse_unlisted:
-        raise ChangedFile(
-            f"{folder} holds files that {NAME} does not name: {', '.join(unlisted)}; remove them, or leave "
-            "--refuse-unlisted away"
-        )
-    return Report(folder, len(files), unlisted)
+            broken.append(f"{path} is missing, but {NAME} names it")
+        elif path.stat().st_size != entry.get("bytes", path.stat().st_size) or sha256(path) != entry["sha256"]:
+            broken.append(f"{path} is not the file that was exported (its sha256 is not the one in {NAME})")
+    extra = [name for name in tree(folder, caches=True) if name not in files]
+    return Comparison(
+        folder,
+        len(files) - len(broken),
+        tuple(broken),
+        unlisted=tuple(name for name in extra if CACHE not in name.split("/")),
+        caches=tuple(name for name in extra if CACHE in name.split("/")),
+    )
+
+
+def tree(folder: Path, caches: bool = False) -> list[str]:
+    """Return what a manifest of `folder` has to name: its files, sorted, relative, with ``/``.
+
+    A link to a folder counts as a file, because what lies behind it could not be told from what was exported.
+    """
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return sorted(
+        name.as_posix()
+        for name in names
+        if name.as_posix() != NAME
+        and not any(part.startswith(".") for part in name.parts)
+        and (caches or CACHE not in name.parts)
+    )
+
+
+def describe(paths: Iterable[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+    """Return a manifest's ``files`` for pairs of (name in the repository, where the file lies now)."""
+    return {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in sorted(paths)}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _read(path: Path, expected: str) -> dict[str, dict[str, Any]]:
     """Return the manifest's ``files``, its form checked."""
-    remedy = "run `cytoserve export onnx`, or set CYTOSERVE_SKIP_VERIFICATION=true to serve the models unchecked"
+    remedy = f"run `cytoserve export onnx`, or set {ENV_SKIP}=true to serve the models unchecked"
     if not path.is_file():
         raise ManifestError(f"{path} does not exist, so the models cannot be checked; {remedy}")
     raw = path.read_bytes()
@@ -121,22 +189,3 @@ def _read(path: Path, expected: str) -> dict[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest ({error}); {remedy}") from None
     return files
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _present(folder: Path) -> set[str]:
-    """Return the files of `folder`; a claim mounted from a ConfigMap has dot-folders that are not the repository's."""
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = {
-        name.as_posix()
-        for name in names
-        if "__pycache__" not in name.parts and not any(p.startswith(".") for p in name.parts)
-    }
-    return kept - {NAME}

@@ -200,6 +200,21 @@ def verify(
 
 
 @app.command()
+def manifest(
+    folder: Annotated[Path, typer.Argument(help="Model repository with a manifest.json.")],
+) -> None:
+    """List the files of FOLDER again after an edit by hand (a configuration, a model.py, an engine); not a graph."""
+    from .refresh import refresh
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    done = _guarded(console, lambda: refresh(folder))
+    for word in ("added", "changed", "removed"):
+        for name in getattr(done, word):
+            console.print(f"{word} {name}", markup=False)
+    console.print(f"{folder / 'manifest.json'} names {done.files} files", markup=False)
+
+
+@app.command()
 def tensorrt(
     model: Annotated[Path, typer.Argument(help="The denoiser's model.onnx.")],
     profile: Annotated[str, typer.Option(help="The GPU of this machine: a10, l4, a100, h100, h200.")],

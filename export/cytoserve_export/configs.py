@@ -25,6 +25,8 @@ ENGINE_CACHE: Final = "/var/cache/cytoserve/tensorrt"
 """Where ONNX Runtime keeps the engines it builds: a volume that outlives the pod, see deploy/."""
 
 WORKSPACE_BYTES: Final = 4 * 2**30
+PRIORITIES: Final = 2
+"""A request of priority 1 (stat) is taken before one of 2 (routine, the default); see the committed configurations."""
 
 
 def graph_config(
@@ -67,6 +69,8 @@ def graph_config(
     config.instance_group.add(count=count, kind="KIND_GPU" if profile.is_gpu else "KIND_CPU")
     if batched:
         config.dynamic_batching.max_queue_delay_microseconds = profile.queue_delay_us
+    else:
+        config.dynamic_batching.priority_levels = config.dynamic_batching.default_priority_level = PRIORITIES
     if runtime == "onnx" and profile.is_gpu and execution_provider == "tensorrt":
         _tensorrt_provider(config, spec, sizes, profile, half)
     if runtime == "tensorrt":

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_deploy import manifest_check
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
-from . import integrity, manifest
-from .checkpoint import Checkpoint, hash_file, read_json
+from . import manifest
+from .checkpoint import Checkpoint, read_json
 from .configs import graph_config, refit
 from .decisions import Cells
 from .engine import check_operators
@@ -117,15 +118,11 @@ def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | 
             assert tensorrt is not None
             engine = build_engine(graphs["denoiser"], profile, tensorrt, report)
         found |= {
-            "complete": True,
             "built_for": {"runtime": order.runtime, "precision": order.precision, "profile": order.profile},
             "precision": None if measured is None else asdict(measured),
             "engine": engine,
             "left_out": left_out,
-            "files": {
-                name: {"sha256": hash_file(staged / name), "bytes": (staged / name).stat().st_size}
-                for name in integrity.tree(staged)
-            },
+            "files": manifest_check.describe((name, staged / name) for name in manifest_check.tree(staged)),
         }
         _write_json(staged / manifest.NAME, found)
         manifest.verify(staged)

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
+from cytoserve_deploy import manifest_check
+from cytoserve_deploy.errors import RepositoryError as Refused
 
-from . import integrity
-from .checkpoint import Checkpoint, hash_file, read_json
+from .checkpoint import Checkpoint, read_json
 from .errors import ManifestMismatch, MixedWeights
 from .graphs import external_files
 from .isolation import Outcome
 from .specs import SPECS, GraphSpec
 
-NAME: Final = integrity.MANIFEST
-SCHEMA: Final = "cytoserve.manifest/1"
+NAME: Final = manifest_check.NAME
+SCHEMA: Final = manifest_check.SCHEMA
 TOOLS: Final = ("cytoserve", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -70,17 +71,16 @@ def compose(
 ) -> dict[str, Any]:
     """Return the manifest of ``target`` as it will be once ``staged`` has been laid over it.
 
-    Graphs of an earlier export that are not written anew keep their entries while their files are unchanged.
+    It names every file there, those that the export does not write too (configurations, Python models). Graphs of an
+    earlier export that are not written anew keep their entries.
 
     Raises
     ------
     MixedWeights
-        Such a graph comes from other weights than this checkpoint's.
+        Such a graph comes from other weights than this checkpoint's, or was changed since.
     """
     kept = kept_entries(target, set(names), checkpoint)
-    written = {p.relative_to(staged).as_posix(): p for p in sorted(staged.rglob("*")) if p.is_file()}
-    stay = [name for entry in kept["models"].values() for name in (entry["file"], *entry.get("external_data", ()))]
-    files = {name: target / name for name in stay} | written
+    files = {name: folder / name for folder in (target, staged) for name in manifest_check.tree(folder)}
     models = kept["models"] | {
         name: describe(SPECS[name], staged / SPECS[name].path, checkpoint, outcome.parity[name]) for name in names
     }
@@ -96,9 +96,7 @@ def compose(
         "tools": tool_versions(),
         "models": {name: models[name] for name in SPECS if name in models},
         "decision": _decision(names, kept, outcome),
-        "files": {
-            name: {"sha256": hash_file(path), "bytes": path.stat().st_size} for name, path in sorted(files.items())
-        },
+        "files": manifest_check.describe(files.items()),
     }
 
 
@@ -115,16 +113,19 @@ def kept_entries(target: Path, renewed: set[str], checkpoint: Checkpoint) -> dic
     Raises
     ------
     MixedWeights
-        A graph that would stay comes from other weights than the checkpoint's.
+        A graph that would stay comes from other weights than the checkpoint's, or is not the one that was exported.
     """
-    if not (target / NAME).is_file():
-        return {"models": {}, "decision": None}
-    old = read_json(target / NAME)
+    old = read_json(target / NAME) if (target / NAME).is_file() else {}
     models = {}
-    for name, entry in old.get("models", {}).items():
-        path = target / entry["file"]
-        if name in renewed or not path.is_file() or hash_file(path) != old["files"][entry["file"]]["sha256"]:
+    for name in SPECS:
+        if name in renewed or not (target / SPECS[name].path).is_file():
             continue
+        entry = old.get("models", {}).get(name)
+        if entry is None or not _unchanged(target, entry, old["files"]):
+            raise MixedWeights(
+                f"{name} in {target.name} is not the graph that its manifest describes; export it too "
+                "(leave --only away, or add it there), or remove it"
+            )
         other = [part for part, digest in entry["parts"].items() if checkpoint.part_hashes.get(part) != digest]
         if other:
             raise MixedWeights(
@@ -136,6 +137,11 @@ def kept_entries(target: Path, renewed: set[str], checkpoint: Checkpoint) -> dic
     return {"models": models, "decision": old.get("decision") if decided else None}
 
 
+def _unchanged(target: Path, entry: Mapping[str, Any], files: Mapping[str, Any]) -> bool:
+    names = (entry["file"], *entry.get("external_data", ()))
+    return all((target / n).is_file() and manifest_check.sha256(target / n) == files[n]["sha256"] for n in names)
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Recompute every hash of the manifest in ``folder`` and return the manifest.
 
@@ -144,12 +150,14 @@ def verify(folder: Path) -> dict[str, Any]:
     MissingFile
         There is no manifest.
     ManifestMismatch
-        A file is gone or is not the one that was written.
+        It is not a manifest of this version, a file is gone or another one, or there is one that it does not name.
     """
     manifest = read_json(folder / NAME)
-    if manifest.get("schema") != SCHEMA:
-        raise ManifestMismatch(f"{folder / NAME}: schema {manifest.get('schema')!r}, this version reads {SCHEMA!r}")
-    found = integrity.problems(folder)
+    try:
+        found = manifest_check.compare(folder).problems()
+    except Refused as error:
+        raise ManifestMismatch(str(error)) from error
     if found:
-        raise ManifestMismatch("\n".join(found))
+        cure = f"export again or, after an edit of your own, run: cytoserve export manifest {folder}"
+        raise ManifestMismatch("\n".join([*found, cure]))
     return manifest

@@ -1,7 +1,8 @@
 """Export a checkpoint into a model repository: everything is made aside, checked, then moved in.
 
 Only files that the export itself makes are touched: ``<model>/1/model.onnx``, ``scorer/1/scoring.json``,
-``service_info/1/service.json`` and ``manifest.json``. Configurations and Python models in the repository stay.
+``service_info/1/service.json`` and ``manifest.json``. Configurations and Python models in the repository stay; the
+manifest names them too.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from scipy import optimize, special, stats
 
 from .engine import ScoringConfig, ScoringEngine
 from .errors import BadShape
+from .profile import Profile
 from .scores import CellScores, nonconformity
 
 Doubles = NDArray[np.float64]
@@ -113,7 +114,7 @@ def fit(
     Parameters
     ----------
     config : ScoringConfig
-        Classes, bank and elimination; its own temperatures and thresholds are not looked at.
+        Classes, bank, elimination and anomaly profiles; its own temperatures and thresholds are not looked at.
     errors : (M, P, C) ndarray of float64
     labels : (M,) ndarray of int64
 
@@ -144,6 +145,25 @@ def fit(
     return document(fitted, config.probes, promise, len(labels))
 
 
+def fit_profiles(config: ScoringConfig, errors: Doubles, budgets: Sequence[int]) -> tuple[Profile | None, ...]:
+    """Return the anomaly profile of each budget from 1 to P, None where it is not one of ``budgets``.
+
+    Fit them on other cells than those that :func:`fit` calibrates on: the distances of the latter are then
+    exchangeable with those of new cells, which is what a conformal p-value asks for.
+
+    Parameters
+    ----------
+    config : ScoringConfig
+    errors : (M, P, C) ndarray of float64, of ordinary cells
+    """
+    found: dict[int, Profile] = {}
+    for budget in budgets:
+        answers = replay(config, errors, budget)
+        scored = answers.label >= 0
+        found[budget] = Profile.fit(answers.scores[scored], answers.label[scored], config.classes)
+    return tuple(found.get(budget) for budget in range(1, config.probes + 1))
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a server said about M labelled cells at one budget.
@@ -152,7 +172,7 @@ class Answers:
     ----------
     label : (M,) integer ndarray, -1 where a cell was not scored
     scores : (M, C) floating ndarray, lower is better
-    own : (M,) floating ndarray, the score of the winning class (the anomaly score)
+    own : (M,) floating ndarray, the anomaly score: distance to the profile of the answered class
     evaluations : (M,) integer ndarray
     """
 
@@ -225,4 +245,5 @@ def fit_budget(found: Answers, labels: NDArray[np.int64], classes: tuple[str, ..
 
 
 def _by_class(values: NDArray[Any], index: NDArray[Any], classes: tuple[str, ...]) -> dict[str, list[float]]:
-    return {name: [float(f"{v:.5g}") for v in np.sort(values[index == c])] for c, name in enumerate(classes)}
+    known = np.isfinite(values) | np.isposinf(values)
+    return {name: [float(f"{v:.6g}") for v in np.sort(values[(index == c) & known])] for c, name in enumerate(classes)}

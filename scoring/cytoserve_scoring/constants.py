@@ -41,10 +41,11 @@ MAX_PIXELS: Final = 50_000_000
 MIN_SIDE: Final = 32
 """Shortest side accepted, pixels."""
 
-WHITE_PERCENTILE: Final = 95.0
+BACKGROUND_PERCENTILE: Final = 90.0
 WHITE_LEVEL: Final = 245.0
 WHITE_GAIN_LIMITS: Final = (0.8, 1.6)
-"""White balance of crops: this percentile of each channel is brought to this level by a gain within these limits."""
+"""White balance of crops: the pixels above this percentile of green are brought to this level in every channel, by
+gains within these limits."""
 
 MAX_CELLS: Final = 512
 """Most single-cell images in one request."""

@@ -1,4 +1,4 @@
-"""Cut a cell out of a field at the physical scale the denoiser was trained on.
+"""Cut a cell out of a field at the physical scale and in the colours the denoiser was trained on.
 
 Training and serving cut with this one function, so a crop made by either is the same to the last bit.
 """
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .constants import CROP_SIZE, CROP_UM_PER_PIXEL, WHITE_GAIN_LIMITS, WHITE_LEVEL, WHITE_PERCENTILE
+from .constants import BACKGROUND_PERCENTILE, CROP_SIZE, CROP_UM_PER_PIXEL, WHITE_GAIN_LIMITS, WHITE_LEVEL
+from .stain import normalise_stain
 
 _SAMPLES = 40_000
 """Pixels looked at for the background colour: enough for a percentile, bounded for a 50-million-pixel field."""
@@ -18,8 +19,10 @@ _SAMPLES = 40_000
 def background_gain(field: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the (3,) float32 gains that bring the empty background of a field to one neutral white.
 
-    The background is taken as the 95th percentile of each channel on a regular grid of pixels: stain, lamp and camera
-    colour it, the cells do not. Gains are bounded, so a field without background is changed little rather than spoilt.
+    Both dyes of a blood film absorb green, so the background is where green is brightest: the median of each channel
+    over the pixels above the 90th percentile of green, on a regular grid. A percentile of each channel alone would take
+    its blue from nuclei, which in some laboratories are brighter in blue than a yellowish background. Gains are
+    bounded, so a field without background is changed little rather than spoilt.
 
     Parameters
     ----------
@@ -27,7 +30,9 @@ def background_gain(field: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     stride = max(1, int(np.sqrt(field.shape[0] * field.shape[1] / _SAMPLES)))
     sample = field[::stride, ::stride].reshape(-1, 3)
-    level = np.maximum(np.percentile(sample, WHITE_PERCENTILE, axis=0), 1.0)
+    green = sample[:, 1]
+    background = sample[green >= np.percentile(green, BACKGROUND_PERCENTILE)]
+    level = np.maximum(np.median(background, axis=0), 1.0)
     gain: NDArray[np.float32] = np.clip(WHITE_LEVEL / level, *WHITE_GAIN_LIMITS).astype(np.float32)
     return gain
 
@@ -40,7 +45,7 @@ def cut_crop(
     crop_um_per_pixel: float = CROP_UM_PER_PIXEL,
     gain: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """Cut one square crop, resampled to ``crop_um_per_pixel``.
+    """Cut one square crop: resampled to ``crop_um_per_pixel``, white-balanced, its nuclear hue normalised.
 
     Parameters
     ----------
@@ -91,5 +96,5 @@ def cut_crop(
     beyond_x = (center[0] + grid < 0) | (center[0] + grid > field.shape[1])
     out[beyond_y] = WHITE_LEVEL
     out[:, beyond_x] = WHITE_LEVEL
-    crop: NDArray[np.uint8] = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    crop: NDArray[np.uint8] = np.rint(normalise_stain(out)).astype(np.uint8)
     return crop

@@ -30,6 +30,7 @@ from .constants import (
 )
 from .elimination import Elimination, round_ends, survivors
 from .errors import BadParameter, BadShape, CytoserveError
+from .profile import Profile
 from .scores import (
     CellScores,
     Floats,
@@ -72,8 +73,10 @@ class ScoringConfig:
         A paired t statistic between the best two classes below this adds ``near_tie``.
     anomaly_level : float
         A p-value below this adds ``anomalous``.
+    anomaly_profile : tuple of (Profile or None), or None
+        For each budget, the ordinary patterns against which a cell is strange.
     anomaly_reference : tuple of dict, or None
-        For each budget, sorted errors of validation cells under their own predicted class, by class name.
+        For each budget, sorted distances to the profile of calibration cells, by the class they were answered with.
     conformal_reference : tuple of dict, or None
         For each budget, sorted nonconformities of validation cells under their true class, by class name.
     elimination : Elimination, or None
@@ -90,7 +93,8 @@ class ScoringConfig:
     accept_threshold: tuple[float | None, ...]
     ambiguous_from: float = 0.2
     tie_statistic: float = 2.0
-    anomaly_level: float = 0.02
+    anomaly_level: float = 0.05
+    anomaly_profile: tuple[Profile | None, ...] | None = None
     anomaly_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
     conformal_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
     elimination: Elimination | None = None
@@ -116,7 +120,8 @@ class ScoringConfig:
                 accept_threshold=tuple(None if t is None else float(t) for t in data["accept_threshold"]),
                 ambiguous_from=float(data.get("ambiguous_from", 0.2)),
                 tie_statistic=float(data.get("tie_statistic", 2.0)),
-                anomaly_level=float(data.get("anomaly_level", 0.02)),
+                anomaly_level=float(data.get("anomaly_level", cls.anomaly_level)),
+                anomaly_profile=_profiles(data.get("anomaly_profile")),
                 anomaly_reference=_reference(data.get("anomaly_reference")),
                 conformal_reference=_reference(data.get("conformal_reference")),
                 calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
@@ -124,14 +129,20 @@ class ScoringConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error
-        references = (config.anomaly_reference, config.conformal_reference)
+        references = (config.anomaly_profile, config.anomaly_reference, config.conformal_reference)
         per_budget = [config.temperature, config.accept_threshold, *(r for r in references if r is not None)]
         if any(len(values) != probes for values in per_budget) or not 1 <= config.default_budget <= probes:
             raise CytoserveError(
-                "scoring.json: temperature, accept_threshold and the references need one entry for each of "
+                "scoring.json: temperature, accept_threshold, profiles and references need one entry for each of "
                 f"{probes} budgets, and default_budget must be one of them; export the model again"
             )
         return config
+
+
+def _profiles(data: list[dict[str, Any] | None] | None) -> tuple[Profile | None, ...] | None:
+    if data is None:
+        return None
+    return tuple(None if budget is None else Profile.from_json(budget) for budget in data)
 
 
 def _reference(data: list[dict[str, list[float]]] | None) -> tuple[dict[str, tuple[float, ...]], ...] | None:
@@ -299,17 +310,22 @@ class ScoringEngine:
         out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
         for cell in scored:
             best = int(out.label[cell])
-            out.anomaly[cell] = self._anomaly(float(out.scores[cell, best]), best, request.budget)
+            out.anomaly[cell] = self._anomaly(out.scores[cell], best, request.budget)
             out.conformal[cell] = self._conformal(out.scores[cell], request.budget)
             reasons = self._reasons(out, int(cell), errors[cell], int(flags[cell]), request)
             out.reasons[cell] = ",".join(reasons)
             out.decision[cell] = 1 if reasons else 0
         return out
 
-    def _anomaly(self, error: float, label: int, budget: int) -> tuple[float, float]:
-        of_budget = self.config.anomaly_reference[budget - 1] if self.config.anomaly_reference else {}
-        reference = of_budget.get(self.config.classes[label])
-        return error, float("nan") if not reference else conformal_p_value(error, reference)
+    def _anomaly(self, scores: Floats, label: int, budget: int) -> tuple[float, float]:
+        """Return the distance to the ordinary patterns of the answered class and its p-value; NaN where unknown."""
+        config, name = self.config, self.config.classes[label]
+        profile = config.anomaly_profile[budget - 1] if config.anomaly_profile else None
+        distance = float("nan") if profile is None else profile.distance(scores, name)
+        reference = config.anomaly_reference[budget - 1].get(name) if config.anomaly_reference else None
+        if not reference or np.isnan(distance):
+            return distance, float("nan")
+        return distance, conformal_p_value(float(np.float32(distance)), reference)
 
     def _conformal(self, scores: Floats, budget: int) -> list[float]:
         """Return the class-conditional p-values; a class without reference cells can never be excluded (p = 1)."""

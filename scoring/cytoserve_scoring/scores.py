@@ -20,7 +20,8 @@ class CellScores:
     posterior : (M, C) float32
     scores : (M, C) float32, mean weighted error per class, lower is better
     uncertainty : (M,) float32, one minus the top posterior
-    anomaly : (M, 2) float32, error under the best class and its p-value (NaN where no reference is given)
+    anomaly : (M, 2) float32, squared distance to the ordinary patterns of the answered class (:mod:`.profile`) and its
+        p-value (NaN where there is no profile or no reference)
     conformal : (M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``
         (NaN where no reference is given)
     decision : (M,) uint8, 0 accept, 1 review

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from . import constants, site
@@ -13,22 +14,34 @@ from . import constants, site
 PACKAGES = ("cytoserve", "numpy", "scipy", "pillow", "onnxruntime")
 
 
-def describe(service: Mapping[str, Any]) -> dict[str, Any]:
+def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
     """Return the content of ``INFO``.
 
     Parameters
     ----------
     service : mapping
         Content of ``service.json``, kept as it is.
+    scoring_file : Path
+        ``<repository>/scorer/<version>/scoring.json``. Where there is none (a repository without a scorer) the
+        defaults below are null.
 
     Returns
     -------
-    dict : `service` with ``calibration`` (the site's, or null), ``limits`` and ``server`` added. ``server.triton`` is
-        null where the environment does not tell the version; the server's own metadata does.
+    dict : `service` with the scorer's ``default_budget`` (probes per class), ``default_alpha`` (null where no class
+        leaves early) and ``calibrated_budgets`` (null where all are), ``calibration`` (the site's, or null),
+        ``limits`` and ``server`` added. ``server.triton`` is null where the environment does not tell the version;
+        the server's own metadata does.
+
+    Raises
+    ------
+    CytoserveError
+        The scorer's file or the site's calibration is not usable; the scorer does not start with them either.
     """
+    folder = os.environ.get(site.CALIBRATION_ENV)
     return {
         **service,
-        "calibration": site.describe(os.environ.get(site.CALIBRATION_ENV)),
+        **_defaults(scoring_file, folder),
+        "calibration": site.describe(folder),
         "limits": {
             "max_file_bytes": constants.MAX_FILE_BYTES,
             "max_pixels": constants.MAX_PIXELS,
@@ -40,6 +53,18 @@ def describe(service: Mapping[str, Any]) -> dict[str, Any]:
             "python": platform.python_version(),
             "packages": {name: version for name in PACKAGES if (version := _version(name))},
         },
+    }
+
+
+def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
+    """Return what a request gets that chooses nothing, asked of an engine made the way the scorer makes its own."""
+    if not scoring_file.is_file():
+        return {"default_budget": None, "default_alpha": None, "calibrated_budgets": None}
+    config = site.load_engine(scoring_file, folder).config
+    return {
+        "default_budget": config.default_budget,
+        "default_alpha": None if config.elimination is None else config.elimination.default_alpha,
+        "calibrated_budgets": None if config.calibrated is None else list(config.calibrated),
     }
 
 

@@ -41,6 +41,8 @@ INFO = {
     "classes": list(CLASSES),
     "weights_sha256": "ab" * 32,
     "probes": 24,
+    "default_budget": 16,
+    "default_alpha": 0.01,
     "limits": {"max_file_bytes": 41943040},
 }
 DATATYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8", "int64": "INT64"}
@@ -135,6 +137,11 @@ def unpack(raw: bytes) -> list[bytes]:
     return items
 
 
+def kind_of(parameter: Any) -> str:
+    """Return which member of an ``InferParameter`` is set: ``int64_param``, ``string_param`` ..."""
+    return str(parameter.WhichOneof("parameter_choice"))
+
+
 class Refuse(Exception):
     """Raised by a behaviour to answer with a gRPC status."""
 
@@ -150,7 +157,8 @@ class Call:
     model: str
     files: list[bytes]
     um_per_pixel: list[float]
-    parameters: dict[str, int]
+    parameters: dict[str, int | float | str]
+    parameter_types: dict[str, str]
     request_id: str
     metadata: dict[str, str]
     time_remaining: float
@@ -211,7 +219,8 @@ class Fake(pb_grpc.GRPCInferenceServiceServicer):
             model=request.model_name,
             files=unpack(raw["IMAGE"]),
             um_per_pixel=np.frombuffer(raw["UM_PER_PIXEL"], "<f4").tolist(),
-            parameters={name: value.int64_param for name, value in request.parameters.items()},
+            parameters={name: getattr(value, kind_of(value)) for name, value in request.parameters.items()},
+            parameter_types={name: kind_of(value) for name, value in request.parameters.items()},
             request_id=request.id,
             metadata={key: value for key, value in context.invocation_metadata()},
             time_remaining=context.time_remaining(),

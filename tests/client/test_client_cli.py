@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Sequence
@@ -393,16 +394,30 @@ def test_the_installed_entry_point_runs(server: FakeServer, fields: list[Path]) 
 
 
 def test_ctrl_c_ends_the_command_at_once(server: FakeServer, fields: list[Path]) -> None:
-    server.fake.on_smear = sleeping(8)
+    answer = threading.Event()
+
+    def held(call: Call) -> dict[str, Any]:
+        answer.wait(120)
+        return smear([6])
+
+    server.fake.on_smear = held
     script = Path(sys.executable).with_name("cytoserve")
-    command = subprocess.Popen([script, "analyze", *fields, "--url", server.url], stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 30
-    while server.fake.running < 3:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    command.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    _, said = command.communicate(timeout=30)
-    assert time.monotonic() - started < 4
+    # A shell starts background jobs with the signal ignored, and a child would inherit that; a handler it does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        command = subprocess.Popen([script, "analyze", *fields, "--url", server.url], stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        end = time.monotonic() + 60
+        while server.fake.running < 3:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+        assert server.fake.running == 3  # it did not wait for an answer
+    finally:
+        answer.set()
+        command.kill()
     assert command.returncode == 130
     assert said.strip() == "interrupted"

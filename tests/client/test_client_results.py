@@ -9,6 +9,7 @@ import pytest
 from cytoserve_client import Anomaly, Cell, FieldAnalysis, ModelInfo, ReviewItem, SmearAnalysis
 from cytoserve_client._answers import assemble_smear, split_by_field
 from cytoserve_client.differential import differential, is_small, unlabelled, white_cells
+from cytoserve_client.reasons import EXPLANATIONS, Reason
 from cytoserve_client.results import Failure
 from cytoserve_client.review import review_list
 from hypothesis import given, settings
@@ -58,7 +59,10 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     analysis = assemble_smear(MODEL, [field(RED, scored)], [Failure(source="b", error="empty", message="no")], "s-1")
     document = json.loads(analysis.model_dump_json())
     assert document["schema"] == "cytoserve.analysis/1"
-    assert set(document) == {"schema", "sample", "model", "fields", "differential", "review", "failures"}
+    assert set(document) == {
+        *("schema", "sample", "model", "fields", "differential", "review", "failures"),
+        "reasons_explained",
+    }
     assert set(document["model"]) == {"name", "version", "classes", "weights_sha256"}
     assert set(document["fields"][0]) == {
         *("source", "width", "height", "um_per_pixel", "cells"),
@@ -66,7 +70,7 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     }
     assert set(document["fields"][0]["cells"][0]) == {
         *("box", "kind", "label", "probability", "uncertainty", "anomaly", "decision", "reasons", "evaluations"),
-        *("detection_score", "scores", "conformal"),
+        *("detection_score", "scores", "conformal", "prediction_set_95"),
     }
     assert document["fields"][0]["cells"][0]["probability"] is None
     assert document["fields"][0]["cells"][1]["anomaly"] == {"score": 2.0, "p_value": None}
@@ -152,3 +156,39 @@ def test_analysis_splits_into_samples_of_one_image() -> None:
     assert a.differential["neutrophil"].percent == 100
     assert (b.fields[0].source, b.review) == ("b", (ReviewItem(0, 0),))
     assert (c.fields, [failure.source for failure in c.failures]) == ((), ["c"])
+
+
+def test_the_prediction_set_is_in_the_json_where_its_promise_holds() -> None:
+    p_values = {"basophil": 0.05, "erythroblast": 0.0501, "lymphocyte": 0.9, "neutrophil": 0.01, "platelet": 0.01}
+    told = {
+        "usual": cell(conformal=p_values),
+        "strict": cell(conformal=p_values | {"erythroblast": 0.0, "lymphocyte": 0.05}),
+        "not computed": cell(),
+        "not calibrated": cell(conformal=p_values, decision="review", reasons=("not_calibrated",)),
+    }
+    sets = {name: json.loads(one.model_dump_json())["prediction_set_95"] for name, one in told.items()}
+    # p > 0.05 stays (a p-value of exactly 0.05 is excluded), in the model's order.
+    assert sets == {
+        "usual": ["erythroblast", "lymphocyte"],
+        "strict": [],
+        "not computed": None,
+        "not calibrated": None,
+    }
+    assert told["not calibrated"].prediction_set(0.2) == ("lymphocyte",)
+
+
+def test_every_reason_that_occurs_is_explained_once_and_no_other() -> None:
+    cells = [cell(decision="review", reasons=reasons) for reasons in [("near_tie", "new_one"), ("near_tie",), ()]]
+    explained = assemble_smear(MODEL, [field(*cells, RED)]).reasons_explained
+    assert list(explained) == ["near_tie", "new_one"]
+    assert "differ by less" in explained["near_tie"]
+    assert "does not know" in explained["new_one"]
+    assert assemble_smear(MODEL, [field(cell())]).reasons_explained == {}
+
+
+def test_every_known_reason_has_a_sentence_of_its_own() -> None:
+    assert set(EXPLANATIONS) == set(Reason)
+    assert len(set(EXPLANATIONS.values())) == len(Reason)
+    for reason, sentence in EXPLANATIONS.items():
+        assert len(sentence.split()) > 5
+        assert reason.value not in sentence

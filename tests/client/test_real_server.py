@@ -15,9 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from blocking import Blocking
 from click.testing import Result
-from cytoserve_client import Client, EncodedImage, SmearAnalysis, errors
+from cytoserve_client import Client, EncodedImage, Priority, SmearAnalysis, errors
+from cytoserve_client import _constants as c
+from cytoserve_client._config import ClientConfig
+from cytoserve_client._options import Options
+from cytoserve_client._plan import cells_request
+from cytoserve_client._retry import Deadline
+from cytoserve_client._transport import SyncTransport
+from cytoserve_client._wire import INFER
 from cytoserve_client.cli.main import app
 from cytoserve_client.results import CellAnswer
 from PIL import Image
@@ -59,6 +67,14 @@ def test_info(client: Client) -> None:
     info = client.info()
     assert len(info.classes) == 8
     assert info.weights_sha256
+    assert info.probes is not None
+    assert info.default_budget is not None
+    assert 1 <= info.default_budget <= info.probes
+
+
+def test_the_limits_that_the_client_takes_for_granted_are_those_in_force(client: Client) -> None:
+    limits = {"max_file_bytes": c.MAX_FILE_BYTES, "max_pixels": c.MAX_PIXELS, "min_side": c.MIN_SIDE}
+    assert (client.info().model_extra or {})["limits"] == {**limits, "max_cells": c.MAX_CELLS}
 
 
 def test_a_real_field(client: Client, real_field: Path) -> None:
@@ -196,6 +212,105 @@ def test_a_budget_is_obeyed_and_a_wrong_one_refused(client: Client, real_cells: 
     assert 0 < cell.evaluations <= 2 * classes
     with pytest.raises(errors.BadParameter):
         client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=10_000)
+
+
+def test_naming_the_defaults_gives_the_answer_of_naming_nothing(client: Client, real_cells: list[Path]) -> None:
+    info = client.info()
+    usual = client.classify(real_cells[:3], PBC_UM_PER_PIXEL).cells
+    named = client.classify(
+        real_cells[:3], PBC_UM_PER_PIXEL, budget=info.default_budget, alpha=info.default_alpha, classes=info.classes
+    ).cells
+    assert [same(cell) for cell in named] == [same(cell) for cell in usual]
+
+
+def same(cell: CellAnswer) -> tuple[object, ...]:
+    return cell.label, cell.decision, cell.reasons, cell.evaluations, cell.prediction_set_95
+
+
+def test_alpha_0_asks_every_class_to_the_end_and_is_referred(client: Client, real_cells: list[Path]) -> None:
+    info = client.info()
+    assert info.default_budget is not None
+    early = client.classify(real_cells[:1], PBC_UM_PER_PIXEL).cells
+    for cell, usual in zip(client.classify(real_cells[:1], PBC_UM_PER_PIXEL, alpha=0).cells, early, strict=True):
+        assert cell.evaluations == info.default_budget * len(info.classes)
+        assert usual.evaluations is not None
+        assert usual.evaluations < cell.evaluations
+        assert (cell.decision, cell.prediction_set_95) == ("review", None)
+        assert "not_calibrated" in cell.reasons
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_only_the_classes_that_were_named_can_win(client: Client, real_cells: list[Path], count: int) -> None:
+    chosen = client.info().classes[-count:]
+    for cell in client.classify(real_cells[:3], PBC_UM_PER_PIXEL, budget=2, classes=chosen[::-1]).cells:
+        assert cell.label in chosen
+        assert cell.probability is not None
+        assert cell.scores is not None
+        assert {name for name, value in cell.probability.items() if value > 0} <= set(chosen)
+        assert set(cell.scores) == set(chosen)
+        if count == 1:
+            assert cell.probability[chosen[0]] == 1
+        if count < 8:
+            assert (cell.decision, cell.prediction_set_95) == ("review", None)
+            assert "not_calibrated" in cell.reasons
+
+
+def test_a_field_takes_the_same_choices(client: Client, real_field: Path) -> None:
+    result = client.analyze(real_field, budget=1, alpha=0, classes=["lymphocyte", "neutrophil"], priority="stat")
+    scored = [cell for cell in result.fields[0].cells if cell.label is not None]
+    assert scored
+    assert {cell.label for cell in scored} <= {"lymphocyte", "neutrophil"}
+    assert {cell.evaluations for cell in scored} == {2}
+    assert "not_calibrated" in result.reasons_explained
+
+
+def test_stat_gets_the_same_answer_as_routine(client: Client, real_cells: list[Path]) -> None:
+    routine, stat = (client.classify(real_cells[:2], PBC_UM_PER_PIXEL, priority=p).cells for p in ("routine", "stat"))
+    assert [same(cell) for cell in stat] == [same(cell) for cell in routine]
+
+
+@pytest.mark.parametrize("priority", ["stat", "routine"])
+def test_stat_goes_before_what_waits(triton_url: str, real_cells: list[Path], priority: Priority) -> None:
+    """Six long requests, two of which run at a time; then a short one: how many of the long ones does it wait for?"""
+    ended: list[str] = []
+
+    def ask(name: str, urgency: Priority, budget: int | None) -> None:
+        client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=budget, alpha=0, priority=urgency)
+        ended.append(name)
+
+    with (
+        Client(triton_url, timeout=600) as client,
+        triton.InferenceServerClient(triton_url) as server,
+        ThreadPoolExecutor(7) as pool,
+    ):
+
+        def encoded_so_far() -> int:
+            return int(server.get_inference_statistics("encoder").model_stats[0].execution_count)
+
+        client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=1)
+        before = encoded_so_far()
+        jobs = [pool.submit(ask, "long", "routine", 8) for _ in range(6)]
+        # Until all of them are at the scorer's door (or have ended, if something went wrong).
+        while encoded_so_far() < before + 6 and not all(job.done() for job in jobs):
+            time.sleep(0.01)
+        jobs.append(pool.submit(ask, "short", priority, 1))
+        for job in jobs:
+            job.result()
+    # The two that run are finished first; one more may have started on the way. Routine has to wait for its turn.
+    assert ended.index("short") <= 3 if priority == "stat" else ended.index("short") >= 4, ended
+
+
+def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: list[Path]) -> None:
+    image = EncodedImage("cell", real_cells[0].read_bytes())
+    config = ClientConfig(triton_url)
+    for choice in (Options(60.0, budget=10_000), Options(60.0, alpha=1.0), Options(60.0, classes=("blast",))):
+        request = cells_request([image], [PBC_UM_PER_PIXEL], choice, "refused")
+        transport = SyncTransport(config)
+        try:
+            with pytest.raises(errors.BadParameter):
+                transport.call(INFER, request, Deadline(choice.timeout))
+        finally:
+            transport.close()
 
 
 def test_a_scale_no_microscope_has_is_refused_by_the_server(client: Client, real_field: Path) -> None:

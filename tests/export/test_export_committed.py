@@ -9,6 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
+from cytoserve_deploy import manifest_check
 from cytoserve_export import manifest
 from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER, TensorSpec
 from google.protobuf import text_format
@@ -39,7 +40,9 @@ def test_manifest_holds(folder: Path) -> None:
     made = manifest.verify(folder)
     graphs = {path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx")}
     assert graphs == {entry["file"] for entry in made["models"].values()}
-    assert graphs <= set(made["files"])
+    named = set(made["files"])
+    assert named == set(manifest_check.tree(folder)), "cytoserve export manifest DIR"
+    assert graphs | {path.relative_to(folder).as_posix() for path in folder.glob("*/config.pbtxt")} <= named
     for entry in made["models"].values():
         assert max(m["used"] for m in entry["parity"]["measured"]) <= 1
 

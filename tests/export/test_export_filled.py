@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cytoserve_export import configs, errors, filled, integrity
+from cytoserve_deploy import manifest_check
+from cytoserve_export import configs, errors, filled
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.configs import graph_config, refit
 from cytoserve_export.decisions import Cells
@@ -54,7 +55,7 @@ def parse(text: str) -> Any:
 
 
 def test_what_it_holds(order: Order, made: dict[str, Any]) -> None:
-    assert set(made["files"]) == set(integrity.tree(order.target))
+    assert set(made["files"]) == set(manifest_check.tree(order.target))
     models = {path.parent.name for path in order.target.glob("*/config.pbtxt")}
     assert models == {"segmenter", "encoder", "denoiser", "scorer", "service_info"}
     assert set(made["left_out"]) == {*filled.WHOLE_FIELD, *filled.CELLS}  # this model's crops are 24 px
@@ -75,10 +76,10 @@ def test_what_it_holds(order: Order, made: dict[str, Any]) -> None:
 def test_verification_recomputes(order: Order, made: dict[str, Any], copy: Path) -> None:
     found = verify_repository(copy, order.checkpoint)
     assert found["files"] == made["files"]
-    assert integrity.problems(copy) == []
+    assert manifest_check.compare(copy).problems() == []
     (copy / "scorer" / "1" / "__pycache__").mkdir()
     (copy / "scorer" / "1" / "__pycache__" / "model.pyc").write_text("")
-    assert integrity.problems(copy) == []
+    assert manifest_check.compare(copy).problems() == []
 
 
 def tamper_config(folder: Path) -> None:
@@ -94,11 +95,11 @@ def tamper_entry(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (tamper_config, "not the file the manifest names"),
+        (tamper_config, "not the file that was exported"),
         (tamper_entry, "opset"),
-        (lambda f: (f / "scorer" / "1" / "extra.py").write_text("import os"), "not in the manifest; remove it"),
+        (lambda f: (f / "scorer" / "1" / "extra.py").write_text("import os"), "extra.py is not named in manifest.json"),
         (lambda f: (f / "encoder" / "1" / "model.onnx").unlink(), "missing"),
-        (lambda f: (f / "manifest.json").write_text('{"schema": "cytoserve.manifest/1"}'), "not a manifest"),
+        (lambda f: (f / "manifest.json").write_text('{"schema": "cytoserve.manifest/1"}'), "read as a manifest"),
     ],
 )
 def test_verification_catches(damage: Any, words: str, copy: Path) -> None:
@@ -201,6 +202,8 @@ def test_configurations_by_processor() -> None:
     assert (engine.instance_group[0].count, engine.optimization.cuda.graphs) == (1, True)
     encoder = parse(graph_config(SPECS["encoder"], SIZES, PROFILES["cpu"], runtime="onnx"))
     assert encoder.max_batch_size == 0
+    assert (encoder.dynamic_batching.priority_levels, encoder.dynamic_batching.default_priority_level) == (2, 2)
+    assert cpu.dynamic_batching.priority_levels == 0, "the scorer's calls of the denoiser carry no priority"
     assert list(encoder.model_warmup[1].inputs["CROP"].dims) == [8, 24, 24, 3]
     with pytest.raises(errors.UnknownModel):
         find_profile("abacus")

@@ -18,6 +18,7 @@ import pytest
 from cytoserve_export import errors, manifest, repository
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.isolation import Job, Outcome
+from cytoserve_export.refresh import refresh
 from cytoserve_export.repository import Request, export_onnx, install
 from tiny import Exported, edit_json
 
@@ -36,6 +37,7 @@ def copy(exported: Exported, root: Path) -> Path:
     target = Path(shutil.copytree(exported.target, root / "repository"))
     (target / "encoder" / "config.pbtxt").write_text("theirs")
     (target / "scorer" / "1" / "model.py").write_text("theirs")
+    refresh(target)
     return target
 
 
@@ -108,15 +110,61 @@ def test_a_stopped_export_changes_nothing(
 def test_exporting_one_graph_again_keeps_the_rest(embedding_export: Exported, tmp_path: Path) -> None:
     target = copy(embedding_export, tmp_path)
     old = manifest.verify(target)
+    (target / "encoder" / "config.pbtxt").write_text("theirs, edited")
     made = export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
     assert list(made) == ["repository"]
     new = manifest.verify(target)
-    assert new["files"] == old["files"]  # the same bytes from the same weights
+    # the same bytes from the same weights; what others wrote is named as it is now
+    assert [name for name in new["files"] if new["files"][name] != old["files"].get(name)] == ["encoder/config.pbtxt"]
+    assert set(new["files"]) == set(tree(target)) - {"manifest.json"}
     assert new["models"]["denoiser"] == old["models"]["denoiser"]
     assert old["decision"]["changed"] == 0
     assert new["decision"] is None  # no cells were given, and a new encoder voids the old check
-    assert (target / "encoder/config.pbtxt").read_text() == "theirs"
+    assert (target / "encoder/config.pbtxt").read_text() == "theirs, edited"
     assert (target / "scorer/1/model.py").read_text() == "theirs"
+
+
+def test_an_edit_by_hand_is_named_anew_but_not_a_graph(embedding_export: Exported, tmp_path: Path) -> None:
+    target = copy(embedding_export, tmp_path)
+    before = manifest.verify(target)
+    (target / "scorer/1/model.py").write_text("theirs, edited")
+    (target / "scorer/1/helper.py").write_text("new")
+    (target / "encoder/config.pbtxt").unlink()
+    with pytest.raises(errors.ManifestMismatch, match=r"(?s)helper\.py is not named.*cytoserve export manifest"):
+        manifest.verify(target)
+    done = refresh(target)
+    assert (done.added, done.changed, done.removed) == (
+        ("scorer/1/helper.py",),
+        ("scorer/1/model.py",),
+        ("encoder/config.pbtxt",),
+    )
+    after = manifest.verify(target)
+    assert {key: value for key, value in after.items() if key != "files"} == {
+        key: value for key, value in before.items() if key != "files"
+    }
+    (target / "denoiser/1/model.onnx").write_bytes(b"another network")
+    told = (target / "manifest.json").read_bytes()
+    with pytest.raises(errors.ManifestMismatch, match=r"export onnx CHECKPOINT .* --only denoiser"):
+        refresh(target)
+    assert (target / "manifest.json").read_bytes() == told
+    with pytest.raises(errors.MixedWeights, match=r"denoiser .* is not the graph that its manifest describes"):
+        export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+
+
+def test_the_command_that_names_an_edit_loads_no_network(embedding_export: Exported, tmp_path: Path) -> None:
+    target = copy(embedding_export, tmp_path)
+    (target / "scorer/1/model.py").write_text("theirs, edited")
+    code = "import sys; from cytoserve_export.cli import app; app(standalone_mode=False); "
+    code += "print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "manifest", str(target)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "changed scorer/1/model.py" in done.stderr
+    assert done.stdout.strip() == "set()"
+    manifest.verify(target)
+    (target / "manifest.json").unlink()
+    with pytest.raises(errors.ManifestMismatch, match="does not exist"):
+        refresh(target)
 
 
 def test_graphs_of_two_checkpoints_do_not_mix(embedding_export: Exported, broken: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -120,6 +121,17 @@ def pod_of(manifests: list[Manifest]) -> Manifest:
     return {**predictor, "containers": runtime["containers"], "volumes": runtime["volumes"]}
 
 
+def container(helm: Helm, *files: str, **values: Any) -> Manifest:
+    """Return the server's container as rendered with these values."""
+    return pod_of(helm.render(*files, **values))["containers"][0]
+
+
+def env(item: Manifest) -> dict[str, Any]:
+    """Return a container's environment: name to value, or to where it comes from."""
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in item["env"]}
+
+
+MODES: Final = pytest.mark.parametrize("mode", ["deployment", "kserve"])
 EXAMPLES: Final = tuple(sorted(path.name for path in CHART.glob("values-*.yaml")))
 
 VARIANTS: Final[dict[str, tuple[tuple[str, ...], dict[str, Any]]]] = {

@@ -9,8 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -129,37 +132,81 @@ def test_image_lists_its_parts_and_its_user(root: Path) -> None:
     assert config["Labels"]["io.cytoserve.variant"] == "cpu"
 
 
-@pytest.mark.timeout(3600)
-def test_server_of_the_image_answers(root: Path) -> None:
-    ports = {"http": free_port(), "grpc": free_port(), "metrics": free_port()}
+@dataclass(frozen=True)
+class Running:
+    """The server of the image: its ports on loopback and the command that enters the image."""
+
+    grpc: int
+    metrics: int
+    module: list[str]
+    log: Path
+
+    def probe(self) -> subprocess.CompletedProcess[str]:
+        """Ask for one cell with the image's own probe."""
+        line = [*self.module, "probe", f"--url=127.0.0.1:{self.grpc}", "--model=cell_analysis", "--deadline=60"]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[Running]:
+    """The image's entrypoint as user 1000 in a chroot; ended by SIGTERM, as a container is."""
+    http, grpc, metrics = (free_port() for _ in range(3))
     scratch = root / "tmp"
     scratch.chmod(0o1777)
     enter = ["chroot", "--userspec=1000:1000", str(root), "/usr/bin/env", "-i", *image_environment()]
-    module = [*enter, "python3", "-m", "cytoserve_deploy.entrypoint"]
+    running = Running(grpc, metrics, [*enter, "python3", "-m", "cytoserve_deploy.entrypoint"], scratch / "server.log")
     for name in ("proc", "dev"):
         run("mount", "--rbind", f"/{name}", str(root / name))
         run("mount", "--make-rslave", str(root / name))
-    options = [f"--{name}-port={port}" for name, port in ports.items()]
-    with open(scratch / "server.log", "wb") as log:
-        server = subprocess.Popen(
-            [*module, "serve", "--address=127.0.0.1", *options], stdout=log, stderr=log, start_new_session=True
+    options = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+    with open(running.log, "wb") as log:
+        process = subprocess.Popen(
+            [*running.module, "serve", "--address=127.0.0.1", *options], stdout=log, stderr=log, start_new_session=True
         )
     try:
-        probe = [*module, "probe", f"--url=127.0.0.1:{ports['grpc']}", "--model=cell_analysis", "--deadline=60"]
-        for _ in range(120):
-            done = subprocess.run(probe, capture_output=True, text=True, check=False)
-            if done.returncode == 0 or server.poll() is not None:
+        for _ in range(240):
+            done = running.probe()
+            if done.returncode == 0 or process.poll() is not None:
                 break
             time.sleep(2)
-        assert done.returncode == 0, done.stderr + (scratch / "server.log").read_text(errors="replace")[-3000:]
-        print(done.stdout.strip())
+        assert done.returncode == 0, done.stderr + running.log.read_text(errors="replace")[-3000:]
+        yield running
     finally:
-        server.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         try:
-            server.wait(90)
+            process.wait(120)
         finally:
             for name in ("dev", "proc"):
                 subprocess.run(["umount", "-R", str(root / name)], check=False)
+
+
+@pytest.mark.timeout(3600)
+def test_server_of_the_image_checks_its_models_and_answers(server: Running, root: Path) -> None:
+    assert "one drawn cell answered: class" in server.probe().stdout
+    names = json.loads((root / "models/manifest.json").read_text())["files"]
+    log = server.log.read_text(errors="replace")
+    assert f"/models: {len(names)} file(s) agree with manifest.json\n" in log
+    print(server.probe().stdout, log[: log.index("\n")])
+
+
+@pytest.mark.timeout(3600)
+def test_image_exports_the_quantile_of_the_slow_alert(server: Running) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [
+        line for line in lines if line.startswith("nv_inference_request_summary_us{") and 'quantile="0.99"' in line
+    ]
+    assert [line for line in found if 'model="cell_analysis"' in line]
+
+
+@pytest.mark.timeout(3600)
+def test_integration_suite_passes_against_the_image(server: Running) -> None:
+    """The same suite as against the local server; what starts servers of its own is skipped and says so."""
+    line = [sys.executable, "-m", "pytest", "-q", "-rs", "tests/integration", f"--triton-url=127.0.0.1:{server.grpc}"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert re.search(r"\d+ passed", done.stdout)
+    print(done.stdout[-1500:])
 
 
 def image_environment() -> list[str]:

@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from triton_calls import ROOT, Answer, Ask, answers, files, tensor
+from triton_calls import ROOT, Answer, Ask, answers, files, sign, tensor
 from tritonclient import grpc
+
+
+@pytest.fixture(scope="session")
+def own_server(request: pytest.FixtureRequest) -> None:
+    """Skip where ``--triton-url`` names a server: a test that starts one of its own tells nothing about that."""
+    if request.config.getoption("--triton-url"):
+        pytest.skip("starts a local server of its own; not a test of the one that --triton-url names")
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +48,5 @@ def small_repository(tmp_path: Path) -> Path:
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     (folder / "service_info" / "1" / "service.json").write_text('{"name": "small", "classes": ["a"]}')
+    sign(folder)
     return folder

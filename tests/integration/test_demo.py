@@ -9,13 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from PIL import Image
+from triton_calls import OWN_SERVER, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = OWN_SERVER
 
 
-@pytest.mark.integration
 def test_make_demo_prints_the_table_and_writes_json_and_picture(tmp_path: Path) -> None:
     told = subprocess.run(
         ["make", "-n", "-s", "demo", f"OUT={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from cytoserve_deploy import supervisor
 from cytoserve_deploy.errors import (
+    DeployError,
     IncompleteRepository,
     MissingRepository,
     PortTaken,
@@ -25,11 +26,12 @@ from cytoserve_deploy.errors import (
     WarmUpFailed,
 )
 from cytoserve_deploy.local_server import LocalServer
-from triton_calls import ROOT, answers, files, tensor
+from cytoserve_deploy.manifest_check import ENV_SKIP, ChangedFile
+from triton_calls import OWN_SERVER, ROOT, answers, files, sign, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.integration
+pytestmark = OWN_SERVER
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
@@ -145,6 +147,7 @@ def test_server_killed_during_a_call_does_not_hang_the_caller(small_repository: 
     (small_repository / "service_info" / "1" / "model.py").write_text(
         "import time\nclass TritonPythonModel:\n    def execute(self, requests):\n        time.sleep(60)\n"
     )
+    sign(small_repository)
     server = start(small_repository)
     outcome: list[object] = []
     try:
@@ -198,8 +201,35 @@ def test_repository_without_its_graphs(tmp_path: Path) -> None:
         start(tmp_path)
 
 
+def test_a_repository_that_is_not_its_manifests_is_refused(
+    small_repository: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_repository / "service_info" / "1" / "service.json").write_text('{"name": "other", "classes": ["a"]}')
+    (small_repository / "service_info" / "1" / "more.py").write_text("import os")
+    server = LocalServer(model_repository=small_repository, warm_up=False)
+    with pytest.raises(ChangedFile, match=r"(?s)service\.json is not the file.*more\.py is not named.*export manifest"):
+        server.start()
+    with pytest.raises(ServerError, match="not started"):
+        _ = server.pid
+    with start(small_repository, skip_verification=True) as running:
+        assert running.is_ready
+    assert f"the hashes of {small_repository} are NOT checked" in caplog.text
+    # the environment opts out too, the argument rules over it
+    caplog.clear()
+    monkeypatch.setenv(ENV_SKIP, "true")
+    with pytest.raises(ChangedFile):
+        start(small_repository, skip_verification=False)
+    with start(small_repository) as running:
+        assert running.is_ready
+    assert "NOT checked" in caplog.text
+    monkeypatch.setenv(ENV_SKIP, "perhaps")
+    with pytest.raises(DeployError, match="give true or false"):
+        start(small_repository)
+
+
 def test_model_that_cannot_load_is_named_with_its_reason(small_repository: Path) -> None:
     (small_repository / "service_info" / "1" / "service.json").write_text("{ broken")
+    sign(small_repository)
     server = LocalServer(model_repository=small_repository, warm_up=False)
     with pytest.raises(ServerDied, match="JSONDecodeError"):
         server.start()
@@ -250,6 +280,7 @@ def test_errors_of_a_model_carry_code_and_no_content(small_repository: Path, tmp
         "    def answer(self, tensors, request):\n"
         "        raise {b'shape': BadShape, b'late': DeadlineExceeded}.get(tensors['QUERY'][0], KeyError)('PATIENT')\n"
     )
+    sign(small_repository)
     log = tmp_path / "log"
     with start(small_repository, log_file=log) as server, grpc.InferenceServerClient(server.grpc_url) as client:
         found = {}
@@ -304,3 +335,16 @@ def test_serve_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "holds no models" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_serve_command_refuses_a_changed_repository_and_takes_the_opt_out(small_repository: Path) -> None:
+    (small_repository / "service_info" / "1" / "model.py").write_text("raise ValueError('changed by hand')\n")
+    command = [sys.executable, "-m", "cytoserve_deploy.cli", "--model-repository", str(small_repository)]
+    command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 1
+    assert "model.py is not the file that was exported" in refused.stderr
+    assert "cytoserve export manifest" in refused.stderr
+    served = subprocess.run([*command, "--skip-verification"], capture_output=True, text=True, timeout=240, check=False)
+    assert "are NOT checked" in served.stderr
+    assert "changed by hand" in served.stderr, "it got as far as Triton, which cannot load it"

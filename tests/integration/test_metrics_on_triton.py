@@ -15,11 +15,11 @@ import pytest
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_deploy.warmup import cell_png, field_png
 from cytoserve_scoring.metrics import FAMILIES
-from triton_calls import ROOT, Answer, answers, files, tensor
+from triton_calls import OWN_SERVER, ROOT, Answer, answers, files, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.integration
+pytestmark = OWN_SERVER
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 CLASSES = json.loads((ROOT / "model_repository/scorer/1/scoring.json").read_text())["classes"]

@@ -15,11 +15,11 @@ from cytoserve_deploy import supervisor
 from cytoserve_deploy.errors import ServerDied
 from cytoserve_deploy.local_server import LocalServer
 from onnx import TensorProto, helper, numpy_helper
-from triton_calls import answers, tensor
+from triton_calls import OWN_SERVER, answers, sign, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.integration
+pytestmark = OWN_SERVER
 
 TABLE = np.arange(10, dtype=np.float32) * 1.5
 
@@ -86,6 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     add_model(root, "lookup", lookup(), batched + one + wait)
     add_model(root, "outside", lookup(), batched + one + threads, external=True)
     add_model(root, "fold", fold(), rows)
+    sign(root)
     with LocalServer(model_repository=root, warm_up=False, onnx_threads=1) as started:
         yield started
 
@@ -157,5 +158,6 @@ def test_threads_are_those_of_the_configuration(server: LocalServer) -> None:
 def test_configuration_that_does_not_fit_the_graph(tmp_path: Path, tensors: str, reason: str) -> None:
     output = 'output { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] }\n'
     add_model(tmp_path, "wrong", lookup(), f"max_batch_size: 8\n{tensors}\n{output}")
+    sign(tmp_path)
     with pytest.raises(ServerDied, match=reason):
         LocalServer(model_repository=tmp_path, warm_up=False).start()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+from cytoserve_deploy import manifest_check
 from tritonclient import grpc
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_SERVER = [pytest.mark.integration, pytest.mark.usefixtures("own_server")]
+"""Marks of a test that starts servers of its own (see the fixture)."""
+
 Answer = dict[str, np.ndarray]
 Ask = Callable[..., Answer]
 
@@ -27,6 +33,13 @@ def files(contents: list[bytes]) -> np.ndarray:
     out = np.empty(len(contents), dtype=np.object_)
     out[:] = contents
     return out
+
+
+def sign(repository: Path) -> None:
+    """Write the manifest of a repository that a test made."""
+    names = manifest_check.describe((name, repository / name) for name in manifest_check.tree(repository))
+    text = json.dumps({"schema": manifest_check.SCHEMA, "files": names})
+    (repository / manifest_check.NAME).write_text(text)
 
 
 def answers(result: grpc.InferResult) -> Answer:

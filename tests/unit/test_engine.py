@@ -11,6 +11,7 @@ from cytoserve_scoring.engine import (
     ScoringEngine,
 )
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+from cytoserve_scoring.profile import pattern
 from cytoserve_scoring.scores import conformal_p_value, paired_statistic, softmax_posterior
 from scipy import special, stats
 
@@ -120,8 +121,20 @@ def test_the_deadline_is_looked_at_between_rounds():
     assert len(world.rows) == 1
 
 
+def profile_of(ordinary, names):
+    """A profile whose mean for each of ``names`` is the pattern of the scores of the cell ``ordinary`` in the world."""
+    scores = ScoringEngine(make_config()).score(cells([ordinary]), np.zeros(1, np.int32), World()).scores
+    mean = pattern(scores)[0].tolist()
+    return [{"mean": {name: mean for name in names}, "precision": np.eye(3).tolist()}] * 8
+
+
 def test_reasons_name_what_is_wrong():
-    engine = ScoringEngine(make_config(anomaly_reference=[{"neutrophil": [0.001 * i for i in range(99)]}] * 8))
+    engine = ScoringEngine(
+        make_config(
+            anomaly_profile=profile_of(1.0, CLASSES),
+            anomaly_reference=[{name: [0.001 * i for i in range(99)] for name in CLASSES}] * 8,
+        )
+    )
     latents = cells([1.0, 0.5, 2.0, 5.0])
     out = engine.score(latents, np.array([0, 0, FLAG_SEGMENTED_WHITE_CELL, 0], np.int32), World())
     assert out.reasons[0] == ""
@@ -133,7 +146,11 @@ def test_reasons_name_what_is_wrong():
 
 
 def test_a_class_without_reference_cells_is_not_accepted_for_want_of_them():
-    engine = ScoringEngine(make_config(anomaly_reference=[{"neutrophil": [0.1] * 60}] * 8))
+    engine = ScoringEngine(
+        make_config(
+            anomaly_profile=profile_of(1.0, ("neutrophil",)), anomaly_reference=[{"neutrophil": [0.1] * 60}] * 8
+        )
+    )
     out = engine.score(cells([0.0, 1.0]), np.zeros(2, np.int32), World())
     assert out.reasons == ["not_calibrated", ""]
     assert np.isnan(out.anomaly[0, 1])

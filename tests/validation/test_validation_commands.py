@@ -14,7 +14,7 @@ from click.testing import Result
 from cytoserve_client.cli.main import app
 from cytoserve_scoring import site
 from cytoserve_validation import labelled
-from fake_server import FakeServer
+from fake_server import INFO, FakeServer
 from typer.testing import CliRunner
 
 Make = Callable[..., Path]
@@ -44,10 +44,11 @@ def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make
     assert set(document["cells"]["absent"]) == {
         "basophil", "eosinophil", "erythroblast", "immature_granulocyte", "lymphocyte"
     }  # fmt: skip
-    assert document["default_budget"] == 24
-    assert document["calibrated"] == [24]
-    assert [i for i, t in enumerate(document["accept_threshold"]) if t is not None] == [23]
-    assert {call.parameters["budget"] for call in server.fake.calls} == {24}
+    usual = INFO["default_budget"]  # what the server tells, not the whole bank
+    assert document["default_budget"] == usual
+    assert document["calibrated"] == [usual]
+    assert [i + 1 for i, t in enumerate(document["accept_threshold"]) if t is not None] == [usual]
+    assert {call.parameters["budget"] for call in server.fake.calls} == {usual}
     assert document["seen"]["by_threshold"] == {"accepted": 80, "share": 1.0, "wrong": 0, "upper": pytest.approx(
         1 - 0.1 ** (1 / 80))}  # fmt: skip
     assert "100.0%" in result.output
@@ -177,3 +178,27 @@ def test_the_hash_of_the_data_moves_with_names_and_content_and_not_with_the_plac
     assert value(first) == value(second)
     (second / "monocyte" / "monocyte_000.png").rename(second / "monocyte" / "other.png")
     assert value(first) != value(second)
+
+
+@pytest.mark.parametrize(("given", "sent"), [((), 0.0), (("--um-per-pixel", 0.0777), 0.0777)])
+def test_validate_hands_on_the_sites_scale_and_reports_it(
+    server: FakeServer, make_folder: Make, tmp_path: Path, given: tuple[object, ...], sent: float
+) -> None:
+    folder = make_folder({"monocyte": 4, "neutrophil": 4})
+    result = run("validate", folder, "--report", tmp_path / "report", "--url", server.url, *given)
+    assert result.exit_code == 0, result.output
+    scales = [value for call in server.fake.calls for value in call.um_per_pixel]
+    assert scales
+    assert scales == pytest.approx([sent] * len(scales))
+    told = json.loads((tmp_path / "report" / "validation.json").read_text())["data"]["um_per_pixel"]
+    assert told == (None if not given else pytest.approx(sent))
+
+
+def test_validate_refuses_a_scale_that_no_microscope_has(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    result = run(
+        "validate", make_folder({"monocyte": 1}), "--report", tmp_path / "r", "--url", server.url, "--um-per-pixel", -1
+    )
+    assert result.exit_code != 0
+    assert "bad_scale" in result.output
+    assert not server.fake.calls
+    assert not (tmp_path / "r").exists()

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import torch
 from cytoserve_scoring.constants import WHITE_LEVEL
+from cytoserve_scoring.stain import (
+    AZURE,
+    DENSITY_RANGE,
+    EOSIN,
+    MOST_CHANGE,
+    MOST_TOWARDS_EOSIN,
+    NUCLEAR_SHARE,
+    nuclear_disc,
+)
 from torch import Tensor
 from torch.nn import functional as F
-
-AZURE = (1.24, 2.18, 0.44)
-"""Mean optical density (R, G, B) of nuclei in ``pbc/train``: thiazine dyes (azure B)."""
-EOSIN = (0.19, 0.27, 0.16)
-"""Mean optical density (R, G, B) of red cells in ``pbc/train``."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ class Augmentation:
     """
 
     rotate: bool = True
-    scale: float = 0.12
+    scale: float = 0.15
     shift_um: float = 0.7
     strong: float = 0.5
     brightness: float = 0.10
     channel_gain: float = 0.05
     density: tuple[float, float] = (-1.1, 0.25)
-    stain_strength: float = 0.35
+    stain_strength: float = 0.45
     stain_hue: float = 0.15
     blur: float = 1.3
     sharpen: float = 1.0
@@ -134,6 +138,35 @@ def change_stain(crops: Tensor, ranges: Augmentation, reach: Tensor, generator: 
     density = -torch.log(crops.clamp(min=1.0) / WHITE_LEVEL)
     changed = torch.einsum("bij,bjhw->bihw", change, density.clamp(min=0))
     return WHITE_LEVEL * torch.exp(-(changed.clamp(min=0) + density.clamp(max=0)))
+
+
+def normalise_stain(crops: Tensor) -> Tensor:
+    """Bring the nuclear hue of (B, 3, H, W) crops in 0..255 to the reference, as serving does to every crop it cuts.
+
+    The batched twin of :func:`cytoserve_scoring.stain.normalise_stain`, which says how and why.
+    """
+    density = -torch.log(crops.clamp(1.0, 255.0) / WHITE_LEVEL)
+    inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(crops.shape[-1])).flatten()]
+    densest = inside.sum(1).topk(int(NUCLEAR_SHARE * inside.shape[2]), dim=1).indices
+    nucleus = inside.gather(2, densest[:, None].expand(-1, 3, -1)).mean(2)
+    azure, eosin = F.normalize(torch.tensor(AZURE), dim=0), F.normalize(torch.tensor(EOSIN), dim=0)
+    towards = F.normalize(eosin - azure, dim=0)
+    low, high = DENSITY_RANGE
+    weight = ((nucleus.sum(1) - low) / (high - low)).clamp(0, 1)
+    change = F.normalize(nucleus, dim=1, eps=1e-9) - azure
+    change = change - (change @ towards - MOST_TOWARDS_EOSIN).clamp(min=0)[:, None] * towards
+    length = change.norm(dim=1).clamp(min=1e-9)
+    change = change * ((MOST_CHANGE / length).clamp(max=1) * weight)[:, None]
+    there = F.normalize(azure + change, dim=1)
+    change_map = _frame(azure[None], eosin) @ torch.linalg.inv(_frame(there, eosin))
+    changed = torch.einsum("bij,bjhw->bihw", change_map, density)
+    return (WHITE_LEVEL * torch.exp(-changed)).clamp(0, 255)
+
+
+def _frame(azure: Tensor, eosin: Tensor) -> Tensor:
+    eosin = eosin.expand_as(azure)
+    rest = F.normalize(torch.linalg.cross(azure, eosin), dim=1)
+    return torch.stack([azure, eosin, rest], 2)
 
 
 def occlude(crops: Tensor, share: float, generator: torch.Generator) -> Tensor:

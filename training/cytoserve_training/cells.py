@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augment import Augmentation, augment, sampling_grid
+from .augment import Augmentation, augment, normalise_stain, sampling_grid
 
 CLASSES = (
     "basophil",
@@ -84,7 +84,9 @@ def cut(
     generator: torch.Generator | None = None,
     um_per_pixel: float = PBC_UM_PER_PIXEL,
 ) -> Tensor:
-    """Cut (B, H, W, 3) uint8 images about their centre into (B, 96, 96, 3) white-balanced float crops in 0..255.
+    """Cut (B, H, W, 3) uint8 images about their centre into (B, 96, 96, 3) float crops in 0..255.
+
+    The crops are white-balanced and their nuclear hue is normalised, after any augmentation.
 
     Without ``augmentation`` this is the plain crop that serving makes (up to its prefilter of 0.2 px).
     """
@@ -99,4 +101,4 @@ def cut(
     crops = (crops * gains[:, :, None, None]).clamp(0, 255)
     if augmentation is not None and generator is not None:
         crops = augment(crops, augmentation, generator)
-    return crops.permute(0, 2, 3, 1)
+    return normalise_stain(crops).permute(0, 2, 3, 1)

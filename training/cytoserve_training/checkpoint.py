@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_scoring.calibration import Promise, fit
+from cytoserve_scoring.calibration import Promise, fit, fit_profiles
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_scoring.elimination import calibrate
 from cytoserve_scoring.engine import ScoringConfig
@@ -93,8 +93,8 @@ def pack(config: PackConfig) -> Path:
     scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank)
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
-        f"pbc/val: {len(parts[0])} cells chose the bank and the elimination, {len(parts[1])} others calibrated; parted "
-        "by hash of the name"
+        f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
+        f"{len(parts[1])} others calibrated; parted by hash of the name"
     )
     write(Path(config.out), unet, autoencoder, Fitted(bank, found.weight, scoring), channel_weight, mask)
     training = json.loads((Path(config.run) / "config.json").read_text())
@@ -117,7 +117,7 @@ def pack(config: PackConfig) -> Path:
 def fit_scoring(
     choosing: Any, calibrating: Any, labels: Any, latent_shape: tuple[int, ...], config: BankConfig
 ) -> dict[str, Any]:
-    """Return the content of ``scoring.json``: elimination from one part's errors, everything else from the other's."""
+    """Return ``scoring.json``: elimination and profiles from one part's errors, the rest from the other's."""
     elimination = calibrate(choosing, default_alpha=config.alpha, confidence=config.confidence)
     probes = config.probes
     engine = ScoringConfig(
@@ -130,12 +130,15 @@ def fit_scoring(
         elimination=elimination,
     )
     promise = Promise(config.tolerated_error, config.confidence)
+    profiles = fit_profiles(engine, choosing, config.budgets)
+    engine = replace(engine, anomaly_profile=profiles)
     return {
         "classes": list(CLASSES),
         "probes": probes,
         "default_budget": probes,
         "latent_shape": list(latent_shape),
         "elimination": elimination.to_json(),
+        "anomaly_profile": [None if profile is None else profile.to_json() for profile in profiles],
         **fit(engine, calibrating, labels, promise, config.budgets),
     }
 

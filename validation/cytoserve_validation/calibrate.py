@@ -159,7 +159,7 @@ def build(
         The server did not tell the scores of all classes.
     """
     cells = found.take(found.scored)
-    if not np.isfinite(cells.scores).all() or not np.isfinite(cells.anomaly).all():
+    if not np.isfinite(cells.scores).all():
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
     fitted = fit_budget(Answers(cells.label, cells.scores, cells.anomaly, cells.evaluations), cells.truth,
                         found.classes, promise)  # fmt: skip
@@ -213,7 +213,8 @@ def _ordinary(cells: Answered, reference: Mapping[str, Sequence[float]]) -> Flag
     sorted_values = {name: tuple(values) for name, values in reference.items()}
     values = [sorted_values[cells.classes[label]] for label in cells.label]
     p_values = [conformal_p_value(float(own), known) for own, known in zip(cells.anomaly, values, strict=True)]
-    ordinary: Flags = np.array(p_values) >= ANOMALY_LEVEL
+    # A cell without an anomaly score is referred as not calibrated, so it is not among the accepted.
+    ordinary: Flags = (np.array(p_values) >= ANOMALY_LEVEL) & np.isfinite(cells.anomaly)
     return ordinary
 
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cytoserve_client import _constants as c
 from cytoserve_client._answers import split_by_field
-from cytoserve_client._config import check_timeout
+from cytoserve_client._options import Options
 from cytoserve_client.cli import exit_codes, mounts, tables
 from cytoserve_client.cli.connect import server_address
 from cytoserve_client.cli.files import expand, overlay_names, write_atomically
@@ -50,6 +50,13 @@ Url = Annotated[
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; '-' for standard output.")]
 Scale = Annotated[float | None, typer.Option("--um-per-pixel", help="Physical scale of the images, um per pixel.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds per image (or per chunk of cells).")]
+Budget = Annotated[int | None, typer.Option("--budget", help="Most probes per class; see `cytoserve info`.")]
+Alpha = Annotated[
+    float | None,
+    typer.Option("--alpha", help="Share of cells, 0 to below 1, whose answer may differ from the whole budget's."),
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="Only these may win: names joined by commas.")]
+Urgency = Annotated[str, typer.Option("--priority", help="'stat' goes before waiting 'routine' requests.")]
 
 
 def _version(wanted: bool) -> None:
@@ -77,6 +84,10 @@ def analyze(
     um_per_pixel: Scale = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="Each image is a sample of its own.")] = False,
     timeout: Timeout = c.DEFAULT_TIMEOUT_S,
+    budget: Budget = None,
+    alpha: Alpha = None,
+    classes: Classes = None,
+    priority: Urgency = "routine",
 ) -> None:
     """Find and classify the cells of smear fields, count them, list what a person should look at."""
     out, notes = _consoles(json_out)
@@ -84,10 +95,14 @@ def analyze(
     with _errors_told(notes):
         # Before a server is started for it.
         check_scale(um_per_pixel)
-        check_timeout(timeout)
+        asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
     with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
         whole = _with_bar(
-            lambda progress: client.analyze(sources, um_per_pixel, sample=sample, on_progress=progress), sources, notes
+            lambda progress: client.analyze(
+                sources, um_per_pixel, sample=sample, on_progress=progress, **asked.arguments
+            ),
+            sources,
+            notes,
         )
         analyses = split_by_field(whole) if per_image else [whole]
         for analysis in analyses:
@@ -106,6 +121,10 @@ def classify(
     url: Url = None,
     um_per_pixel: Scale = None,
     timeout: Timeout = c.DEFAULT_TIMEOUT_S,
+    budget: Budget = None,
+    alpha: Alpha = None,
+    classes: Classes = None,
+    priority: Urgency = "routine",
 ) -> None:
     """Classify single-cell images, as an analyser delivers them."""
     out, notes = _consoles(json_out)
@@ -113,10 +132,12 @@ def classify(
     with _errors_told(notes):
         # Before a server is started for it.
         check_scale(um_per_pixel)
-        check_timeout(timeout)
+        asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
     with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
         result = _with_bar(
-            lambda progress: client.classify(sources, um_per_pixel, on_progress=progress), sources, notes
+            lambda progress: client.classify(sources, um_per_pixel, on_progress=progress, **asked.arguments),
+            sources,
+            notes,
         )
         tables.print_cells(result, out)
         if json_out is not None:
@@ -150,6 +171,11 @@ def _consoles(json_out: Path | None) -> tuple[Console, Console]:
     """Return (results, notes); with JSON on standard output the tables go to standard error."""
     notes = Console(stderr=True)
     return (notes if json_out is not None and str(json_out) == "-" else Console()), notes
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Return the names of a comma-joined list; none of them is empty."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _sources(paths: Sequence[Path]) -> list[Path]:

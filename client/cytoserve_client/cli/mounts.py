@@ -26,6 +26,11 @@ MOUNTS: dict[str, Mount] = {
     "serve": Mount("cytoserve_deploy.cli:app", "serve", "Run the local Triton server in the foreground."),
     "export": Mount("cytoserve_export.cli:app", "export", "Turn a checkpoint into a served model repository."),
     "train": Mount("cytoserve_training.cli:app", "train", "Train and measure the reference models."),
+    "deploy": Mount(
+        "cytoserve_deploy.rollout.commands:app",
+        "deploy",
+        "Roll a new model version out on KServe: check, promote, take back.",
+    ),
     "calibrate": Mount(
         "cytoserve_validation.cli:calibrate_app", "validate", "Fit a site's own thresholds on labelled cells."
     ),

@@ -12,6 +12,7 @@ from cytoserve_client._constants import MAX_PIXELS
 from cytoserve_client.cli.tables import NOTICE, SYNTHETIC
 from cytoserve_client.errors import InvalidImage, TooManyPixels
 from cytoserve_client.images import FORMATS, SYNTHETIC_KEY
+from cytoserve_client.reasons import in_words
 from cytoserve_client.results import Cell, FieldAnalysis
 
 Colour = tuple[int, int, int]
@@ -123,7 +124,7 @@ def _draw_cell(pen: _Pen, cell: Cell, width: int) -> None:
     best = cell.probability[cell.label] if cell.probability and cell.label else None
     lines = [(cell.label or "not scored").replace("_", " ") + ("" if best is None else f" {best:.2f}")]
     if review:
-        lines.append("review: " + (", ".join(reason.replace("_", " ") for reason in cell.reasons) or "no reason given"))
+        lines.append("review: " + (", ".join(in_words(reason) for reason in cell.reasons) or "no reason given"))
     _draw_label(pen, "\n".join(lines), x0, y0, y1, colour)
 
 

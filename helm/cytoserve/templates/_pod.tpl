@@ -9,8 +9,8 @@
 {{- with .Values.model.manifestSha256 }}
 - --manifest-sha256={{ . }}
 {{- end }}
-{{- if .Values.model.refuseUnlisted }}
-- --refuse-unlisted
+{{- if not .Values.model.refuseUnlisted }}
+- --allow-unlisted
 {{- end }}
 {{- if .Values.model.skipVerification }}
 - --skip-verification

@@ -1,0 +1,93 @@
+"""What the page of evidence is made of: bars, sections, tables, and how figures are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One demand and what was found.
+
+    Attributes
+    ----------
+    text, measured : str
+    met : bool or None
+        None where it was not measured, or cannot be judged.
+    """
+
+    text: str
+    measured: str
+    met: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """``yes``, ``**no**`` or ``not measured``."""
+        return "not measured" if self.met is None else "yes" if self.met else "**no**"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the page.
+
+    Attributes
+    ----------
+    key : str
+        Name under which notes are kept.
+    title : str
+    commands : list of str
+        What makes its figures.
+    bars : list of Bar
+        Empty where nothing was measured.
+    text : str
+        Markdown; empty where nothing was measured.
+    """
+
+    key: str
+    title: str
+    commands: list[str]
+    bars: list[Bar]
+    text: str
+
+    def markdown(self, notes: Sequence[str]) -> str:
+        """Return the section with the notes of its shortfalls."""
+        parts = [f"## {self.title}", "```console\n" + "\n".join(f"$ {c}" for c in self.commands) + "\n```"]
+        if self.bars:
+            parts.append(
+                table(["bar", "measured", "met"], [[bar.text, bar.measured, bar.verdict] for bar in self.bars])
+            )
+        parts.append(self.text or "Not measured.")
+        if notes:
+            parts.append("\n".join(f"- {note}" for note in notes))
+        return "\n\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(value: float | None, interval: Sequence[float] | None = None, digits: int = 1) -> str:
+    """Return a share in per cent, with its interval in brackets."""
+    if value is None:
+        return "-"
+    shown = f"{100 * value:.{digits}f} %"
+    if interval is None:
+        return shown
+    return f"{shown} [{100 * interval[0]:.{digits}f}, {100 * interval[1]:.{digits}f}]"
+
+
+def share(row: dict[str, Any], digits: int = 1) -> str:
+    """Return a share as the results hold it: ``3 of 40: 7.5 % [..]``."""
+    if row["value"] is None:
+        return "none of none"
+    return f"{row['count']} of {row['of']}: {percent(row['value'], row['interval'], digits)}"
+
+
+def points(row: dict[str, Any]) -> str:
+    """Return a paired difference in points with its interval."""
+    low, high = row["interval"]
+    return f"{row['points']:+.1f} [{low:+.1f}, {high:+.1f}]"

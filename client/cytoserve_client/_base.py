@@ -1,0 +1,131 @@
+"""What both clients are before anything is sent: settings, connection, the checked arguments of a call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from cytoserve_client import _constants as c
+from cytoserve_client import _plan
+from cytoserve_client._answers import assemble_cells, assemble_smear, failure_of
+from cytoserve_client._config import TLS, ClientConfig, Expectation, RetryPolicy, TokenProvider
+from cytoserve_client._flow import Flows
+from cytoserve_client._plan import Chunk
+from cytoserve_client.errors import CytoserveClientError
+from cytoserve_client.images import ImageLike, Source, check_scale, check_scales, sources_of
+from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, SmearAnalysis
+
+
+class _Transport(Protocol):
+    @property
+    def closed(self) -> bool: ...
+
+
+_T = TypeVar("_T", bound=_Transport)
+
+
+class BaseClient(ABC, Generic[_T]):
+    """Settings and connection; see `Client` for the parameters."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = c.DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        tls: TLS | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: TokenProvider | None = None,
+        max_in_flight: int = c.MAX_IN_FLIGHT,
+        cells_per_request: int = c.CELLS_PER_REQUEST,
+        round_robin: bool = False,
+        expect: Expectation | None = None,
+    ) -> None:
+        self.config = ClientConfig(
+            url=url,
+            timeout=timeout,
+            retry=retry or RetryPolicy(),
+            tls=tls,
+            headers=dict(headers or {}),
+            token=token,
+            max_in_flight=max_in_flight,
+            cells_per_request=cells_per_request,
+            round_robin=round_robin,
+            expect=expect or Expectation(),
+        )
+        self._transport = self._connect(self.config)
+        self._flows = Flows(self.config)
+
+    @staticmethod
+    @abstractmethod
+    def _connect(config: ClientConfig) -> _T:
+        """Return the transport."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.url!r}, closed={self.closed})"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client was closed."""
+        return self._transport.closed
+
+
+@dataclass(frozen=True)
+class FieldsJob:
+    """The checked arguments of one ``analyze``."""
+
+    sources: Sequence[Source]
+    single: bool
+    um_per_pixel: float
+
+    @classmethod
+    def of(cls, images: ImageLike | Sequence[ImageLike], um_per_pixel: float | None) -> FieldsJob:
+        """Check what can be checked without the server; a single image is read, so that its mistakes come first."""
+        sources, single = sources_of(images)
+        scale = check_scale(um_per_pixel)
+        return cls(_read_single(sources) if single else sources, single, scale)
+
+    def result(
+        self, model: ModelInfo, answers: Sequence[FieldAnalysis | CytoserveClientError], sample: str | None
+    ) -> SmearAnalysis:
+        """Return the sample's analysis: fields and failures, each in the order given."""
+        fields = [answer for answer in answers if isinstance(answer, FieldAnalysis)]
+        pairs = zip(self.sources, answers, strict=True)
+        failures = [failure_of(answer, s.name) for s, answer in pairs if isinstance(answer, CytoserveClientError)]
+        return assemble_smear(model, fields, failures, sample)
+
+
+@dataclass(frozen=True)
+class CellsJob:
+    """The checked arguments of one ``classify``."""
+
+    sources: Sequence[Source]
+    single: bool
+    chunks: Sequence[Chunk]
+
+    @classmethod
+    def of(
+        cls,
+        images: ImageLike | Sequence[ImageLike],
+        um_per_pixel: float | Sequence[float | None] | None,
+        cells_per_request: int,
+    ) -> CellsJob:
+        """Check what can be checked without the server, and cut the list into chunks."""
+        sources, single = sources_of(images)
+        scales = check_scales(um_per_pixel, len(sources))
+        kept = _read_single(sources) if single else sources
+        return cls(kept, single, _plan.chunks_of(kept, scales, cells_per_request))
+
+    def result(self, model: ModelInfo, parts: Sequence[Sequence[CellAnswer | CytoserveClientError]]) -> CellsAnalysis:
+        """Return the cells and failures of all chunks; a single image's error is raised."""
+        answers = [answer for part in parts for answer in part]
+        if self.single and isinstance(answers[0], CytoserveClientError):
+            raise answers[0]
+        return assemble_cells(model, [source.name for source in self.sources], answers)
+
+
+def _read_single(sources: Sequence[Source]) -> list[Source]:
+    loaded = sources[0].load()
+    return [Source(loaded.name, lambda: loaded)]

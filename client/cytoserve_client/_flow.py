@@ -1,0 +1,194 @@
+"""What a call does, written once for both clients: generators that yield what has to be waited for.
+
+A flow yields a `Call` (ask the server), a `Load` (read files) or a `Pause`, and is sent the outcome; an error of the
+outcome is thrown into it. How a step is waited for is all that the blocking and the asyncio client do differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cytoserve_client import _constants as c
+from cytoserve_client import _plan, _wire
+from cytoserve_client._config import ClientConfig, check_timeout
+from cytoserve_client._contract import ServiceInfo, check_expectation, check_metadata, parse_info
+from cytoserve_client._options import Options
+from cytoserve_client._plan import Chunk, Loaded
+from cytoserve_client._retry import Deadline
+from cytoserve_client.errors import (
+    BadScale,
+    ContractMismatch,
+    CytoserveClientError,
+    DeadlineExceeded,
+    InvalidImage,
+    ServerUnavailable,
+    concerns_all,
+)
+from cytoserve_client.images import Source
+from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Ask the server; the outcome is its answer. ``timeout`` in seconds, retries included."""
+
+    rpc: _wire.Rpc
+    request: Any
+    timeout: float
+    source: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Do work that may wait for a disk; the outcome is what it returns."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait, seconds; the outcome is None."""
+
+    seconds: float
+
+
+Step = Call | Load | Pause
+Flow = Generator[Step, Any, _Result]
+
+
+class Flows:
+    """The flows of one client, and what it knows about the server.
+
+    Parameters
+    ----------
+    config : ClientConfig
+        The client's settings.
+
+    Notes
+    -----
+    No lock: two threads that come first at the same time both ask for the contract, which is harmless.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._info: ServiceInfo | None = None
+        self._checked: frozenset[str] = frozenset()
+
+    def ready(self, timeout: float | None) -> Flow[bool]:
+        """Ask whether the server is ready; False if it cannot be reached in time."""
+        try:
+            answer = yield Call(_wire.READY, _wire.ready_request(), check_timeout(timeout or c.CONTROL_TIMEOUT_S))
+        except (ServerUnavailable, DeadlineExceeded):
+            return False
+        return bool(answer.ready)
+
+    def wait_until_ready(self, timeout: float) -> Flow[None]:
+        """Ask until the server is ready.
+
+        Raises
+        ------
+        ServerUnavailable
+            If it is not within ``timeout`` seconds.
+        """
+        deadline = Deadline(check_timeout(timeout))
+        while left := deadline.remaining():
+            if (yield from self.ready(min(left, c.CONTROL_TIMEOUT_S))):
+                return
+            yield Pause(min(c.RETRY_FIRST_DELAY_S, left))
+        raise ServerUnavailable(f"{self._config.url} was not ready within {timeout:g} s. See the server's log.")
+
+    def info(self, timeout: float | None) -> Flow[ServiceInfo]:
+        """Ask ``service_info``, check it against what the caller expects, and keep it.
+
+        Raises
+        ------
+        ContractMismatch
+            If it is not understood, or is not what ``expect`` requires.
+        """
+        request_id = _plan.new_id()
+        limit = check_timeout(timeout or min(c.CONTROL_TIMEOUT_S, self._config.timeout))
+        info = parse_info((yield Call(_wire.INFER, _wire.info_request(request_id), limit, request_id=request_id)))
+        check_expectation(info, self._config.expect)
+        self._info = info
+        return info
+
+    def served(self, name: str, options: Options) -> Flow[ModelInfo]:
+        """Check the contract of model ``name`` (once, and again after an outage) and the options against it.
+
+        Raises
+        ------
+        ContractMismatch
+            If the server does not speak the contract.
+        BadParameter
+            If the served model has no such classes, or fewer probes than the budget.
+        """
+        limit = min(c.CONTROL_TIMEOUT_S, options.timeout)
+        info = self._info or (yield from self.info(limit))
+        options.check_served(info)
+        if name not in self._checked:
+            check_metadata(name, (yield Call(_wire.METADATA, _wire.metadata_request(name), limit)))
+            self._checked |= {name}
+        return info.model
+
+    def field(
+        self, source: Source, scale: float, options: Options, model: ModelInfo, single: bool
+    ) -> Flow[FieldAnalysis | CytoserveClientError]:
+        """Analyse one field; its error is returned if others of the list may fare better, else raised."""
+
+        def asked() -> Flow[FieldAnalysis]:
+            image = yield Load(source.load)
+            request_id = _plan.new_id()
+            request = _plan.field_request(image, scale, options, request_id)
+            answer = yield Call(_wire.INFER, request, options.timeout, image.name, request_id)
+            return _plan.read_field(answer, model, image, request_id)
+
+        return self._caught(asked(), single)
+
+    def chunk(self, chunk: Chunk, options: Options, model: ModelInfo) -> Flow[list[CellAnswer | CytoserveClientError]]:
+        """Classify one chunk of single-cell images: an answer or an error for each, in order."""
+        groups, errors = yield Load(lambda: _plan.load_chunk(chunk))
+        answers: dict[int, CellAnswer | CytoserveClientError] = dict(errors)
+        for group in groups:
+            found = yield from self._group(group, options, model)
+            answers.update(zip((position for position, _, _ in group), found, strict=True))
+        return [answers[i] for i in range(len(chunk.sources))]
+
+    def _group(
+        self, group: Sequence[Loaded], options: Options, model: ModelInfo
+    ) -> Flow[list[CellAnswer | CytoserveClientError]]:
+        images = [image for _, image, _ in group]
+
+        def asked() -> Flow[list[CellAnswer | CytoserveClientError]]:
+            request_id = _plan.new_id()
+            request = _plan.cells_request(images, [scale for _, _, scale in group], options, request_id)
+            source = images[0].name if len(images) == 1 else None
+            answer = yield Call(_wire.INFER, request, options.timeout, source, request_id)
+            return _plan.read_cells(answer, model, images, request_id)
+
+        result = yield from self._caught(asked(), single=False)
+        if not isinstance(result, CytoserveClientError):
+            return result
+        if isinstance(result, (InvalidImage, BadScale)) and len(group) > 1:
+            # The whole request was refused for one of its images: ask for each alone, the others are fine.
+            alone: list[CellAnswer | CytoserveClientError] = []
+            for item in group:
+                alone += yield from self._group([item], options, model)
+            return alone
+        return [result for _ in group]
+
+    def _caught(self, flow: Flow[_Result], single: bool) -> Flow[_Result | CytoserveClientError]:
+        """Return the flow's result or its error; errors that concern every image are raised."""
+        try:
+            return (yield from flow)
+        except CytoserveClientError as error:
+            if isinstance(error, (ServerUnavailable, ContractMismatch)):
+                # A server that went away may come back with another model.
+                self._info, self._checked = None, frozenset()
+            if single or concerns_all(error):
+                raise
+            return error

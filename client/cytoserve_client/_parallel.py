@@ -1,0 +1,97 @@
+"""Several images at a time: in threads, and as asyncio tasks. Results in the order of the items."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from cytoserve_client.errors import ClientClosed
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all) in the calling thread, after every request."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def in_threads(
+    work: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    weight: Callable[[_Item], int],
+    room: int,
+    on_progress: Progress | None,
+) -> list[_Result]:
+    """Run ``work`` on every item, ``room`` at a time; the first error ends all.
+
+    Parameters
+    ----------
+    work : callable
+        Called with an item, in a thread.
+    items : sequence
+        What to work on.
+    weight : callable
+        Images in an item, for ``on_progress``.
+    room : int
+        Items under way at the same time.
+    on_progress : callable, optional
+        See `Progress`.
+    """
+    total, done = sum(weight(item) for item in items), 0
+    stop = threading.Event()
+
+    def guarded(item: _Item) -> _Result:
+        if stop.is_set():
+            raise ClientClosed("the call was abandoned")
+        return work(item)
+
+    pool = ThreadPoolExecutor(min(room, max(1, len(items))), "cytoserve")
+    try:
+        futures: dict[Future[_Result], int] = {pool.submit(guarded, item): i for i, item in enumerate(items)}
+        pending: set[Future[_Result]] = set(futures)
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()  # an error that concerns every image ends the call here
+                done += weight(items[futures[future]])
+                if on_progress is not None:
+                    on_progress(done, total)
+    except BaseException:
+        # Not waited for: requests under way end by their deadline, or at once when the client is closed.
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return [future.result() for future in futures]
+
+
+async def in_tasks(
+    work: Callable[[_Item], Awaitable[_Result]],
+    items: Sequence[_Item],
+    weight: Callable[[_Item], int],
+    room: int,
+    on_progress: Progress | None,
+) -> list[_Result]:
+    """Run ``work`` on every item as tasks of the running loop; see `in_threads`."""
+    total, done = sum(weight(item) for item in items), 0
+    places = asyncio.Semaphore(room)
+
+    async def guarded(item: _Item) -> _Result:
+        nonlocal done
+        async with places:
+            result = await work(item)
+        done += weight(item)
+        if on_progress is not None:
+            on_progress(done, total)
+        return result
+
+    tasks = [asyncio.ensure_future(guarded(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,99 @@
+"""Names that Kubernetes, KServe and this package use, each said once.
+
+KServe's are from its source, v0.15.2 to v0.20.0: ``pkg/constants/constants.go``,
+``reconcilers/service/service_reconciler.go``, ``reconcilers/knative/ksvc_reconciler.go``.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final
+
+from ..errors import ObjectRefused
+
+GROUP: Final = "serving.kserve.io"
+SERVICES: Final = "inferenceservices"
+SERVICES_VERSION: Final = "v1beta1"
+RUNTIMES: Final = "servingruntimes"
+RUNTIMES_VERSION: Final = "v1alpha1"
+
+MODE_ANNOTATION: Final = f"{GROUP}/deploymentMode"
+TAG_ANNOTATION: Final = f"{GROUP}/enable-tag-routing"
+"""Switches on the address of the newest revision alone, and keeps that revision's pods alive at 0 %."""
+POD_LABEL: Final = f"{GROUP}/inferenceservice"
+REVISION_LABEL: Final = "serving.knative.dev/revision"
+CONTAINER: Final = "kserve-container"
+
+PREFIX: Final = "rollout.cytoserve"
+LINE_LABEL: Final = f"{PREFIX}/line"
+"""On everything made here: the InferenceService's name that `cytoserve deploy` is called with."""
+VERSION_LABEL: Final = f"{PREFIX}/version"
+CONTENT_ANNOTATION: Final = f"{PREFIX}/content-sha256"
+"""Hash of what was asked for: the same again is nothing to do, something else is another version."""
+PREVIOUS_ANNOTATION: Final = f"{PREFIX}/previous"
+TAKEN_BACK_ANNOTATION: Final = f"{PREFIX}/taken-back"
+CHECKS_ANNOTATION: Final = f"{PREFIX}/checks"
+OVERRIDE_ANNOTATION: Final = f"{PREFIX}/checks-skipped"
+BEFORE_ANNOTATION: Final = f"{PREFIX}/revision-before"
+"""Newest revision when a canary was applied: until KServe names another one, its status is about the old one."""
+STABLE_ANNOTATION: Final = f"{PREFIX}/stable"
+"""JSON of the version and predictor that ran before the canary: what the next version is made from if it is taken
+back, because KServe's own rollback moves the traffic and leaves the bad predictor in the specification."""
+
+MANAGER: Final = "cytoserve-deploy"
+UNNAMED: Final = "unnamed"
+"""Version of an InferenceService that was not made here, such as the chart's."""
+
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LONGEST: Final = 63
+
+
+class Mode(Enum):
+    """How KServe runs an InferenceService; the values are the annotation's names from 0.16 on."""
+
+    KNATIVE = "Knative"
+    STANDARD = "Standard"
+
+
+MODES: Final = {
+    "Knative": Mode.KNATIVE,
+    "Serverless": Mode.KNATIVE,
+    "Standard": Mode.STANDARD,
+    "RawDeployment": Mode.STANDARD,
+}
+"""By annotation or ``status.deploymentMode``; 0.15 knows only the second name of each."""
+
+
+def entry_name(line: str) -> str:
+    """Return the Service that clients call in Standard mode; its selector decides which version answers."""
+    return f"{line}-live"
+
+
+def predictor_name(service: str) -> str:
+    """Return KServe's name for Deployment and Service of an InferenceService's predictor."""
+    return f"{service}-predictor"
+
+
+def predictor_selector(service: str) -> dict[str, str]:
+    """Return the labels by which KServe's own Service finds the predictor's pods in Standard mode."""
+    return {"app": f"isvc.{predictor_name(service)}"}
+
+
+def service_name(line: str, version: str) -> str:
+    """Return the InferenceService's name of a version in Standard mode.
+
+    Raises
+    ------
+    ObjectRefused
+        If line or version cannot be part of a name, or the names that KServe derives would be too long.
+    """
+    for what, text in (("name", line), ("version", version)):
+        if not _LABEL.fullmatch(text):
+            raise ObjectRefused(
+                f"{what} {text!r} cannot be part of a Kubernetes name: use small letters, digits and '-', such as 0-2-0"
+            )
+    name = f"{line}-{version}"
+    if len(predictor_name(name)) > _LONGEST:
+        raise ObjectRefused(f"{predictor_name(name)} is longer than {_LONGEST} characters: choose a shorter version")
+    return name

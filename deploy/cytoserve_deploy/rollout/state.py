@@ -1,0 +1,205 @@
+"""Where a roll-out stands, read from the cluster's objects: nothing is remembered anywhere else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ModeUnknown, NotDeployed
+from . import names as n
+from .cluster import INFERENCE_SERVICE, SERVICE, Cluster, Object
+from .objects import active_of, annotation, condition, is_ready, label, mode_of, predictor_status
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a line.
+
+    Attributes
+    ----------
+    version : str
+        Its name; ``unnamed`` for what was not made here.
+    service : str
+        Its InferenceService.
+    role : str
+        ``live``, ``candidate``, ``previous``, ``taken back`` or ``idle``.
+    traffic : int or None
+        Percent of the requests; None where KServe does not say.
+    ready : bool
+    model_uri : str or None
+    revision : str or None
+        Knative's revision.
+    why : str
+        What KServe says where it is not ready.
+    """
+
+    version: str
+    service: str
+    role: str
+    traffic: int | None
+    ready: bool
+    model_uri: str | None = None
+    revision: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """An InferenceService and its versions.
+
+    Attributes
+    ----------
+    name : str
+    mode : Mode
+    services : dict of str to dict
+        InferenceServices by name.
+    entry : dict or None
+        The Service that clients call (Standard mode).
+    """
+
+    name: str
+    mode: n.Mode
+    services: dict[str, Object]
+    entry: Object | None
+
+    @property
+    def live(self) -> str | None:
+        """The InferenceService that answers clients; before the first roll-out the one named like the line."""
+        if self.mode is n.Mode.KNATIVE:
+            return self.name
+        if self.entry is not None:
+            return active_of(self.entry)
+        return self.name if self.name in self.services else None
+
+    @property
+    def previous(self) -> str | None:
+        """The InferenceService that answered before the last promotion."""
+        return annotation(self.entry, n.PREVIOUS_ANNOTATION) if self.entry else None
+
+    def service_of(self, version: str) -> Object:
+        """Return the InferenceService of a version.
+
+        Raises
+        ------
+        NotDeployed
+            Listing the versions that are there.
+        """
+        for service in self.services.values():
+            if version_of(service) == version:
+                return service
+        known = ", ".join(version_of(service) for service in self.services.values()) or "none"
+        raise NotDeployed(f"{self.name} has no version {version}; there: {known}. `cytoserve deploy apply` makes one")
+
+    @property
+    def versions(self) -> list[Version]:
+        """The versions, live one first."""
+        if self.mode is n.Mode.KNATIVE:
+            return knative_versions(self.services[self.name])
+        rows = [self._row(service) for service in self.services.values()]
+        return sorted(rows, key=lambda row: (row.role != "live", row.version))
+
+    def _row(self, service: Object) -> Version:
+        name = service["metadata"]["name"]
+        role = "live" if name == self.live else "previous" if name == self.previous else "candidate"
+        if role == "candidate" and self.entry and annotation(self.entry, n.TAKEN_BACK_ANNOTATION) == name:
+            role = "taken back"
+        return Version(
+            version=version_of(service),
+            service=name,
+            role=role,
+            traffic=100 if role == "live" else 0,
+            ready=is_ready(service),
+            model_uri=_uri(service["spec"]["predictor"]),
+            why="" if is_ready(service) else said(service),
+        )
+
+
+def version_of(service: Object) -> str:
+    """Return the version's name of an InferenceService."""
+    return label(service, n.VERSION_LABEL) or n.UNNAMED
+
+
+def read_line(cluster: Cluster, name: str) -> Line:
+    """Read a line from the cluster.
+
+    Raises
+    ------
+    NotDeployed
+        If there is no InferenceService of that name and none made from it.
+    """
+    services = {
+        item["metadata"]["name"]: item for item in cluster.list(INFERENCE_SERVICE, labels=f"{n.LINE_LABEL}={name}")
+    }
+    first = cluster.get(INFERENCE_SERVICE, name)
+    if first is not None:
+        services = {name: first, **services}
+    if not services:
+        raise NotDeployed(
+            f"no InferenceService {name} in namespace {cluster.namespace}: install the chart with mode=kserve first "
+            "(docs/deploy.md), or name the right one"
+        )
+    mode = mode_of(next(iter(services.values())))
+    if mode is n.Mode.KNATIVE and first is None:
+        raise ModeUnknown(f"versions of {name} run in Knative mode without an InferenceService of that name")
+    entry = cluster.get(SERVICE, n.entry_name(name)) if mode is n.Mode.STANDARD else None
+    return Line(name, mode, services, entry)
+
+
+def knative_versions(service: Object) -> list[Version]:
+    """Return the revisions that take part: KServe's status names them and their traffic."""
+    status = predictor_status(service)
+    traffic: dict[str, int] = {}
+    for item in status.get("traffic") or []:
+        revision = item.get("revisionName", "")
+        traffic[revision] = traffic.get(revision, 0) + int(item.get("percent") or 0)
+    rolled, newest = status.get("latestRolledoutRevision"), status.get("latestCreatedRevision")
+    percent = service["spec"]["predictor"].get("canaryTrafficPercent")
+    rows = []
+    for revision in dict.fromkeys(filter(None, (rolled, newest, status.get("previousRolledoutRevision"), *traffic))):
+        role = "previous"
+        if revision == newest and revision != rolled:
+            role = "taken back" if annotation(service, n.TAKEN_BACK_ANNOTATION) else "candidate"
+        elif revision == rolled:
+            role = "live"
+        is_newest = revision == newest
+        rows.append(
+            Version(
+                version=version_of(service) if is_newest else _stable_version(service) if role == "live" else revision,
+                service=service["metadata"]["name"],
+                role=role,
+                traffic=traffic.get(revision, 0),
+                ready=revision != newest or status.get("latestReadyRevision") == newest,
+                model_uri=_uri(service["spec"]["predictor"]) if is_newest else None,
+                revision=revision,
+                why=said(service) if is_newest and not is_ready(service) else "",
+            )
+        )
+    if not rows:
+        rows.append(
+            Version(version_of(service), service["metadata"]["name"], "candidate", percent, False, why=said(service))
+        )
+    return rows
+
+
+def said(service: Object) -> str:
+    """Return in one line what KServe says about an InferenceService that is not ready."""
+    model = (service.get("status") or {}).get("modelStatus") or {}
+    failure: dict[str, Any] = model.get("lastFailureInfo") or {}
+    parts = [f"{failure['reason']}: {failure.get('message', '')}".strip(": ")] if failure.get("reason") else []
+    for kind in ("PredictorReady", "IngressReady", "Ready"):
+        found = condition(service, kind)
+        if found.get("status") not in (None, "True"):
+            text = ": ".join(part for part in (found.get("reason"), found.get("message")) if part)
+            parts.append(f"{kind} is {found['status']}" + (f" ({text})" if text else ""))
+            break
+    return "; ".join(parts) or "KServe has not looked at it yet"
+
+
+def _stable_version(service: Object) -> str:
+    text = annotation(service, n.STABLE_ANNOTATION)
+    return str(json.loads(text)["version"]) if text else n.UNNAMED
+
+
+def _uri(predictor: Object) -> str | None:
+    return (predictor.get("model") or {}).get("storageUri")

@@ -1,0 +1,191 @@
+"""Wait until a version is ready, telling why it is not: conditions of KServe, then its pods and their events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import (
+    CrashLoop,
+    ImagePullFailed,
+    ModelNotLoaded,
+    NoGpu,
+    NotReadyInTime,
+    PodsRefused,
+    Unschedulable,
+)
+from . import canary
+from . import names as n
+from .cluster import EVENT, POD, Cluster, Object
+from .objects import annotation, is_ready, predictor_status
+from .state import Line, read_line, said
+
+POLL_S: Final = 3.0
+HOPELESS_RESTARTS: Final = 3
+_PULL: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_GPU: Final = ("nvidia.com/", "gpu", "amd.com/")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a version is not ready.
+
+    Attributes
+    ----------
+    kind : type of NotReadyInTime
+        The error that is raised when waiting ends with it.
+    text : str
+        What is wrong and what to do.
+    hopeless : bool
+        Whether waiting longer is of no use.
+    """
+
+    kind: type[NotReadyInTime]
+    text: str
+    hopeless: bool = False
+
+
+def wait(
+    cluster: Cluster,
+    name: str,
+    version: str,
+    deadline_s: float,
+    tell: Callable[[str], None],
+    poll_s: float = POLL_S,
+) -> None:
+    """Wait until a version is ready.
+
+    Parameters
+    ----------
+    deadline_s : float
+        Seconds; building TensorRT engines takes minutes.
+    tell : callable
+        Called with a sentence whenever the reason changes.
+    poll_s : float
+        Seconds between two looks.
+
+    Raises
+    ------
+    NotReadyInTime
+        Or the one of its kinds that names the cause; at the deadline, or at once where waiting is of no use.
+    """
+    ends, last = time.monotonic() + deadline_s, ""
+    while True:
+        line = read_line(cluster, name)
+        if version_is_ready(line, version):
+            tell(f"version {version} of {name} is ready")
+            return
+        cause = find_cause(cluster, line, version)
+        if cause.text != last:
+            tell(cause.text)
+            last = cause.text
+        if cause.hopeless:
+            raise cause.kind(cause.text)
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise cause.kind(f"version {version} of {name} is not ready after {deadline_s:g} s: {cause.text}")
+        time.sleep(min(poll_s, left))
+
+
+def version_is_ready(line: Line, version: str) -> bool:
+    """Return whether a version may take traffic."""
+    service = line.service_of(version)
+    if line.mode is n.Mode.KNATIVE and annotation(service, n.BEFORE_ANNOTATION):
+        return canary.is_newest_ready(service)
+    return is_ready(service)
+
+
+def find_cause(cluster: Cluster, line: Line, version: str) -> Cause:
+    """Return the most telling reason that a version is not ready."""
+    service = line.service_of(version)
+    pods = cluster.list(POD, labels=_selector(line, service))
+    for look in (_pull, _crash, _schedule):
+        for pod in pods:
+            cause = look(pod)
+            if cause:
+                return cause
+    model = (service.get("status") or {}).get("modelStatus") or {}
+    if model.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec"):
+        return Cause(ModelNotLoaded, f"KServe could not provide the model: {said(service)}", hopeless=True)
+    if pods:
+        names = ", ".join(f"{pod['metadata']['name']} ({(pod.get('status') or {}).get('phase', '?')})" for pod in pods)
+        return Cause(NotReadyInTime, f"waiting for {names}; {_latest_event(cluster, pods[0]) or said(service)}")
+    refused = _refused(cluster, n.predictor_name(service["metadata"]["name"]))
+    return refused or Cause(NotReadyInTime, f"no pod yet; {said(service)}")
+
+
+def _selector(line: Line, service: Object) -> str:
+    chosen = f"{n.POD_LABEL}={service['metadata']['name']}"
+    newest = predictor_status(service).get("latestCreatedRevision")
+    if line.mode is n.Mode.KNATIVE and newest:
+        chosen += f",{n.REVISION_LABEL}={newest}"
+    return chosen
+
+
+def _containers(pod: Object) -> list[Object]:
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _pull(pod: Object) -> Cause | None:
+    for container in _containers(pod):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _PULL:
+            text = (
+                f"{pod['metadata']['name']}: the image {container.get('image', '')} cannot be pulled "
+                f"({waiting['reason']}: {waiting.get('message', '')}); check its name, the registry and "
+                "imagePullSecrets"
+            )
+            return Cause(ImagePullFailed, text, hopeless=waiting["reason"] in ("InvalidImageName", "ErrImageNeverPull"))
+    return None
+
+
+def _crash(pod: Object) -> Cause | None:
+    for container in _containers(pod):
+        state, restarts = container.get("state") or {}, int(container.get("restartCount") or 0)
+        if (state.get("waiting") or {}).get("reason") != "CrashLoopBackOff" and restarts < HOPELESS_RESTARTS:
+            continue
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        name = container.get("name", "")
+        text = (
+            f"{pod['metadata']['name']}: container {name} ended {restarts} times, last with exit code "
+            f"{ended.get('exitCode', '?')} ({ended.get('reason', 'no reason')}); its log says why: "
+            f"kubectl -n {pod['metadata'].get('namespace', 'NAMESPACE')} logs {pod['metadata']['name']} "
+            f"-c {name} --previous"
+        )
+        kind = ModelNotLoaded if name == "storage-initializer" else CrashLoop
+        return Cause(kind, text, hopeless=restarts >= HOPELESS_RESTARTS)
+    return None
+
+
+def _schedule(pod: Object) -> Cause | None:
+    for item in (pod.get("status") or {}).get("conditions") or []:
+        if item.get("type") == "PodScheduled" and item.get("status") == "False":
+            message = item.get("message", "")
+            if "Insufficient" in message and any(word in message for word in _GPU):
+                text = (
+                    f"{pod['metadata']['name']}: no node has a free GPU ({message}); free one, add a node, or delete "
+                    "an old version"
+                )
+                return Cause(NoGpu, text)
+            return Cause(Unschedulable, f"{pod['metadata']['name']}: no node takes it ({message})")
+    return None
+
+
+def _latest_event(cluster: Cluster, pod: Object) -> str:
+    found = cluster.list(EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}")
+    warnings = [item for item in found if item.get("type") == "Warning"]
+    if not warnings:
+        return ""
+    last = max(warnings, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
+    return f"{last.get('reason')}: {last.get('message')}"
+
+
+def _refused(cluster: Cluster, deployment: str) -> Cause | None:
+    """Look for what the controller of the pods says: quota and Pod Security speak there and nowhere else."""
+    for item in cluster.list(EVENT, fields="involvedObject.kind=ReplicaSet,reason=FailedCreate"):
+        if str(item.get("involvedObject", {}).get("name", "")).startswith(f"{deployment}-"):
+            return Cause(PodsRefused, f"the cluster refuses to create the pods: {item.get('message')}")
+    return None

@@ -1,0 +1,67 @@
+"""``cytoserve export manifest``: list a repository's files again after an edit by hand, without torch or onnx."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cytoserve_deploy import manifest_check
+from cytoserve_deploy.errors import RepositoryError
+
+from .errors import ManifestMismatch
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What the manifest names now that it did not, and no longer; names relative to the repository.
+
+    Attributes
+    ----------
+    added, changed, removed : tuple of str
+    files : int
+        All files it names.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    files: int
+
+
+def refresh(folder: Path) -> Refreshed:
+    """Write the section ``files`` of the manifest in ``folder`` anew; all else in it stays.
+
+    For configurations, Python models and engines. A graph is refused: the manifest tells its parity and decisions,
+    which were measured on the file that was exported.
+
+    Raises
+    ------
+    ManifestMismatch
+        There is no manifest to keep, or a graph is missing or is not the exported one.
+    """
+    try:
+        manifest_check.compare(folder)
+    except RepositoryError as error:
+        raise ManifestMismatch(str(error)) from error
+    path = folder / manifest_check.NAME
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    before, now = manifest["files"], manifest_check.describe((n, folder / n) for n in manifest_check.tree(folder))
+    for model, entry in manifest.get("models", {}).items():
+        for name in (entry["file"], *entry.get("external_data", ())):
+            if now.get(name, {}).get("sha256") != before.get(name, {}).get("sha256"):
+                raise ManifestMismatch(
+                    f"{folder / name} is not the graph whose parity and decisions the manifest tells; restore it, or "
+                    f"export it: cytoserve export onnx CHECKPOINT --to {folder} --only {model}"
+                )
+    manifest["files"] = now
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return Refreshed(
+        added=tuple(sorted(set(now) - set(before))),
+        changed=tuple(sorted(n for n in set(now) & set(before) if now[n]["sha256"] != before[n]["sha256"])),
+        removed=tuple(sorted(set(before) - set(now))),
+        files=len(now),
+    )

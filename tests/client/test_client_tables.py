@@ -1,0 +1,139 @@
+"""What the command line shows and asks: prediction sets, reasons in plain words, the choices of a call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from cytoserve_client.cli.main import app
+from fake_server import CLASSES, Call, FakeServer, cells, smear
+from typer.testing import CliRunner
+
+
+def run(*words: object) -> Result:
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Three files; what is in them is the fake server's business."""
+    paths = [tmp_path / f"p{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_bytes(b"picture")
+    return paths
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """Return the cells of the table rows whose first column is a number, after the line that holds ``first``."""
+    after = text[text.index(first) :].splitlines()
+    split = [[part.strip() for part in line.split("│")[1:-1]] for line in after if line.startswith("│")]
+    return [row for row in split if row[0].isdigit()]
+
+
+def p_values(*likely: str, of: Sequence[str] = CLASSES) -> np.ndarray:
+    return np.array([0.4 if name in likely else 0.01 for name in of], np.float32)
+
+
+def test_the_review_list_shows_sets_and_explains_each_reason_once(server: FakeServer, pictures: list[Path]) -> None:
+    def judge(call: Call) -> dict[str, Any]:
+        reviews = {0: "near_tie,low_confidence", 1: "anomalous,new_one", 2: "not_calibrated", 3: "low_confidence"}
+        answer = smear([6, 4, 6, 4, 6], reviews)
+        answer["CONFORMAL"][0] = p_values("monocyte", "neutrophil")
+        answer["CONFORMAL"][1] = p_values()
+        answer["CONFORMAL"][2] = p_values("neutrophil")
+        answer["CONFORMAL"][3] = p_values(*CLASSES)
+        return answer
+
+    server.fake.on_smear = judge
+    result = run("analyze", pictures[0], "--url", server.url)
+    assert result.exit_code == 0, result.output
+    shown = [(row[2], row[4], row[5]) for row in rows(result.output, "4 cell(s) to review")]
+    assert shown == [
+        ("lymphocyte", "no class", "anomalous, new one"),
+        ("neutrophil", "monocyte, neutrophil", "near tie, low confidence"),
+        ("lymphocyte", "any class", "low confidence"),
+        ("neutrophil", "-", "not calibrated"),
+    ]
+    for words in (
+        "95 % set: the classes that cannot be excluded",
+        "anomalous: stranger than nearly all reference cells",
+        "near tie: the best two classes differ by less",
+        "not calibrated: no threshold was calibrated",
+        "new one: a reason that this release of the client does not know",
+    ):
+        assert result.output.count(words) == 1
+    assert "poor image:" not in result.output
+
+
+def test_nothing_to_review_needs_no_legend(server: FakeServer, pictures: list[Path]) -> None:
+    result = run("analyze", pictures[0], "--url", server.url)
+    assert result.exit_code == 0
+    assert "95 % set" not in result.output
+
+
+def test_few_cells_are_listed_one_by_one_with_their_sets(server: FakeServer, pictures: list[Path]) -> None:
+    server.fake.on_cells = lambda call: cells([6, 5, 4], {1: "ambiguous"})
+    result = run("classify", *pictures, "--url", server.url)
+    assert result.exit_code == 0, result.output
+    accepted, review = result.output.split("1 cell(s) to review")
+    assert [(Path(row[1]).name, row[2], row[3], row[4]) for row in rows(accepted, "2 cell(s) accepted")] == [
+        ("p0.png", "neutrophil", "0.930", "neutrophil"),
+        ("p2.png", "lymphocyte", "0.930", "lymphocyte"),
+    ]
+    assert [(row[2], row[5]) for row in rows(review, "")] == [("monocyte", "ambiguous")]
+    assert "ambiguous: a second class has a considerable probability too." in review
+
+
+def test_many_accepted_cells_are_counted_not_listed(server: FakeServer, tmp_path: Path) -> None:
+    for i in range(21):
+        (tmp_path / f"{i}.png").write_bytes(b"picture")
+    result = run("classify", tmp_path, "--url", server.url)
+    assert result.exit_code == 0, result.output
+    assert "21 cell(s)" in result.output
+    assert "accepted\n" not in result.output
+    assert "95 % set" not in result.output
+
+
+@pytest.mark.parametrize("command", ["analyze", "classify"])
+def test_the_choices_of_a_call_reach_the_server(server: FakeServer, pictures: list[Path], command: str) -> None:
+    words = ["--budget", 4, "--alpha", 0.02, "--classes", "monocyte, neutrophil", "--priority", "stat"]
+    assert run(command, pictures[0], "--url", server.url, *words).exit_code == 0
+    sent = {k: v for k, v in server.fake.calls[0].parameters.items() if k != "deadline_ms"}
+    assert sent == {"budget": 4, "alpha": 0.02, "classes": "monocyte,neutrophil", "priority": 1}
+
+
+@pytest.mark.parametrize("command", ["analyze", "classify"])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--alpha", "1"], "alpha must be a number from 0"),
+        (["--budget", "0"], "budget must be a whole number"),
+        (["--classes", " , "], "classes is empty"),
+        (["--priority", "urgent"], "priority must be one of routine, stat"),
+    ],
+)
+def test_a_choice_out_of_range_is_told_before_a_server_is_started(
+    pictures: list[Path], command: str, words: list[str], says: str
+) -> None:
+    result = run(command, pictures[0], *words)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_an_unknown_class_lists_those_the_server_has(server: FakeServer, pictures: list[Path]) -> None:
+    result = run("classify", pictures[0], "--classes", "blast,neutrophil", "--url", server.url)
+    assert result.exit_code == 2
+    assert f"no class blast; choose from {', '.join(CLASSES)}" in " ".join(result.output.split())
+
+
+def test_the_json_on_standard_output_explains_its_reasons(server: FakeServer, pictures: list[Path]) -> None:
+    server.fake.on_cells = lambda call: cells([6], {0: "touches_border"})
+    result = run("classify", pictures[0], "--url", server.url, "--json", "-")
+    document = json.loads(result.stdout)
+    assert document["reasons_explained"] == {"touches_border": "cut off by the edge of the picture"}
+    assert document["cells"][0]["prediction_set_95"] == ["neutrophil"]

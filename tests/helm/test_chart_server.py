@@ -1,0 +1,121 @@
+"""What the chart promises of the server's container and of KServe's objects, one test a promise."""
+
+from __future__ import annotations
+
+import pytest
+from chart import MODES, VARIANTS, Helm, container, pod_of
+from cytoserve_deploy import entrypoint
+
+
+def test_both_modes_run_the_same_container(helm: Helm) -> None:
+    one, other = container(helm), container(helm, mode="kserve")
+    assert one.pop("name") == "server"
+    assert other.pop("name") == "kserve-container"
+    assert one == other
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_entrypoint_understands_every_command(helm: Helm, name: str) -> None:
+    """What the chart writes is parsed by the program that the image runs."""
+    files, values = VARIANTS[name]
+    manifests = helm.render(*files, **values)
+    pod = pod_of(manifests)
+    tester = next(item for item in manifests if item["kind"] == "Pod")["spec"]["containers"][0]
+    server = pod["containers"][0]
+    probes = [server[kind]["exec"] for kind in ("startupProbe", "livenessProbe") if "exec" in server[kind]]
+    lines = [server["command"] + server["args"], tester["command"], *(probe["command"] for probe in probes)]
+    lines += [item["command"] + item["args"] for item in pod.get("initContainers", []) if "command" in item]
+    for line in lines:
+        assert line[:3] == ["python3", "-m", "cytoserve_deploy.entrypoint"]
+        entrypoint.parser().parse_args(line[3:])
+    given = entrypoint.parser().parse_args(server["args"])
+    ports = {port["name"]: port["containerPort"] for port in server["ports"]}
+    assert ports == {"http": given.http_port, "grpc": given.grpc_port, "metrics": given.metrics_port}
+
+
+def test_further_arguments_reach_triton(helm: Helm) -> None:
+    args = container(helm, triton__extraArgs=["--cuda-memory-pool-byte-size=0:1"])["args"]
+    given = entrypoint.parser().parse_args(args)
+    assert given.extra == ["--cuda-memory-pool-byte-size=0:1"]
+
+
+@MODES
+def test_startup_probe_is_a_real_inference_with_time_for_engines(helm: Helm, mode: str) -> None:
+    probe = container(helm, mode=mode, probes__startup__windowSeconds=1201)["startupProbe"]
+    assert "--model=cell_analysis" in probe["exec"]["command"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 1201
+
+
+@MODES
+def test_readiness_by_http_and_liveness_over_grpc(helm: Helm, mode: str) -> None:
+    server = container(helm, mode=mode)
+    assert server["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    command = server["livenessProbe"]["exec"]["command"]
+    assert "--model=service_info" in command
+    deadline = next(int(part.split("=")[1]) for part in command if part.startswith("--deadline="))
+    assert deadline < server["livenessProbe"]["timeoutSeconds"]
+    other = container(helm, mode=mode, probes__liveness__kind="http")["livenessProbe"]
+    assert other["httpGet"]["path"] == "/v2/health/live"
+
+
+@MODES
+@pytest.mark.parametrize(("drain", "timeout"), [(30, 60), (300, 10), (5, 900)])
+def test_grace_is_longer_than_draining_and_tritons_own_timeout(helm: Helm, mode: str, drain: int, timeout: int) -> None:
+    pod = pod_of(helm.render(mode=mode, triton__drainSeconds=drain, triton__exitTimeoutSeconds=timeout))
+    server = pod["containers"][0]
+    assert server["lifecycle"]["preStop"]["sleep"]["seconds"] == drain
+    assert f"--exit-timeout={timeout}" in server["args"]
+    assert pod["terminationGracePeriodSeconds"] > drain + timeout
+
+
+@MODES
+def test_shared_memory_is_a_sized_memory_volume(helm: Helm, mode: str) -> None:
+    pod = pod_of(helm.render(mode=mode, shm__sizeLimit="2Gi"))
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
+    mount = next(m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == "/dev/shm")
+    assert not mount.get("readOnly")
+
+
+@MODES
+def test_gpu_resource_is_a_value(helm: Helm, mode: str) -> None:
+    values = {"mode": mode, "gpu__resourceName": "nvidia.com/mig-2g.20gb", "gpu__count": 2}
+    pod = pod_of(helm.render(**values))
+    for part in ("requests", "limits"):
+        assert pod["containers"][0]["resources"][part]["nvidia.com/mig-2g.20gb"] == "2"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    bare = pod_of(helm.render(mode=mode, gpu__enabled=False))
+    assert "nvidia" not in str(bare)
+
+
+def test_kserve_gets_resources_it_cannot_default(helm: Helm) -> None:
+    manifests = helm.render(mode="kserve")
+    service = next(item for item in manifests if item["kind"] == "InferenceService")
+    assert service["spec"]["predictor"]["model"]["resources"] == pod_of(manifests)["containers"][0]["resources"]
+
+
+def test_kserve_uses_its_own_runtime_and_the_right_mode_name(helm: Helm) -> None:
+    for version, name in {"0.15": "RawDeployment", "0.16": "Standard", "0.20": "Standard"}.items():
+        service = helm.one("InferenceService", mode="kserve", kserve__version=version)
+        runtime = helm.one("ServingRuntime", mode="kserve", kserve__version=version)
+        assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == name
+        assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+        assert runtime["metadata"]["name"] != "kserve-tritonserver"
+
+
+def test_kserve_does_not_scale_by_cpu_unasked(helm: Helm) -> None:
+    service = helm.one("InferenceService", mode="kserve", replicas=3)
+    assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"
+    assert service["spec"]["predictor"]["minReplicas"] == service["spec"]["predictor"]["maxReplicas"] == 3
+
+
+def test_kserve_port_order(helm: Helm) -> None:
+    """The first port becomes the Service's 80, the first one not named grpc is taken as REST: metrics comes last."""
+    names = [port["name"] for port in container(helm, mode="kserve")["ports"]]
+    assert names == ["http", "grpc", "metrics"]
+
+
+def test_kserve_is_local_to_the_cluster_unless_opened(helm: Helm) -> None:
+    label = "networking.kserve.io/visibility"
+    assert helm.one("InferenceService", mode="kserve")["metadata"]["labels"][label] == "cluster-local"
+    opened = helm.one("InferenceService", mode="kserve", kserve__clusterLocal=False)
+    assert label not in opened["metadata"]["labels"]

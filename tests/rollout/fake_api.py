@@ -1,0 +1,309 @@
+"""A Kubernetes API server in small, over real HTTP on loopback, and KServe's part in it.
+
+It stores objects; judges InferenceServices and ServingRuntimes by KServe's schemas and Services by Kubernetes' own;
+counts resourceVersions and refuses stale ones (409); knows permissions (403), tokens (401) and kinds that are not
+installed (404); honours ``dryRun``, ``fieldValidation``, label and field selectors. After a write KServe's controller
+runs, by the rules of its source (v0.20.0: ``reconcilers/knative/ksvc_reconciler.go``,
+``pkg/apis/serving/v1beta1/inference_service_status.go``, ``reconcilers/service/service_reconciler.go``).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+Object = dict[str, Any]
+TOKEN = "test-token"
+NAMESPACE = "blood"
+KINDS = {"inferenceservices": "InferenceService", "servingruntimes": "ServingRuntime", "services": "Service"}
+VERSIONS = {"inferenceservices": "v1beta1", "servingruntimes": "v1alpha1"}
+
+
+@cache
+def validator(path: Path) -> jsonschema.protocols.Validator:
+    """Return the schema's validator; keys that it does not name are refused, as by ``fieldValidation: Strict``."""
+    return jsonschema.Draft202012Validator(_closed(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _closed(schema: Object) -> Object:
+    result = dict(schema)
+    if "properties" in schema:
+        result["properties"] = {name: _closed(part) for name, part in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            result["additionalProperties"] = False
+    elif isinstance(schema.get("additionalProperties"), dict):
+        result["additionalProperties"] = _closed(schema["additionalProperties"])
+    if isinstance(schema.get("items"), dict):
+        result["items"] = _closed(schema["items"])
+    return result
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, code: int, reason: str, message: str, name: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        details = {"name": name} if name else {}
+        self.body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+                     "message": message, "details": details}  # fmt: skip
+
+
+@dataclass
+class FakeApi:
+    """The server; tests fill it by `put` and change its mood by its fields."""
+
+    schemas: Path
+    kserve: str = "v0.16.0"
+    installed: bool = True
+    permitted: set[tuple[str, str]] | None = None
+    """(verb, plural) that the caller's role allows; None: all."""
+    forbidden: set[tuple[str, str]] = field(default_factory=set)
+    token: str = TOKEN
+    rivals: int = 0
+    """How many of the next updates find that somebody else changed the object just before."""
+    becomes_ready: bool = True
+    objects: dict[tuple[str, str], Object] = field(default_factory=dict)
+    writes: list[tuple[str, str, str]] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.RLock)
+    clock: int = 100
+
+    def put(self, plural: str, obj: Object) -> Object:
+        """Store an object as it is."""
+        self.clock += 1
+        held = copy.deepcopy(obj)
+        held["metadata"].update(resourceVersion=str(self.clock), namespace=NAMESPACE)
+        held["metadata"].setdefault("uid", f"uid-{self.clock}")
+        self.objects[plural, held["metadata"]["name"]] = held
+        return held
+
+    def read(self, plural: str, name: str) -> Object:
+        """Return what is stored."""
+        return self.objects[plural, name]
+
+    def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Any]:
+        """Return status and content for one request; content that is text is sent as such."""
+        parts = urlsplit(target)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        path = parts.path.strip("/").split("/")
+        with self.lock:
+            try:
+                if token != f"Bearer {self.token}":
+                    raise Refusal(401, "Unauthorized", "Unauthorized")
+                custom = path[0] == "apis"
+                if custom and (not self.installed or path[2] != VERSIONS.get(path[5])):
+                    return 404, "404 page not found\n"
+                plural, name = (path[5:] if custom else path[4:])[0], (path[6:] if custom else path[5:])
+                verb = _verb(method, bool(name))
+                allowed = self.permitted is None or (verb, plural) in self.permitted
+                if not allowed or (verb, plural) in self.forbidden:
+                    raise Refusal(403, "Forbidden", f'{plural} is forbidden: User "nurse" cannot {verb} it')
+                content = self._do(verb, plural, name[0] if name else "", query, body)
+                return (201 if verb == "create" else 200), content
+            except Refusal as refusal:
+                return refusal.code, refusal.body
+
+    def _do(self, verb: str, plural: str, name: str, query: dict[str, str], body: bytes) -> Any:
+        if verb == "list":
+            items = [item for (kind, _), item in self.objects.items() if kind == plural and _fits(item, query)]
+            return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}
+        held = self.objects.get((plural, name))
+        if verb in ("get", "update", "delete") and held is None:
+            raise Refusal(404, "NotFound", f'{plural} "{name}" not found', name)
+        if verb == "get":
+            return held
+        dry = query.get("dryRun") == "All"
+        if verb == "delete":
+            if not dry:
+                del self.objects[plural, name]
+                self.writes.append((verb, plural, name))
+            return {"kind": "Status", "status": "Success"}
+        return self._write(verb, plural, held, json.loads(body), query, dry)
+
+    def _write(self, verb: str, plural: str, held: Object | None, new: Object, query: dict[str, str], dry: bool) -> Any:
+        name = new["metadata"]["name"]
+        self._judge(plural, new, query)
+        if verb == "create":
+            if (plural, name) in self.objects:
+                raise Refusal(409, "AlreadyExists", f'{plural} "{name}" already exists', name)
+        else:
+            assert held is not None
+            if self.rivals:
+                self.rivals -= 1
+                held["metadata"].setdefault("annotations", {})["rival"] = str(self.rivals)
+                held = self.put(plural, held)
+            if new["metadata"].get("resourceVersion") != held["metadata"]["resourceVersion"]:
+                raise Refusal(409, "Conflict", "the object has been modified; please apply your changes", name)
+            if plural == "inferenceservices":
+                new["status"] = held.get("status", {})
+        if dry:
+            return new
+        self.writes.append((verb, plural, name))
+        stored = self.put(plural, new)
+        if plural == "inferenceservices":
+            reconcile(self, held, stored)
+        return stored
+
+    def _judge(self, plural: str, new: Object, query: dict[str, str]) -> None:
+        assert query.get("fieldValidation") == "Strict", "unknown fields would be dropped in silence"
+        if plural == "services":
+            try:
+                kubernetes_validate.validate(new, "1.34", strict=True)
+            except kubernetes_validate.ValidationError as error:
+                raise Refusal(422, "Invalid", f"Service is invalid: {error.message}") from error
+            return
+        file = self.schemas / "serving.kserve.io" / f"{KINDS[plural]}_{VERSIONS[plural]}_{self.kserve}.json"
+        problem = jsonschema.exceptions.best_match(validator(file).iter_errors(new))
+        if problem is not None:
+            where = ".".join(map(str, problem.path))
+            raise Refusal(422, "Invalid", f"{KINDS[plural]} is invalid: {where}: {problem.message}")
+
+
+def _verb(method: str, named: bool) -> str:
+    if method == "GET":
+        return "get" if named else "list"
+    return {"POST": "create", "PUT": "update", "DELETE": "delete"}[method]
+
+
+def _fits(item: Object, query: dict[str, str]) -> bool:
+    labels = item["metadata"].get("labels") or {}
+    for pair in filter(None, query.get("labelSelector", "").split(",")):
+        key, _, value = pair.partition("=")
+        if labels.get(key) != value:
+            return False
+    for pair in filter(None, query.get("fieldSelector", "").split(",")):
+        key, _, value = pair.partition("=")
+        place: Any = item
+        for part in key.split("."):
+            place = (place or {}).get(part)
+        if place != value:
+            return False
+    return True
+
+
+def reconcile(api: FakeApi, before: Object | None, service: Object) -> None:
+    """Do what KServe does after an InferenceService was written."""
+    mode = service["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
+    if mode in ("Knative", "Serverless"):
+        _reconcile_knative(api, before, service)
+        return
+    name = service["metadata"]["name"]
+    if ("services", f"{name}-predictor") not in api.objects:
+        api.put("services", kserve_service(name))
+    set_ready(service, api.becomes_ready)
+
+
+def set_ready(service: Object, ready: bool, reason: str = "MinimumReplicasUnavailable") -> None:
+    """Write the conditions of an InferenceService."""
+    state = {"status": "True"} if ready else {"status": "False", "reason": reason, "message": "no pod is available"}
+    conditions = [{"type": kind, **state} for kind in ("PredictorReady", "Ready")]
+    service.setdefault("status", {})["conditions"] = conditions
+
+
+def kserve_service(name: str) -> Object:
+    """Return KServe's own Service of a predictor: the container's first port on 80, the others on their numbers."""
+    ports = [
+        {"name": "http", "port": 80, "targetPort": 8000, "protocol": "TCP"},
+        {"name": "grpc", "port": 8001, "targetPort": 8001, "protocol": "TCP", "appProtocol": "kubernetes.io/h2c"},
+    ]
+    spec = {"selector": {"app": f"isvc.{name}-predictor"}, "ports": ports, "type": "ClusterIP", "clusterIP": "10.0.0.1"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-predictor"}, "spec": spec}
+
+
+def _reconcile_knative(api: FakeApi, before: Object | None, service: Object) -> None:
+    part = service.setdefault("status", {}).setdefault("components", {}).setdefault("predictor", {})
+    if before is None or _template(before) != _template(service):
+        number = int(part.get("latestCreatedRevision", "r-0").rsplit("-", 1)[1]) + 1
+        part["latestCreatedRevision"] = f"{service['metadata']['name']}-predictor-{number:05d}"
+    if api.becomes_ready:
+        part["latestReadyRevision"] = part["latestCreatedRevision"]
+    _split(service, part)
+    set_ready(service, api.becomes_ready)
+
+
+def _template(service: Object) -> Object:
+    return {key: value for key, value in service["spec"]["predictor"].items() if key != "canaryTrafficPercent"}
+
+
+def _split(service: Object, part: Object) -> None:
+    """Split the traffic as ksvc_reconciler.go does, then follow its status as PropagateStatus does."""
+    percent, rolled = service["spec"]["predictor"].get("canaryTrafficPercent"), part.get("latestRolledoutRevision")
+    ready = part.get("latestReadyRevision", "")
+    if percent is not None and rolled:
+        traffic = [{"revisionName": ready, "latestRevision": True, "percent": percent}]
+        if percent < 100:
+            traffic.append({"revisionName": rolled, "latestRevision": False, "percent": 100 - percent, "tag": "prev"})
+    else:
+        traffic = [{"revisionName": ready, "latestRevision": True, "percent": 100}]
+    part["traffic"] = traffic
+    if rolled != ready:
+        if traffic[0]["percent"] == 100:
+            part["previousRolledoutRevision"], part["latestRolledoutRevision"] = rolled or "", ready
+    elif ready == part["latestCreatedRevision"] and traffic[0]["percent"] < 100:
+        same = sum(item["percent"] for item in traffic if item["revisionName"] == ready)
+        if same == 100 and part.get("previousRolledoutRevision"):
+            part["latestRolledoutRevision"] = part["previousRolledoutRevision"]
+            _split(service, part)
+
+
+class Served:
+    """Serves a `FakeApi` on a free loopback port; a context manager."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(api.answer))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Served:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def kubeconfig(self, path: Path) -> Path:
+        """Write a kubeconfig that leads here."""
+        whole = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.url}}],
+            "users": [{"name": "test", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": NAMESPACE}}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(whole), encoding="utf-8")
+        return path
+
+
+def _handler(answer: Callable[[str, str, str, bytes], tuple[int, Any]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _go(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            code, content = answer(self.command, self.path, self.headers.get("Authorization", ""), body)
+            data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain" if isinstance(content, str) else "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_PUT = do_DELETE = _go
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
