@@ -13,10 +13,12 @@ PUBLISHED_ON_THESE = "Tsutsui et al. 2023, arXiv 2303.01777"
 
 def foreign(results: Results) -> Section:
     """Return the section on ``bccd_cells``."""
-    served, found = results.get("bccd_cells"), results.get("foreign")
+    served, scaled, found = results.get("bccd_cells"), results.get("bccd_cells_scaled"), results.get("foreign")
     title = "Foreign site: bccd_cells"
     commands = [
         "python -m benchmarks.accuracy ../shared/data/bccd_cells --out docs/results/bccd_cells.json",
+        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.08 "
+        "--out docs/results/bccd_cells_scaled.json",
         "python -m benchmarks.foreign models/reference --peer runs/peer --out docs/results/foreign.json",
     ]
     parts, bars = [], []
@@ -35,6 +37,24 @@ def foreign(results: Results) -> Section:
         parts.append(
             f"{served['cells']} cells through the server without a scale: {among} among the classes present, "
             f"{percent(served['accuracy'], served['accuracy_interval'])} over all eight. Recall over all eight:\n\n"
+            + table(["class", "cells", "recall"], rows)
+        )
+    if scaled is not None:
+        among = percent(scaled["accuracy_among_present"], scaled["accuracy_among_present_interval"])
+        bars.append(
+            Bar(
+                f"the same through the server, {scaled['um_per_pixel']} um per pixel given",
+                among,
+                scaled["accuracy_among_present"] >= 0.8,
+            )
+        )
+        rows = [
+            [name, str(row["n"]), percent(row["recall"], row["interval"])] for name, row in scaled["recall"].items()
+        ]
+        parts.append(
+            f"With the scale given: {among} among the classes present, "
+            f"{percent(scaled['accuracy'], scaled['accuracy_interval'])} over all eight; {scaled['accepted']} accepted with "
+            f"the calibration of PBC, {scaled['wrong_among_accepted']} of them wrong. Recall over all eight:\n\n"
             + table(["class", "cells", "recall"], rows)
         )
     if found is not None:

@@ -67,8 +67,8 @@ def training_section(training: dict[str, Any], scoring: dict[str, Any]) -> str:
     )
     elimination = scoring["elimination"]
     began = (
-        "It began with the averaged weights of an earlier run of the same recipe without the wide augmentation "
-        "(5,300 steps of 64 rows, seed 20261123, margin from step 2,100)."
+        "It began with the averaged weights of earlier runs of the same recipe: 5,300 steps without the wide augmentation "
+        "(seed 20261123, margin from step 2,100), then 6,800 with it, before the nuclear hue was normalised (seed 20261124)."
         if training.get("start_from")
         else ""
     )
@@ -108,7 +108,12 @@ def write_card(checkpoint: Path, results: Path) -> Path:
         read(results / "pbc_test.json"),
     )
     text += accuracy_section(
-        "Foreign site: bccd_cells (argmax over all eight classes, five present)",
+        "Foreign site: bccd_cells (argmax over all eight classes, five present), at the scale of its fields",
+        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.08",
+        read(results / "bccd_cells_scaled.json"),
+    )
+    text += accuracy_section(
+        "Foreign site: the same without a scale",
         "python -m benchmarks.accuracy ../shared/data/bccd_cells",
         read(results / "bccd_cells.json"),
     )
