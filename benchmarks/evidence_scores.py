@@ -54,7 +54,8 @@ def foreign(results: Results) -> Section:
         parts.append(
             f"With the scale given: {among} among the classes present, "
             f"{percent(scaled['accuracy'], scaled['accuracy_interval'])} over all eight; "
-            f"{scaled['accepted']} accepted with the calibration of PBC, {scaled['wrong_among_accepted']} of them wrong. Recall over all eight:\n\n"
+            f"{scaled['accepted']} accepted with the calibration of PBC, "
+            f"{scaled['wrong_among_accepted']} of them wrong. Recall over all eight:\n\n"
             + table(["class", "cells", "recall"], rows)
         )
     if found is not None:
