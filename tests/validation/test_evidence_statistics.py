@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cytoserve_scoring import profile
 from cytoserve_validation.ranking import zeta
 from scipy import integrate, special, stats
 from scipy.spatial import distance
@@ -47,7 +48,7 @@ def test_paired_difference_is_the_mcnemar_variance():
 
 
 def test_mahalanobis_is_scipys_where_nothing_is_shrunk(monkeypatch):
-    monkeypatch.setattr(strangeness, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(profile, "SHRINKAGE", 0.0)
     rng = np.random.default_rng(1)
     label = np.arange(90) % 3
     reference = rng.normal(size=(90, 4)) @ rng.normal(size=(4, 4)) + label[:, None]
