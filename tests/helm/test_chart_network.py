@@ -145,3 +145,21 @@ def test_ingress_speaks_grpc(helm: Helm) -> None:
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPC"
     secured = helm.one("Ingress", tls__enabled=True, tls__existingSecret="t", **values)
     assert secured["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPCS"
+
+
+def test_routes_and_certificate_follow_the_service_that_a_roll_out_points(helm: Helm) -> None:
+    """After the first `cytoserve deploy apply` clients call NAME-live, or a promotion would not reach them."""
+    values = {
+        "mode": "kserve",
+        "gateway__enabled": True,
+        "gateway__parentRefs": [{"name": "public"}],
+        "ingress__enabled": True,
+        "ingress__host": "cells.example.org",
+        "ingress__tlsSecret": "cells-tls",
+    }
+    for given, expected in (("", "cyto-cytoserve-predictor"), ("cyto-cytoserve-live", "cyto-cytoserve-live")):
+        by_kind = {item["kind"]: item for item in helm.render(kserve__serviceName=given, **values)}
+        assert by_kind["GRPCRoute"]["spec"]["rules"][0]["backendRefs"][0]["name"] == expected
+        path = by_kind["Ingress"]["spec"]["rules"][0]["http"]["paths"][0]
+        assert path["backend"]["service"]["name"] == expected
+        assert expected in str(by_kind["Pod"]["spec"]), "helm test calls it, too"

@@ -34,7 +34,7 @@ app.kubernetes.io/component: server
 
 {{/* The Service that clients call. KServe names its own, and puts the first port of the container on 80. */}}
 {{- define "cytoserve.serviceName" -}}
-{{- if eq .Values.mode "kserve" -}}{{ include "cytoserve.fullname" . }}-predictor{{- else -}}{{ include "cytoserve.fullname" . }}{{- end -}}
+{{- if eq .Values.mode "kserve" -}}{{ default (printf "%s-predictor" (include "cytoserve.fullname" .)) .Values.kserve.serviceName }}{{- else -}}{{ include "cytoserve.fullname" . }}{{- end -}}
 {{- end }}
 
 {{- define "cytoserve.serviceHttpPort" -}}
