@@ -224,7 +224,8 @@ def peer_side(config: AnomalyConfig, parts: dict[str, Part], promise: Promise) -
 def report(config: AnomalyConfig) -> dict[str, Any]:
     """Return the whole evidence."""
     torch.set_num_threads(config.threads)
-    trained_without = json.loads((Path(config.run) / "config.json").read_text()).get("leave_out", "")
+    trained = json.loads((Path(config.run) / "config.json").read_text())
+    trained_without = trained.get("leave_out", "")
     promise, names = Promise(), seen_classes(config.left_out)
     parts, bank = measure(config)
     chosen, table = choose_statistic(parts["choosing"], parts["calibrating"], names)
@@ -254,6 +255,11 @@ def report(config: AnomalyConfig) -> dict[str, Any]:
         "rivals": list(rivals),
         "best_rival": best,
         "chosen_minus_best_rival": difference(scores[chosen], rivals[best], unseen),
+        "served": SERVED_PROFILE,
+        "served_minus_best_rival": difference(scores[SERVED_PROFILE], rivals[best], unseen),
+        "served_minus_zeta": difference(scores[SERVED_PROFILE], scores["relative_zeta"], unseen),
+        "steps": trained["steps"],
+        "margin_from": trained["margin_from"],
         "chosen_minus_zeta": difference(scores[chosen], scores["relative_zeta"], unseen),
         "denoiser": ours,
         "peer": peer,
