@@ -40,9 +40,10 @@ bench:
 	$(BIN)/python -m benchmarks.server_speed
 	$(BIN)/python -m benchmarks.published ../shared/data/pbc/test --cells 200 --out docs/results/published.json
 
-# docs/evidence.md from docs/results; the tables of docs/export.md.
+# docs/evidence.md and the figures in README.md and docs/benchmarks.md, from docs/results; the tables of docs/export.md.
 evidence:
 	$(BIN)/python -m benchmarks.evidence
+	$(BIN)/python -m benchmarks.figures
 export-tables:
 	$(BIN)/python -m benchmarks.export_tables
 

@@ -1,0 +1,152 @@
+"""Rewrite the figures in the README and in docs/benchmarks.md from the results, between their marks.
+
+    python -m benchmarks.figures
+
+A marked part begins with ``<!-- figures: NAME -->`` and ends with ``<!-- end -->``; what stands between is replaced by
+what the function of that name gives, so no figure there is typed by hand. A test holds the files to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from .evidence_text import percent, table
+
+RESULTS: Final = Path("docs/results")
+SCORING: Final = Path("models/reference/scoring/scoring.json")
+FILES: Final = (Path("README.md"), Path("docs/benchmarks.md"))
+MARK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return ``docs/results/NAME.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        It was not measured yet; the command stands in docs/evidence.md or docs/benchmarks.md.
+    """
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def accepted(found: dict[str, Any]) -> str:
+    """Return how many cells were accepted, and how many of them were wrong, with the exact interval."""
+    text = (
+        f"{percent(found['accepted_share'])}; wrong among them {found['wrong_among_accepted']} of {found['accepted']}"
+    )
+    low, high = found["error_among_accepted_interval"] or (None, None)
+    return text if low is None else f"{text} ({100 * low:.2f} to {100 * high:.2f} %)"
+
+
+def classification() -> str:
+    """Return the README's rows on classification."""
+    home, away, unscaled = read("pbc_test"), read("bccd_cells_scaled"), read("bccd_cells")
+    sets = home["set_coverage_95"]
+    least = min(sets["by_class"], key=lambda name: sets["by_class"][name])
+
+    def both(found: dict[str, Any]) -> str:
+        among = percent(found["accuracy_among_present"], found["accuracy_among_present_interval"])
+        return (
+            f"{among} among its five classes; {percent(found['accuracy'], found['accuracy_interval'])} over all eight"
+        )
+
+    balanced = percent(home["balanced_accuracy"], home["balanced_accuracy_interval"])
+    foreign = f"`bccd_cells`, {away['cells']} cells, at the scale of its fields ({away['um_per_pixel']} um)"
+    rows = [
+        [
+            "balanced accuracy, eight classes",
+            f"**{balanced}** at {home['evaluations_per_cell']:.1f} evaluations a cell",
+            f"`pbc/test`, {home['cells']} cells",
+        ],
+        ["accepted without review (tolerated error 1 %)", accepted(home), "the same"],
+        ["calibration error (ECE, 15 bins)", f"{home['expected_calibration_error']:.3f}", "the same"],
+        [
+            "95 % prediction sets",
+            f"least covered class {least.replace('_', ' ')} {percent(sets['by_class'][least])}, "
+            f"mean size {sets['mean_size']:.2f}",
+            "the same",
+        ],
+        ["foreign microscope and stain, no cell of it in training", both(away), foreign],
+        ["the same, accepted with the calibration of PBC", accepted(away), "the same"],
+        ["the same cells, no scale given", both(unscaled), "the same"],
+        *unseen(),
+    ]
+    return table(["what", "figure", "data"], rows)
+
+
+def unseen() -> list[list[str]]:
+    """Return the row on each class that a model was trained without."""
+    rows = []
+    for file in sorted(RESULTS.glob("anomaly_*.json")):
+        found = json.loads(file.read_text())
+        if not found["is_evidence"]:
+            continue
+        auc, taken = found["auc"][found["served"]], found["denoiser"]["bench"]["as_served"]["unseen_accepted"]
+        rows.append(
+            [
+                f"{found['left_out']}s as a kind never seen: AUC of the anomaly score",
+                f"{auc['auc']:.3f} [{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}]; accepted {taken['count']} of "
+                f"{taken['of']}",
+                f"`pbc/test`, a smaller training without them ({found['steps']} steps)",
+            ]
+        )
+    return rows
+
+
+def cost() -> str:
+    """Return the table of probes against accuracy on the calibrating cells."""
+    scoring = json.loads(SCORING.read_text())
+    home = read("pbc_test")
+    rows = [
+        [budget, f"{seen['evaluations']:.1f}", f"{seen['balanced_accuracy']:.3f}", percent(seen["accepted"])]
+        for budget, seen in scoring["by_budget"].items()
+    ]
+    return (
+        f"{home['cells']} cells, {home['evaluations_per_cell']:.1f} evaluations a cell, "
+        f"{home['cells_per_second']} cells per second on both cores. Most probes a class, on the "
+        f"{scoring['promise']['n']} calibrating cells of `pbc/val` (through the engine, with elimination; from "
+        "`scoring.json`):\n\n"
+        + table(["most probes", "evaluations a cell", "balanced accuracy", "above the accept threshold"], rows)
+    )
+
+
+def probes() -> str:
+    """Return the table of weightings and orders that were tried when the bank was packed."""
+    tried = json.loads(SCORING.read_text())["bank_tried"]
+    counts = list(next(iter(tried.values()))["balanced_accuracy"])
+    rows = [
+        [name, f"{row['log_likelihood_8']:.4f}", *(f"{row['balanced_accuracy'][count]:.3f}" for count in counts)]
+        for name, row in tried.items()
+    ]
+    heads = ["weighting and order", "log-likelihood, 8 probes", *(f"balanced accuracy at {c}" for c in counts)]
+    return table(heads, rows)
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {"classification": classification, "cost": cost, "probes": probes}
+
+
+def rewritten(text: str) -> str:
+    """Return the text with every marked part written anew.
+
+    Raises
+    ------
+    KeyError
+        A mark names no part.
+    """
+    return MARK.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> None:
+    """Run from the command line."""
+    for file in FILES:
+        file.write_text(rewritten(file.read_text()))
+        print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main()
