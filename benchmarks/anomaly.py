@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_scoring.calibration import Promise, accept_threshold, fit, fit_profiles, fit_temperature, replay
+from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.elimination import calibrate
-from cytoserve_scoring.engine import ScoringConfig
 from cytoserve_scoring.scores import CellScores
 from cytoserve_training.cells import CLASSES, load_cells
 from cytoserve_validation.ranking import auc, auc_difference, placements

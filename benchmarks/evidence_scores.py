@@ -17,7 +17,7 @@ def foreign(results: Results) -> Section:
     title = "Foreign site: bccd_cells"
     commands = [
         "python -m benchmarks.accuracy ../shared/data/bccd_cells --out docs/results/bccd_cells.json",
-        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.08 "
+        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.0777 "
         "--out docs/results/bccd_cells_scaled.json",
         "python -m benchmarks.foreign models/reference --peer runs/peer --out docs/results/foreign.json",
     ]

@@ -24,7 +24,8 @@ from cytoserve_export.networks import Denoiser
 from cytoserve_export.parity import session
 from cytoserve_export.precision import OFFERED_BELOW, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
-from cytoserve_scoring.engine import ScoringConfig, ScoringEngine
+from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.engine import ScoringEngine
 from numpy.typing import NDArray
 
 from .statistics import clopper_pearson

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.engine import ScoringConfig, ScoringEngine
+from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.engine import ScoringEngine
 from numpy.typing import NDArray
 
 from .checkpoint import Checkpoint

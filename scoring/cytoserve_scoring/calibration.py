@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from .engine import ScoringConfig, ScoringEngine
+from .config import ScoringConfig
+from .engine import Evaluate, ScoringEngine
 from .errors import BadShape
 from .profile import Profile
-from .scores import CellScores, nonconformity
+from .scores import CellScores, nonconformity, paired_statistic
+from .second_look import TURNS, SecondLook
 
 Doubles = NDArray[np.float64]
 
@@ -41,23 +43,53 @@ class Promise:
     confidence: float = 0.95
 
 
-def replay(config: ScoringConfig, errors: Doubles, budget: int) -> CellScores:
-    """Run the engine over M cells whose (M, P, C) errors are known.
+class _Replayed(ScoringEngine):
+    """The engine on cells whose latent is their number: a turn adds the number of cells."""
+
+    cells: int = 0
+
+    def turned(self, latents: NDArray[np.float32], look: SecondLook) -> NDArray[np.float32]:
+        """Return the numbers under which the errors of the turned cells lie."""
+        return np.stack([latents + turn * self.cells for turn in range(1, TURNS + 1)])
+
+
+def replay(config: ScoringConfig, errors: Doubles, budget: int, turned: Doubles | None = None) -> CellScores:
+    """Run the engine over M cells whose errors are known.
+
+    Parameters
+    ----------
+    config : ScoringConfig
+    errors : (M, P, C) ndarray
+    budget : int
+    turned : (TURNS, M, P, C) ndarray, optional
+        Errors of the turned cells; NaN, or none at all, where there was no second look.
 
     Returns
     -------
     CellScores as the server would answer under ``config``.
     """
-    engine = ScoringEngine(config)
+    known = config if turned is not None else replace(config, second_look=None)
+    engine, latents, evaluate = _known(known, errors, turned)
+    return engine.score(latents, np.zeros(len(errors), np.int32), evaluate, budget=budget)
+
+
+def _known(
+    config: ScoringConfig, errors: Doubles, turned: Doubles | None
+) -> tuple[_Replayed, NDArray[np.float32], Evaluate]:
+    """Return an engine, latents that are the cells' numbers, and the look-up of their errors."""
+    engine = _Replayed(config)
+    engine.cells = len(errors)
     index = np.arange(len(errors), dtype=np.float32)[:, None, None, None]
     latents = np.ascontiguousarray(np.broadcast_to(index, (len(errors), *config.latent_shape)))
     known = errors.astype(np.float32)
+    if turned is not None:
+        known = np.concatenate([known, turned.astype(np.float32).reshape(-1, *errors.shape[1:])])
 
     def evaluate(rows: NDArray[np.float32], probe: NDArray[np.int32], label: NDArray[np.int32]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = known[rows[:, 0, 0, 0].astype(np.int64), probe, label]
         return found
 
-    return engine.score(latents, np.zeros(len(errors), np.int32), evaluate, budget=budget)
+    return engine, latents, evaluate
 
 
 def fit_temperature(scores: Doubles, labels: NDArray[np.int64]) -> float:
@@ -108,6 +140,7 @@ def fit(
     labels: NDArray[np.int64],
     promise: Promise,
     budgets: Sequence[int],
+    turned: Doubles | None = None,
 ) -> dict[str, Any]:
     """Fit temperature, threshold and references for each of ``budgets``.
 
@@ -117,6 +150,8 @@ def fit(
         Classes, bank, elimination and anomaly profiles; its own temperatures and thresholds are not looked at.
     errors : (M, P, C) ndarray of float64
     labels : (M,) ndarray of int64
+    turned : (TURNS, M, P, C) ndarray, optional
+        See :func:`replay`.
 
     Returns
     -------
@@ -139,13 +174,15 @@ def fit(
         conformal_reference=None,
     )
     fitted = {
-        budget: fit_budget(Answers.of(replay(bare, errors, budget)), labels, config.classes, promise)
+        budget: fit_budget(Answers.of(replay(bare, errors, budget, turned)), labels, config.classes, promise)
         for budget in budgets
     }
     return document(fitted, config.probes, promise, len(labels))
 
 
-def fit_profiles(config: ScoringConfig, errors: Doubles, budgets: Sequence[int]) -> tuple[Profile | None, ...]:
+def fit_profiles(
+    config: ScoringConfig, errors: Doubles, budgets: Sequence[int], turned: Doubles | None = None
+) -> tuple[Profile | None, ...]:
     """Return the anomaly profile of each budget from 1 to P, None where it is not one of ``budgets``.
 
     Fit them on other cells than those that :func:`fit` calibrates on: the distances of the latter are then
@@ -155,13 +192,26 @@ def fit_profiles(config: ScoringConfig, errors: Doubles, budgets: Sequence[int])
     ----------
     config : ScoringConfig
     errors : (M, P, C) ndarray of float64, of ordinary cells
+    turned : (TURNS, M, P, C) ndarray, optional
+        See :func:`replay`.
     """
     found: dict[int, Profile] = {}
     for budget in budgets:
-        answers = replay(config, errors, budget)
+        answers = replay(config, errors, budget, turned)
         scored = answers.label >= 0
         found[budget] = Profile.fit(answers.scores[scored], answers.label[scored], config.classes)
     return tuple(found.get(budget) for budget in range(1, config.probes + 1))
+
+
+def near_ties(config: ScoringConfig, errors: Doubles, budgets: Sequence[int], look: SecondLook) -> NDArray[np.int64]:
+    """Return the rows of (M, P, C) errors that ``look`` would ask for at any of ``budgets``, sorted."""
+    engine, latents, evaluate = _known(replace(config, second_look=None), errors, None)
+    found: set[int] = set()
+    for budget in budgets:
+        if budget >= look.least_budget:
+            asked = engine.first_look(latents, evaluate, budget)
+            found |= {cell for cell in range(len(errors)) if paired_statistic(asked[cell]) < look.statistic}
+    return np.array(sorted(found), np.int64)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Clark & Jaini 2023). Every cell and class sees the same probes (timestep, noise)
 paired and the answer for a cell does not depend on what it was batched with.
 
 Probes are asked in rounds; between rounds classes that can hardly win any more leave (:mod:`.elimination`), and a cell
-of which one class is left is done. The live rows of all cells of a request travel together. The engine knows nothing
-of Triton: it is given a function that evaluates rows of (latent, probe, class), and a function that is called between
-rounds and may stop it.
+of which one class is left is done. A near tie is then looked at again, turned (:mod:`.second_look`). The live rows of
+all cells of a request travel together. The engine knows nothing of Triton: it is given a function that evaluates rows
+of (latent, probe, class), and a function that is called between rounds and may stop it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import ScoringConfig
 from .constants import (
     FLAG_INVALID,
     FLAG_OUT_OF_SCALE,
@@ -28,9 +29,8 @@ from .constants import (
     FLAG_SEGMENTED_WHITE_CELL,
     FLAG_TOUCHES_BORDER,
 )
-from .elimination import Elimination, round_ends, survivors
-from .errors import BadParameter, BadShape, CytoserveError
-from .profile import Profile
+from .elimination import round_ends, survivors
+from .errors import BadParameter, BadShape
 from .scores import (
     CellScores,
     Floats,
@@ -40,6 +40,7 @@ from .scores import (
     paired_statistic,
     softmax_posterior,
 )
+from .second_look import TURNS, SecondLook, revised, tied_pair
 
 Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
 """``(R, c, h, w)`` latents, ``(R,)`` probe indices, ``(R,)`` class indices -> ``(R,)`` errors."""
@@ -49,106 +50,6 @@ PROBES_PER_ROUND = 4
 
 ROWS_PER_CALL = 256
 """Most rows handed to one evaluation call: the denoiser's ``max_batch_size``."""
-
-
-@dataclass(frozen=True)
-class ScoringConfig:
-    """What the scorer knows about its model, read from ``scoring.json``.
-
-    Attributes
-    ----------
-    classes : tuple of str
-    latent_shape : (c, h, w)
-    probes : int
-        Probes in the bank; a budget of ``b`` uses the first ``b``.
-    default_budget : int
-        Probes per class when the caller names none.
-    temperature : tuple of float
-        Softmax temperature for each budget from 1 to ``probes``, in units of the error.
-    accept_threshold : tuple of (float or None)
-        For each budget, the least top posterior that is accepted; None accepts nothing.
-    ambiguous_from : float
-        A second posterior at or above this adds the reason ``ambiguous``.
-    tie_statistic : float
-        A paired t statistic between the best two classes below this adds ``near_tie``.
-    anomaly_level : float
-        A p-value below this adds ``anomalous``.
-    anomaly_profile : tuple of (Profile or None), or None
-        For each budget, the ordinary patterns against which a cell is strange.
-    anomaly_reference : tuple of dict, or None
-        For each budget, sorted distances to the profile of calibration cells, by the class they were answered with.
-    conformal_reference : tuple of dict, or None
-        For each budget, sorted nonconformities of validation cells under their true class, by class name.
-    elimination : Elimination, or None
-        When classes leave; None spends the whole budget on every class.
-    calibrated : tuple of int, or None
-        Budgets that the calibration in force measured; None means all.
-    """
-
-    classes: tuple[str, ...]
-    latent_shape: tuple[int, int, int]
-    probes: int
-    default_budget: int
-    temperature: tuple[float, ...]
-    accept_threshold: tuple[float | None, ...]
-    ambiguous_from: float = 0.2
-    tie_statistic: float = 2.0
-    anomaly_level: float = 0.05
-    anomaly_profile: tuple[Profile | None, ...] | None = None
-    anomaly_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
-    conformal_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
-    elimination: Elimination | None = None
-    calibrated: tuple[int, ...] | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ScoringConfig:
-        """Build from the parsed file.
-
-        Raises
-        ------
-        CytoserveError
-            A key is missing or the numbers contradict each other.
-        """
-        try:
-            probes = int(data["probes"])
-            config = cls(
-                classes=tuple(data["classes"]),
-                latent_shape=tuple(data["latent_shape"]),
-                probes=probes,
-                default_budget=int(data["default_budget"]),
-                temperature=tuple(float(t) for t in data["temperature"]),
-                accept_threshold=tuple(None if t is None else float(t) for t in data["accept_threshold"]),
-                ambiguous_from=float(data.get("ambiguous_from", 0.2)),
-                tie_statistic=float(data.get("tie_statistic", 2.0)),
-                anomaly_level=float(data.get("anomaly_level", cls.anomaly_level)),
-                anomaly_profile=_profiles(data.get("anomaly_profile")),
-                anomaly_reference=_reference(data.get("anomaly_reference")),
-                conformal_reference=_reference(data.get("conformal_reference")),
-                calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
-                elimination=Elimination.from_json(data["elimination"]) if data.get("elimination") else None,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error
-        references = (config.anomaly_profile, config.anomaly_reference, config.conformal_reference)
-        per_budget = [config.temperature, config.accept_threshold, *(r for r in references if r is not None)]
-        if any(len(values) != probes for values in per_budget) or not 1 <= config.default_budget <= probes:
-            raise CytoserveError(
-                "scoring.json: temperature, accept_threshold, profiles and references need one entry for each of "
-                f"{probes} budgets, and default_budget must be one of them; export the model again"
-            )
-        return config
-
-
-def _profiles(data: list[dict[str, Any] | None] | None) -> tuple[Profile | None, ...] | None:
-    if data is None:
-        return None
-    return tuple(None if budget is None else Profile.from_json(budget) for budget in data)
-
-
-def _reference(data: list[dict[str, list[float]]] | None) -> tuple[dict[str, tuple[float, ...]], ...] | None:
-    if data is None:
-        return None
-    return tuple({name: tuple(sorted(values)) for name, values in budget.items()} for budget in data)
 
 
 @dataclass(frozen=True)
@@ -171,6 +72,22 @@ class Request:
     alpha: float | None
     classes: NDArray[np.bool_]
     calibrated: bool
+
+
+@dataclass(frozen=True)
+class Again:
+    """What the second look at a cell gave.
+
+    Attributes
+    ----------
+    pair : (int, int)
+        The tied classes, the better one first.
+    difference : (Q,) ndarray of float64
+        Errors of the second minus those of the first, over the probes of all turns, the first look among them.
+    """
+
+    pair: tuple[int, int]
+    difference: NDArray[np.float64]
 
 
 class ScoringEngine:
@@ -228,7 +145,8 @@ class ScoringEngine:
         sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
         errors = np.full((len(latents), request.budget, len(self.config.classes)), np.nan, np.float32)
         scored = self._run(latents, np.flatnonzero(sound), request, evaluate, check, errors)
-        return self._summarise(errors, scored, flags, request)
+        again = self._look_again(latents, scored, request, evaluate, check, errors)
+        return self._summarise(errors, scored, again, flags, request)
 
     def _checked(self, budget: int | None, alpha: float | None, classes: Sequence[str] | None) -> Request:
         config = self.config
@@ -288,8 +206,56 @@ class ScoringEngine:
             before = end
         return np.flatnonzero(np.isfinite(errors[:, 0]).any(axis=1))
 
+    def first_look(self, latents: Floats, evaluate: Evaluate, budget: int) -> Floats:
+        """Return the (M, budget, C) errors of the first look at sound latents, NaN where a class had left."""
+        errors = np.full((len(latents), budget, len(self.config.classes)), np.nan, np.float32)
+        self._run(latents, np.arange(len(latents)), self._checked(budget, None, None), evaluate, lambda: None, errors)
+        return errors
+
+    def turned(self, latents: Floats, look: SecondLook) -> Floats:
+        """Return (TURNS, M, c, h, w) latents for the second look."""
+        return look.turned(latents)
+
+    def _look_again(
+        self,
+        latents: Floats,
+        scored: NDArray[np.int64],
+        request: Request,
+        evaluate: Evaluate,
+        check: Callable[[], None],
+        errors: Floats,
+    ) -> dict[int, Again]:
+        """Ask the tied classes of near ties in the other quarter turns; answers that are no numbers do not count."""
+        look, budget = self.config.second_look, request.budget
+        if look is None or budget < max(2, look.least_budget):
+            return {}
+        cells = [int(cell) for cell in scored if paired_statistic(errors[cell]) < look.statistic]
+        if not cells:
+            return {}
+        check()
+        pairs = [tied_pair(errors[cell]) for cell in cells]
+        live = np.zeros((TURNS, len(cells), errors.shape[2]), bool)
+        for row, pair in enumerate(pairs):
+            live[:, row, list(pair)] = True
+        live = live.reshape(-1, errors.shape[2])
+        turned = self.turned(latents[cells], look).reshape(-1, *latents.shape[1:])
+        found = np.full((len(turned), budget, errors.shape[2]), np.nan, np.float32)
+        _evaluate(turned, _rows(live, 0, budget), evaluate, found)
+        found = found.reshape(TURNS, len(cells), budget, -1)
+        again = {}
+        for row, (cell, (best, second)) in enumerate(zip(cells, pairs, strict=True)):
+            both = np.concatenate([errors[cell][None], found[:, row]])[..., [best, second]].astype(np.float64)
+            if np.isfinite(both).all():
+                again[cell] = Again((best, second), (both[..., 1] - both[..., 0]).ravel())
+        return again
+
     def _summarise(
-        self, errors: Floats, scored: NDArray[np.int64], flags: NDArray[np.int32], request: Request
+        self,
+        errors: Floats,
+        scored: NDArray[np.int64],
+        again: dict[int, Again],
+        flags: NDArray[np.int32],
+        request: Request,
     ) -> CellScores:
         cells, _, classes = errors.shape
         out = CellScores(
@@ -306,13 +272,17 @@ class ScoringEngine:
         if scored.size == 0:
             return out
         out.scores[scored], out.label[scored] = class_scores(errors[scored])
+        statistic = {int(cell): paired_statistic(errors[cell]) for cell in scored}
+        for cell, look in again.items():
+            out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look.pair, look.difference)
+            out.evaluations[cell] += 2 * TURNS * request.budget
         out.posterior[scored] = softmax_posterior(out.scores[scored], self.config.temperature[request.budget - 1])
         out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
         for cell in scored:
             best = int(out.label[cell])
             out.anomaly[cell] = self._anomaly(out.scores[cell], best, request.budget)
             out.conformal[cell] = self._conformal(out.scores[cell], request.budget)
-            reasons = self._reasons(out, int(cell), errors[cell], int(flags[cell]), request)
+            reasons = self._reasons(out, int(cell), statistic[int(cell)], int(flags[cell]), request)
             out.reasons[cell] = ",".join(reasons)
             out.decision[cell] = 1 if reasons else 0
         return out
@@ -337,7 +307,7 @@ class ScoringEngine:
             for name, value in zip(self.config.classes, nonconformity(scores[None])[0], strict=True)
         ]
 
-    def _reasons(self, out: CellScores, cell: int, errors: Floats, flags: int, request: Request) -> list[str]:
+    def _reasons(self, out: CellScores, cell: int, statistic: float, flags: int, request: Request) -> list[str]:
         config = self.config
         ranked = np.sort(out.posterior[cell])[::-1]
         threshold = config.accept_threshold[request.budget - 1]
@@ -347,7 +317,7 @@ class ScoringEngine:
         found = {
             "anomalous": p_value < config.anomaly_level,
             "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
-            "near_tie": paired_statistic(errors) < config.tie_statistic,
+            "near_tie": statistic < config.tie_statistic,
             "ambiguous": len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
             "low_confidence": threshold is None or ranked[0] < threshold,
             "not_calibrated": not request.calibrated or unchecked,

@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from .engine import ScoringConfig, ScoringEngine
+from .config import ScoringConfig
+from .engine import ScoringEngine
 from .errors import CytoserveError
 
 SCHEMA: Final = "cytoserve.calibration/1"

@@ -15,7 +15,7 @@ from cytoserve_scoring.calibration import (
     replay,
     upper_bound,
 )
-from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.errors import BadShape
 from scipy import special, stats
 

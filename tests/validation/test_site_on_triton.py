@@ -16,7 +16,7 @@ from cytoserve_client.cli.main import app
 from cytoserve_deploy.errors import DeployError
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_scoring import site
-from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.config import ScoringConfig
 from scipy import special
 from typer.testing import CliRunner
 

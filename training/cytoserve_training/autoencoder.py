@@ -103,6 +103,25 @@ class PatchPCAAutoencoder(nn.Module):
         return (F.avg_pool2d(self.window[None, None], self.patch)[0, 0] > 0.5).float()
 
     @torch.no_grad()
+    def quarter_turn(self) -> tuple[Tensor, Tensor]:
+        """Return what a quarter turn of the crop (counter-clockwise) does to a latent besides turning its grid.
+
+        Encoding is linear, so turning the crop turns the grid of patches and mixes each patch's channels:
+        ``encode(turn(crop)) ~ turn(latent)`` mapped by ``z -> R z + b``. It is exact up to what the dropped components
+        would contribute; turned patches are as common as unturned ones in training, so the kept ones span nearly the
+        same space.
+
+        Returns
+        -------
+        R : (latent_channels, latent_channels) float32 tensor
+        b : (latent_channels,) float32 tensor
+        """
+        shape = (3, self.patch, self.patch)
+        basis = torch.rot90(self.inverse.T.reshape(-1, *shape), 1, (2, 3)).flatten(1)
+        mean = torch.rot90(self.mean.reshape(1, *shape), 1, (2, 3)).flatten(1)[0]
+        return self.components @ basis.T, self.components @ (mean - self.mean)
+
+    @torch.no_grad()
     def fit(self, crops: Tensor) -> NDArray[np.float64]:
         """Fit mean and components on (M, size, size, 3) uint8 crops; return the share of variance per component.
 

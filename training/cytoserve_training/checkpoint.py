@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_scoring.calibration import Promise, fit, fit_profiles
+from cytoserve_scoring.calibration import Promise, fit, fit_profiles, near_ties
+from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_scoring.elimination import calibrate
-from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.second_look import TURNS, SecondLook
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -90,7 +92,15 @@ def pack(config: PackConfig) -> Path:
     bank = Probes(candidates.timestep[found.order], candidates.noise[found.order])
     others = class_errors(unet, latents[1], bank, channel_weight, mask, alphas_cumprod).double().numpy()
     chosen, kept = raw[:, found.order] * found.weight[None, :, None], others * found.weight[None, :, None]
-    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank)
+    matrix, offset = (part.numpy() for part in autoencoder.quarter_turn())
+    look = SecondLook(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
+
+    def measure(rows: Any) -> Any:
+        known = class_errors(unet, rows, bank, channel_weight, mask, alphas_cumprod).double().numpy()
+        return known * found.weight[None, :, None]
+
+    again = Again(look, (latents[0].numpy(), latents[1].numpy()), measure)
+    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, again)
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
         f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
@@ -114,8 +124,30 @@ def pack(config: PackConfig) -> Path:
     return Path(config.out)
 
 
+@dataclass(frozen=True)
+class Again:
+    """What the second look needs: when, latents of the choosing and calibrating cells, the errors of latents."""
+
+    look: SecondLook
+    latents: tuple[Any, Any]
+    measure: Callable[[Tensor], Any]
+
+    def turned(self, engine: ScoringConfig, part: int, errors: Any, budgets: tuple[int, ...]) -> Any:
+        """Return the (TURNS, M, P, C) errors of the near ties among the cells of a part, turned; NaN for the others."""
+        out = np.full((TURNS, *errors.shape), np.nan)
+        cells = near_ties(engine, errors, budgets, self.look)
+        for turn, latents in enumerate(self.look.turned(self.latents[part][cells])):
+            out[turn, cells] = self.measure(torch.from_numpy(latents))
+        return out
+
+
 def fit_scoring(
-    choosing: Any, calibrating: Any, labels: Any, latent_shape: tuple[int, ...], config: BankConfig
+    choosing: Any,
+    calibrating: Any,
+    labels: Any,
+    latent_shape: tuple[int, ...],
+    config: BankConfig,
+    again: Again | None = None,
 ) -> dict[str, Any]:
     """Return ``scoring.json``: elimination and profiles from one part's errors, the rest from the other's."""
     elimination = calibrate(choosing, default_alpha=config.alpha, confidence=config.confidence)
@@ -130,7 +162,14 @@ def fit_scoring(
         elimination=elimination,
     )
     promise = Promise(config.tolerated_error, config.confidence)
-    profiles = fit_profiles(engine, choosing, config.budgets)
+    turned = [None, None]
+    if again is not None:
+        turned = [
+            again.turned(engine, 0, choosing, config.budgets),
+            again.turned(engine, 1, calibrating, config.budgets),
+        ]
+        engine = replace(engine, second_look=again.look)
+    profiles = fit_profiles(engine, choosing, config.budgets, turned[0])
     engine = replace(engine, anomaly_profile=profiles)
     return {
         "classes": list(CLASSES),
@@ -139,7 +178,8 @@ def fit_scoring(
         "latent_shape": list(latent_shape),
         "elimination": elimination.to_json(),
         "anomaly_profile": [None if profile is None else profile.to_json() for profile in profiles],
-        **fit(engine, calibrating, labels, promise, config.budgets),
+        "second_look": None if again is None else again.look.to_json(),
+        **fit(engine, calibrating, labels, promise, config.budgets, turned[1]),
     }
 
 

@@ -109,7 +109,7 @@ def write_card(checkpoint: Path, results: Path) -> Path:
     )
     text += accuracy_section(
         "Foreign site: bccd_cells (argmax over all eight classes, five present), at the scale of its fields",
-        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.08",
+        f"python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel {read(results / 'bccd_cells_scaled.json')['um_per_pixel']}",
         read(results / "bccd_cells_scaled.json"),
     )
     text += accuracy_section(

@@ -37,6 +37,8 @@ class BankConfig:
         Range of the timesteps, as shares of the schedule.
     alpha : float
         Default level of the elimination.
+    look_again_below, look_again_from : float, int
+        Paired statistic of a near tie that is looked at again, and the least budget for it.
     """
 
     candidates: int = 20
@@ -45,6 +47,8 @@ class BankConfig:
     high: float = 0.68
     seed: int = 7
     alpha: float = 0.01
+    look_again_below: float = 4.0
+    look_again_from: int = 8
     tolerated_error: float = 0.01
     confidence: float = 0.95
     budgets: tuple[int, ...] = (1, 2, 4, 8, 16)

@@ -16,7 +16,7 @@ from cytoserve_client import ServiceInfo
 from cytoserve_client.cli.files import write_atomically
 from cytoserve_scoring import site as site_file
 from cytoserve_scoring.calibration import Answers, Promise, document, fit_budget, upper_bound
-from cytoserve_scoring.engine import ScoringConfig
+from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.scores import conformal_p_value
 from scipy import special
 
