@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,8 +123,9 @@ def test_deadline_between_cells_ends_the_request() -> None:
         decode_cells([disc()], np.zeros(1, np.float32), check=late)
 
 
-def test_service_description_keeps_what_was_exported() -> None:
-    told = describe({"name": "x", "classes": ["a"]})
+def test_service_description_keeps_what_was_exported(tmp_path: Path) -> None:
+    told = describe({"name": "x", "classes": ["a"]}, tmp_path / "no-scorer-here.json")
+    assert told["default_budget"] is None
     assert told["name"] == "x"
     assert told["limits"] == {
         "max_file_bytes": constants.MAX_FILE_BYTES,
