@@ -66,7 +66,8 @@ def test_naming_the_defaults_that_are_told_changes_nothing() -> None:
     assert (named.evaluations == usual.evaluations).all()
     assert np.array_equal(named.posterior, usual.posterior)
     # The figures are no accident: another level, or another budget, does change the answer.
-    assert (score(alpha=0).evaluations == told["default_budget"] * len(told["classes"])).all()
+    # (Near ties are asked again beyond the budget.)
+    assert (score(alpha=0).evaluations >= told["default_budget"] * len(told["classes"])).all()
     assert (score(alpha=0, budget=1).evaluations == len(told["classes"])).all()
     assert not (usual.evaluations == score(alpha=0).evaluations).all()
 
