@@ -221,6 +221,13 @@ def peer_side(config: AnomalyConfig, parts: dict[str, Part], promise: Promise) -
     }
 
 
+def training_of(run: Path) -> list[dict[str, Any]]:
+    """Return what tells the runs apart that led to this one, the first of them first."""
+    config = json.loads((run / "config.json").read_text())
+    before = training_of(Path(config["start_from"])) if config["start_from"] else []
+    return [*before, {key: config[key] for key in ("out", "steps", "margin_from", "learning_rate", "seed")}]
+
+
 def report(config: AnomalyConfig) -> dict[str, Any]:
     """Return the whole evidence."""
     torch.set_num_threads(config.threads)
@@ -258,8 +265,7 @@ def report(config: AnomalyConfig) -> dict[str, Any]:
         "served": SERVED_PROFILE,
         "served_minus_best_rival": difference(scores[SERVED_PROFILE], rivals[best], unseen),
         "served_minus_zeta": difference(scores[SERVED_PROFILE], scores["relative_zeta"], unseen),
-        "steps": trained["steps"],
-        "margin_from": trained["margin_from"],
+        "training": training_of(Path(config.run)),
         "chosen_minus_zeta": difference(scores[chosen], scores["relative_zeta"], unseen),
         "denoiser": ours,
         "peer": peer,

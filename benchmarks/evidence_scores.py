@@ -142,11 +142,15 @@ def _unseen_commands(found: dict[str, Any]) -> list[str]:
     name = found["left_out"]
     peer = f" --peer runs/peer_without_{name}" if found["peer"] else ""
     trained = f"--leave-out {name} --out runs/peer_without_{name}"
+    begins = ["", *(f" --start-from {run['out']}" for run in found["training"])]
     return [
-        f"cytoserve train denoiser --leave-out {name} --out runs/leave_{name} --steps {found['steps']} "
-        f"--margin-from {found['margin_from']}",
+        *(
+            f"cytoserve train denoiser --leave-out {name} --out {run['out']}{start} --steps {run['steps']} "
+            f"--margin-from {run['margin_from']} --learning-rate {run['learning_rate']} --seed {run['seed']}"
+            for run, start in zip(found["training"], begins, strict=False)
+        ),
         *([f"python -m benchmarks.peer train {trained} --steps {found['peer']['steps']}"] if peer else []),
-        f"python -m benchmarks.anomaly runs/leave_{name}{peer} --probes {found['probes']}",
+        f"python -m benchmarks.anomaly {found['training'][-1]['out']}{peer} --probes {found['probes']}",
     ]
 
 

@@ -92,7 +92,7 @@ def unseen() -> list[list[str]]:
                 f"{found['left_out']}s as a kind never seen: AUC of the anomaly score",
                 f"{auc['auc']:.3f} [{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}]; accepted {taken['count']} of "
                 f"{taken['of']}",
-                f"`pbc/test`, a smaller training without them ({found['steps']} steps)",
+                f"`pbc/test`, a smaller training without them ({sum(run['steps'] for run in found['training'])} steps)",
             ]
         )
     return rows

@@ -40,6 +40,8 @@ def denoiser(
     margin_from: Annotated[int, typer.Option(help="Step from which the pairwise margin is added.")] = 1500,
     start_from: Annotated[str, typer.Option(help="Folder of an earlier run to begin with.")] = "",
     leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 8e-4,
+    seed: Annotated[int, typer.Option(help="Seed of the order of cells, of times and of noises.")] = 20261123,
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
@@ -53,6 +55,8 @@ def denoiser(
         margin_from=margin_from,
         start_from=start_from,
         leave_out=leave_out,
+        learning_rate=learning_rate,
+        seed=seed,
         device=device,
         threads=threads,
     )
