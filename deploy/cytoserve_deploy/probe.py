@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from .errors import ServerError
-from .warmup import cell_png
+from .warmup import cell_png, score_empty_crop, scores_latents_only
 
 UM_PER_PIXEL: Final = 0.18
 
@@ -48,7 +48,8 @@ def ask(target: Target, model: str, deadline_s: float) -> str:
     target : Target
         Where.
     model : str
-        ``service_info`` (cheap: one Python model) or ``cell_analysis`` (the whole chain with one drawn cell).
+        ``service_info`` (cheap: one Python model) or ``cell_analysis`` (the whole chain with one drawn cell; where a
+        CytoDiffusion repository has no ensemble, ``encoder`` and ``scorer`` with one empty crop).
     deadline_s : float
         Seconds for connecting and answering together.
 
@@ -63,6 +64,8 @@ def ask(target: Target, model: str, deadline_s: float) -> str:
     inputs, parameters = _request(grpc, model)
     try:
         with _connect(grpc, target) as client:
+            if model == "cell_analysis" and scores_latents_only(client):
+                return _cell(score_empty_crop(client, deadline_s), "empty crop")
             answer = client.infer(model, inputs, parameters=parameters, client_timeout=deadline_s)
             return _info(answer) if model == "service_info" else _cell(answer)
     except InferenceServerException as error:
@@ -114,7 +117,7 @@ def _info(answer: Any) -> str:
         raise ProbeFailed(f"service_info did not answer with its JSON ({error!r}); is this a CytoServe?") from None
 
 
-def _cell(answer: Any) -> str:
+def _cell(answer: Any, sent: str = "drawn cell") -> str:
     """Check what every answer of a sound server fulfils, whatever class it gives a drawn cell."""
     label, posterior, decision = (answer.as_numpy(name) for name in ("LABEL", "POSTERIOR", "DECISION"))
     if any(array is None for array in (label, posterior, decision)):
@@ -127,4 +130,4 @@ def _cell(answer: Any) -> str:
         )
     if int(label[0]) != int(posterior[0].argmax()):
         raise ProbeFailed(f"label {int(label[0])} is not the most probable class of {posterior[0].tolist()}")
-    return f"one drawn cell answered: class {int(label[0])} of {posterior.shape[1]}, decision {int(decision[0])}"
+    return f"one {sent} answered: class {int(label[0])} of {posterior.shape[1]}, decision {int(decision[0])}"

@@ -1,8 +1,9 @@
-"""One small inference through each ensemble, on a generated picture, before the server is called ready."""
+"""One small inference through whatever answers, on a generated picture, before the server is called ready."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,30 +41,76 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def warm_up(grpc_url: str, timeout_s: float) -> None:
     """Send one drawn cell through ``cell_analysis`` and one empty field through ``smear_analysis``.
 
+    A repository of a CytoDiffusion checkpoint holds neither: there one empty crop goes through ``encoder`` and
+    ``scorer``.
+
     Parameters
     ----------
     grpc_url : str
         ``HOST:PORT``.
     timeout_s : float
-        Seconds for each of the two.
+        Seconds for each request.
 
     Raises
     ------
     WarmUpFailed
-        If either is refused or does not answer in time.
+        If one is refused or does not answer in time.
     """
     from tritonclient import grpc
     from tritonclient.utils import InferenceServerException
 
     requests = (("cell_analysis", cell_png(), 0.18), ("smear_analysis", field_png(), 0.15))
     with grpc.InferenceServerClient(grpc_url) as client:
-        for model, picture, um_per_pixel in requests:
-            image = grpc.InferInput("IMAGE", [1], "BYTES")
-            image.set_data_from_numpy(np.array([picture], dtype=np.object_))
-            scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
-            scale.set_data_from_numpy(np.array([um_per_pixel], np.float32))
-            try:
+        model = "scorer"
+        try:
+            if scores_latents_only(client):
+                score_empty_crop(client, timeout_s)
+                return
+            for model, picture, um_per_pixel in requests:
+                image = grpc.InferInput("IMAGE", [1], "BYTES")
+                image.set_data_from_numpy(np.array([picture], dtype=np.object_))
+                scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
+                scale.set_data_from_numpy(np.array([um_per_pixel], np.float32))
                 # one probe a class: enough to have loaded and allocated everything
                 client.infer(model, [image, scale], parameters={"budget": 1}, client_timeout=timeout_s)
-            except InferenceServerException as error:
-                raise WarmUpFailed(f"a first inference through {model} failed: {error.message()}") from error
+        except InferenceServerException as error:
+            raise WarmUpFailed(f"a first inference through {model} failed: {error.message()}") from error
+
+
+def scores_latents_only(client: Any) -> bool:
+    """Tell whether this server has no ensemble, but the chain that a CytoDiffusion repository holds.
+
+    Parameters
+    ----------
+    client : tritonclient.grpc.InferenceServerClient
+        Of a server whose models are loaded. The repository's index is not asked: a site may have restricted it.
+    """
+    return not client.is_model_ready("cell_analysis") and all(map(client.is_model_ready, ("encoder", "scorer")))
+
+
+def score_empty_crop(client: Any, timeout_s: float) -> Any:
+    """Send one crop of background to ``encoder`` and its latent to ``scorer``; return the scorer's answer.
+
+    Parameters
+    ----------
+    client : tritonclient.grpc.InferenceServerClient
+        The crop's size is read from the encoder's configuration.
+    timeout_s : float
+        Seconds for each of the two requests.
+
+    Raises
+    ------
+    tritonclient.utils.InferenceServerException
+        If either fails.
+    """
+    from tritonclient import grpc
+
+    (declared,) = client.get_model_metadata("encoder", client_timeout=timeout_s).inputs
+    crop = grpc.InferInput("CROP", [1, *declared.shape[1:]], "UINT8")
+    crop.set_data_from_numpy(np.full(crop.shape(), BACKGROUND, np.uint8))
+    encoded = client.infer("encoder", [crop], client_timeout=timeout_s).as_numpy("LATENT")
+    latent = grpc.InferInput("LATENT", list(encoded.shape), "FP32")
+    latent.set_data_from_numpy(encoded)
+    flags = grpc.InferInput("CELL_FLAGS", [1], "INT32")
+    flags.set_data_from_numpy(np.zeros(1, np.int32))
+    return client.infer("scorer", [latent, flags], parameters={"budget": 1}, client_timeout=timeout_s)
