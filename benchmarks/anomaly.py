@@ -43,8 +43,8 @@ Compared = tuple[Doubles, Integers, Doubles, Integers]
 SERVED_PROFILE = "profile_of_served_scores"
 """The profile as it is served: from the scores that the service answers with, classes leaving early."""
 
-LEVELS = (0.02, 0.05)
-"""Levels of the anomaly p-value: a lenient one, and the engine's own."""
+LEVELS = (0.05, 0.1, 0.2)
+"""Levels of the anomaly p-value: the engine's own, and two stricter ones."""
 
 
 def choose_statistic(choosing: Part, calibrating: Part, names: tuple[str, ...]) -> tuple[str, dict[str, Any]]:

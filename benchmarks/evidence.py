@@ -139,7 +139,7 @@ def shift_and_referral(results: Results) -> Section:
 def cost(results: Results) -> Section:
     """Return the section on the published procedure."""
     title = "Cost: against the published procedure"
-    command = "python -m benchmarks.published ../shared/data/pbc/test --cells 200 --out docs/results/published.json"
+    command = "python -m benchmarks.published ../shared/data/pbc/test --cells 300 --out docs/results/published.json"
     found = results.get("published")
     if found is None:
         return Section("cost", title, [command], [], "")

@@ -1,6 +1,6 @@
 """The published procedure as opponent: same weights, same cells, same machine, same run.
 
-    python -m benchmarks.published ../shared/data/pbc/test --cells 200 --out docs/results/published.json
+    python -m benchmarks.published ../shared/data/pbc/test --cells 300 --out docs/results/published.json
 
 CytoDiffusion's inference as its authors describe and publish it (Deltadahl et al. 2025): one image at a time, a fresh
 augmentation and a fresh noise each trial shared by all classes, timesteps drawn without replacement, a paired t-test
