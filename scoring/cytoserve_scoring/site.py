@@ -133,7 +133,15 @@ def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
     site = ScoringConfig.from_json({**data, **{key: document[key] for key in FITTED}})
     if document.get("default_budget") is not None:
         site = replace(site, default_budget=int(document["default_budget"]))
-    return ScoringEngine(site)
+    return ScoringEngine(replace(site, anomaly_level=_anomaly_level(document, own.anomaly_level, path.name)))
+
+
+def _anomaly_level(document: Mapping[str, Any], own: float, source: str) -> float:
+    """Return the site's level of the anomaly check, or the model's own: files of earlier releases name none."""
+    level = document.get("anomaly_level", own)
+    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise CalibrationRefused(f"{source} has the anomaly_level {level!r}; it must lie between 0 and 1")
+    return float(level)
 
 
 def describe(folder: str | Path | None) -> dict[str, Any] | None:

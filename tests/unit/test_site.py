@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.site import SCHEMA, CalibrationRefused, content_sha256, describe, load_engine
 
 WEIGHTS = "ab" * 32
@@ -65,6 +66,20 @@ def test_a_site_file_replaces_what_was_fitted_and_nothing_else(scoring_file, tmp
     assert config.calibrated == (2,)
     assert config.default_budget == 2
     assert config.classes == tuple(CLASSES)
+
+
+def test_a_site_may_ask_for_a_stricter_anomaly_check(scoring_file, tmp_path):
+    site_file(tmp_path / "old")
+    assert load_engine(scoring_file, tmp_path / "old").config.anomaly_level == ScoringConfig.anomaly_level
+    site_file(tmp_path / "site", anomaly_level=0.2)
+    assert load_engine(scoring_file, tmp_path / "site").config.anomaly_level == 0.2
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, "0.1", None, True])
+def test_a_level_that_is_none_is_refused(scoring_file, tmp_path, level):
+    site_file(tmp_path / "site", anomaly_level=level)
+    with pytest.raises(CalibrationRefused, match="anomaly_level"):
+        load_engine(scoring_file, tmp_path / "site")
 
 
 def test_a_file_for_other_weights_is_refused(scoring_file, tmp_path):

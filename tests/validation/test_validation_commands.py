@@ -31,7 +31,7 @@ def calibrate(folder: Path, to: Path, server: FakeServer, *words: object) -> Res
 
 def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
     folder, to = make_folder({"monocyte": 30, "neutrophil": 40, "platelet": 10}), tmp_path / "out" / "site.json"
-    words = ("--tolerated-error", 0.1, "--confidence", 0.9, "--um-per-pixel", 0.18)
+    words = ("--tolerated-error", 0.1, "--confidence", 0.9, "--um-per-pixel", 0.18, "--anomaly-level", 0.1)
     result = calibrate(folder, to, server, *words)
     assert result.exit_code == 0, result.output
     document = site.read(to, WEIGHTS)
@@ -40,6 +40,7 @@ def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make
     )
     jsonschema.validate(document, schema)
     assert document["site"] == "ward 7"
+    assert document["anomaly_level"] == 0.1
     assert document["cells"]["per_class"]["neutrophil"] == 40
     assert set(document["cells"]["absent"]) == {
         "basophil", "eosinophil", "erythroblast", "immature_granulocyte", "lymphocyte"
@@ -104,6 +105,7 @@ def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path:
         "same image twice": (calibrate(twice, to, server), "RepeatedImage"),
         "file in the way": (calibrate(good, there, server), "AlreadyThere"),
         "tolerated error": (calibrate(good, to, server, "--tolerated-error", 1.5), "BadSetting"),
+        "anomaly level": (calibrate(good, to, server, "--anomaly-level", 0), "BadSetting"),
         "budget": (calibrate(good, to, server, "--budget", 25), "BadSetting"),
         "scale": (calibrate(good, to, server, "--um-per-pixel", -1), "bad_scale"),
         "no server": (run("calibrate", good, "--site", "s", "--to", to, "--url", "127.0.0.1:9"), "unavailable"),

@@ -29,7 +29,7 @@ SET_ERROR: Final = 0.05
 """Error level of prediction sets that the cell counts are judged by."""
 
 ANOMALY_LEVEL: Final = float(ScoringConfig.anomaly_level)
-"""The engine's usual level: a p-value below it is an anomaly."""
+"""The engine's usual level: a p-value below it is an anomaly. A site may ask for a stricter one."""
 
 OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_calibrated"})
 """Reasons that this calibration replaces; the others come from the picture and the scores and stay."""
@@ -50,6 +50,8 @@ class Made:
         Probes per class that were asked for.
     um_per_pixel : float or None
         Scale that was given with the cells.
+    anomaly_level : float
+        Cells with an anomaly p-value below it go to review.
     """
 
     site: str
@@ -58,6 +60,7 @@ class Made:
     data_sha256: str
     budget: int
     um_per_pixel: float | None
+    anomaly_level: float = ANOMALY_LEVEL
 
 
 def now() -> str:
@@ -76,6 +79,18 @@ def check_promise(tolerated_error: float, confidence: float) -> Promise:
         if not 0 < value < 1:
             raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
     return Promise(tolerated_error, confidence)
+
+
+def check_anomaly_level(level: float) -> float:
+    """Return the level.
+
+    Raises
+    ------
+    BadSetting
+    """
+    if not 0 < level < 1:
+        raise BadSetting(f"the anomaly level must lie between 0 and 1, it is {level}")
+    return level
 
 
 def check_site(site: str) -> str:
@@ -182,15 +197,16 @@ def build(
             "failed": [dict(item) for item in failed],
         },
         "default_budget": made.budget,
+        "anomaly_level": made.anomaly_level,
         **document({made.budget: fitted}, probes, promise, len(cells)),
-        "seen": seen(cells, fitted, promise),
-        "warnings": warnings(fitted, found.classes),
+        "seen": seen(cells, fitted, promise, made.anomaly_level),
+        "warnings": warnings(fitted, found.classes, made.anomaly_level),
         "curves": {"risk_coverage": curve(top, cells.right, promise.confidence)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise) -> dict[str, Any]:
+def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
@@ -200,7 +216,7 @@ def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise) -> dict[s
     threshold = fitted["accept_threshold"]
     passed = np.zeros(len(cells), bool) if threshold is None else top >= threshold
     kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
-    kept &= _ordinary(cells, fitted["anomaly_reference"])
+    kept &= _ordinary(cells, fitted["anomaly_reference"], level)
     return {
         "by_threshold": _count(cells, passed, promise),
         "with_every_reason": _count(cells, kept, promise),
@@ -208,13 +224,13 @@ def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise) -> dict[s
     }
 
 
-def _ordinary(cells: Answered, reference: Mapping[str, Sequence[float]]) -> Flags:
+def _ordinary(cells: Answered, reference: Mapping[str, Sequence[float]], level: float) -> Flags:
     """Return which cells the new references do not call anomalous."""
     sorted_values = {name: tuple(values) for name, values in reference.items()}
     values = [sorted_values[cells.classes[label]] for label in cells.label]
     p_values = [conformal_p_value(float(own), known) for own, known in zip(cells.anomaly, values, strict=True)]
     # A cell without an anomaly score is referred as not calibrated, so it is not among the accepted.
-    ordinary: Flags = (np.array(p_values) >= ANOMALY_LEVEL) & np.isfinite(cells.anomaly)
+    ordinary: Flags = (np.array(p_values) >= level) & np.isfinite(cells.anomaly)
     return ordinary
 
 
@@ -224,11 +240,11 @@ def _count(cells: Answered, accepted: Flags, promise: Promise) -> dict[str, Any]
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 
-def warnings(fitted: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+def warnings(fitted: Mapping[str, Any], classes: Sequence[str], level: float) -> list[str]:
     """Return what these cells are too few for, class by class, as sentences."""
     out = []
     sets = math.ceil(1 / SET_ERROR) - 1
-    anomalies = math.floor(1 / ANOMALY_LEVEL)
+    anomalies = math.floor(1 / level)
     for name in classes:
         true, taken = len(fitted["conformal_reference"][name]), len(fitted["anomaly_reference"][name])
         if true < sets:

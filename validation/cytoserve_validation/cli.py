@@ -52,6 +52,9 @@ def calibrate_command(
         float, typer.Option("--tolerated-error", help="Largest share of wrong labels among accepted cells.")
     ] = 0.01,
     confidence: Annotated[float, typer.Option("--confidence", help="Probability with which that shall hold.")] = 0.95,
+    anomaly_level: Annotated[
+        float, typer.Option("--anomaly-level", help="Share of ordinary cells to refer as anomalous; more finds more.")
+    ] = calibrate.ANOMALY_LEVEL,
     budget: Budget = None,
     timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
 ) -> None:
@@ -63,6 +66,7 @@ def calibrate_command(
     with _errors_told(notes):
         # Before a server is started for it.
         name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
+        level = calibrate.check_anomaly_level(anomaly_level)
         check_scale(um_per_pixel)
         calibrate.refuse_to_overwrite(to)
         cells = labelled.scan(folder)
@@ -81,6 +85,7 @@ def calibrate_command(
             data_sha256=labelled.data_sha256(cells.names, hashes),
             budget=spent,
             um_per_pixel=um_per_pixel,
+            anomaly_level=level,
         )
         whole = calibrate.write(to, calibrate.build(found, info, promise, made, probes, failed))
     _tell_calibration(whole, cells, to, out)
