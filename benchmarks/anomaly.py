@@ -221,11 +221,15 @@ def peer_side(config: AnomalyConfig, parts: dict[str, Part], promise: Promise) -
     }
 
 
+TOLD = ("out", "start_from", "steps", "margin_from", "learning_rate", "seed")
+"""What a reader needs to train a run again."""
+
+
 def training_of(run: Path) -> list[dict[str, Any]]:
     """Return what tells the runs apart that led to this one, the first of them first."""
     config = json.loads((run / "config.json").read_text())
     before = training_of(Path(config["start_from"])) if config["start_from"] else []
-    return [*before, {key: config[key] for key in ("out", "steps", "margin_from", "learning_rate", "seed")}]
+    return [*before, {key: config[key] for key in TOLD}]
 
 
 def report(config: AnomalyConfig) -> dict[str, Any]:

@@ -15,9 +15,10 @@ def foreign(results: Results) -> Section:
     """Return the section on ``bccd_cells``."""
     served, scaled, found = results.get("bccd_cells"), results.get("bccd_cells_scaled"), results.get("foreign")
     title = "Foreign site: bccd_cells"
+    scale = "SCALE" if scaled is None else scaled["um_per_pixel"]
     commands = [
         "python -m benchmarks.accuracy ../shared/data/bccd_cells --out docs/results/bccd_cells.json",
-        "python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel 0.0777 "
+        f"python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel {scale} "
         "--out docs/results/bccd_cells_scaled.json",
         "python -m benchmarks.foreign models/reference --peer runs/peer --out docs/results/foreign.json",
     ]
@@ -142,15 +143,17 @@ def _unseen_commands(found: dict[str, Any]) -> list[str]:
     name = found["left_out"]
     peer = f" --peer runs/peer_without_{name}" if found["peer"] else ""
     trained = f"--leave-out {name} --out runs/peer_without_{name}"
-    begins = ["", *(f" --start-from {run['out']}" for run in found["training"])]
+    runs = found["training"]
     return [
         *(
-            f"cytoserve train denoiser --leave-out {name} --out {run['out']}{start} --steps {run['steps']} "
-            f"--margin-from {run['margin_from']} --learning-rate {run['learning_rate']} --seed {run['seed']}"
-            for run, start in zip(found["training"], begins, strict=False)
+            f"cytoserve train denoiser --leave-out {name} --out {run['out']}"
+            + (f" --start-from {run['start_from']}" if run["start_from"] else "")
+            + f" --steps {run['steps']} --margin-from {run['margin_from']}"
+            f" --learning-rate {run['learning_rate']} --seed {run['seed']}"
+            for run in runs
         ),
         *([f"python -m benchmarks.peer train {trained} --steps {found['peer']['steps']}"] if peer else []),
-        f"python -m benchmarks.anomaly {found['training'][-1]['out']}{peer} --probes {found['probes']}",
+        f"python -m benchmarks.anomaly {runs[-1]['out']}{peer} --probes {found['probes']}",
     ]
 
 

@@ -210,7 +210,7 @@ def near_ties(config: ScoringConfig, errors: Doubles, budgets: Sequence[int], lo
     for budget in budgets:
         if budget >= look.least_budget:
             asked = engine.first_look(latents, evaluate, budget)
-            found |= {cell for cell in range(len(errors)) if paired_statistic(asked[cell]) < look.statistic}
+            found |= {cell for cell in range(len(errors)) if look.asks(paired_statistic(asked[cell]), budget)}
     return np.array(sorted(found), np.int64)
 
 

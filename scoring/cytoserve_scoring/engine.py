@@ -39,8 +39,9 @@ from .scores import (
     nonconformity,
     paired_statistic,
     softmax_posterior,
+    tied_pair,
 )
-from .second_look import TURNS, SecondLook, revised, tied_pair
+from .second_look import TURNS, SecondLook, revised
 
 Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
 """``(R, c, h, w)`` latents, ``(R,)`` probe indices, ``(R,)`` class indices -> ``(R,)`` errors."""
@@ -145,8 +146,9 @@ class ScoringEngine:
         sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
         errors = np.full((len(latents), request.budget, len(self.config.classes)), np.nan, np.float32)
         scored = self._run(latents, np.flatnonzero(sound), request, evaluate, check, errors)
-        again = self._look_again(latents, scored, request, evaluate, check, errors)
-        return self._summarise(errors, scored, again, flags, request)
+        statistic = {int(cell): paired_statistic(errors[cell]) for cell in scored}
+        again = self._look_again(latents, statistic, request, evaluate, check, errors)
+        return self._summarise(errors, scored, statistic, again, flags, request)
 
     def _checked(self, budget: int | None, alpha: float | None, classes: Sequence[str] | None) -> Request:
         config = self.config
@@ -219,7 +221,7 @@ class ScoringEngine:
     def _look_again(
         self,
         latents: Floats,
-        scored: NDArray[np.int64],
+        statistic: dict[int, float],
         request: Request,
         evaluate: Evaluate,
         check: Callable[[], None],
@@ -227,9 +229,9 @@ class ScoringEngine:
     ) -> dict[int, Again]:
         """Ask the tied classes of near ties in the other quarter turns; answers that are no numbers do not count."""
         look, budget = self.config.second_look, request.budget
-        if look is None or budget < max(2, look.least_budget):
+        if look is None:
             return {}
-        cells = [int(cell) for cell in scored if paired_statistic(errors[cell]) < look.statistic]
+        cells = [cell for cell, found in statistic.items() if look.asks(found, budget)]
         if not cells:
             return {}
         check()
@@ -253,6 +255,7 @@ class ScoringEngine:
         self,
         errors: Floats,
         scored: NDArray[np.int64],
+        statistic: dict[int, float],
         again: dict[int, Again],
         flags: NDArray[np.int32],
         request: Request,
@@ -272,7 +275,7 @@ class ScoringEngine:
         if scored.size == 0:
             return out
         out.scores[scored], out.label[scored] = class_scores(errors[scored])
-        statistic = {int(cell): paired_statistic(errors[cell]) for cell in scored}
+        statistic = dict(statistic)
         for cell, look in again.items():
             out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look.pair, look.difference)
             out.evaluations[cell] += 2 * TURNS * request.budget

@@ -69,15 +69,26 @@ def paired_statistic(errors: Floats) -> float:
         probes are compared; one probe, or one class left at the end, gives infinity: nothing to pair.
     """
     seen = np.isfinite(errors).sum(axis=0)
-    last = np.flatnonzero(seen == seen.max(initial=0))
     probes = int(seen.max(initial=0))
-    if probes < 2 or len(last) < 2:
+    if probes < 2 or np.count_nonzero(seen == probes) < 2:
         return float("inf")
-    asked = errors[:probes, last].astype(np.float64)
-    best, second = np.argsort(asked.mean(axis=0))[:2]
-    difference = asked[:, second] - asked[:, best]
-    spread = difference.std(ddof=1)
-    return float("inf") if spread == 0 else float(difference.mean() / (spread / np.sqrt(probes)))
+    pair = errors[:probes, tied_pair(errors)].astype(np.float64)
+    return paired_t(pair[:, 1] - pair[:, 0])
+
+
+def tied_pair(errors: Floats) -> tuple[int, int]:
+    """Return the best two of the classes that saw the most probes, from the (P, C) errors of one cell."""
+    seen = np.isfinite(errors).sum(axis=0)
+    last = np.flatnonzero(seen == seen.max())
+    mean = errors[: seen.max(), last].astype(np.float64).mean(axis=0)
+    best, second = last[np.argsort(mean, kind="stable")[:2]]
+    return int(best), int(second)
+
+
+def paired_t(difference: NDArray[np.float64]) -> float:
+    """Return the size of the paired t statistic of (Q,) differences; infinity where they do not differ at all."""
+    spread = float(difference.std(ddof=1))
+    return float("inf") if spread == 0 else float(abs(difference.mean()) / (spread / np.sqrt(len(difference))))
 
 
 def class_scores(errors: Floats) -> tuple[Floats, NDArray[np.int64]]:

@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .scores import paired_t
+
 Floats = NDArray[np.float32]
 
 TURNS: Final = 3
@@ -42,6 +44,10 @@ class SecondLook:
     least_budget: int
     matrix: Floats
     offset: Floats
+
+    def asks(self, statistic: float, budget: int) -> bool:
+        """Tell whether a cell whose best two classes have this paired statistic after ``budget`` probes is tied."""
+        return budget >= self.least_budget and statistic < self.statistic
 
     def turned(self, latents: Floats) -> Floats:
         """Return the (TURNS, M, c, h, w) latents of (M, c, h, w) ones turned by one, two and three quarters."""
@@ -77,15 +83,6 @@ class SecondLook:
         return cls(float(data["statistic"]), int(data["least_budget"]), matrix, offset)
 
 
-def tied_pair(errors: Floats) -> tuple[int, int]:
-    """Return the best two of the classes that saw the most probes, from the (P, C) errors of one cell."""
-    seen = np.isfinite(errors).sum(axis=0)
-    last = np.flatnonzero(seen == seen.max())
-    mean = errors[: seen.max(), last].astype(np.float64).mean(axis=0)
-    best, second = last[np.argsort(mean, kind="stable")[:2]]
-    return int(best), int(second)
-
-
 def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float64]) -> tuple[Floats, int, float]:
     """Return scores, winner and paired statistic of one cell after the second look.
 
@@ -104,9 +101,8 @@ def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float6
     """
     best, second = pair
     mean = float(difference.mean())
-    spread = float(difference.std(ddof=1)) / np.sqrt(len(difference))
     out = scores.copy()
     level = scores[best]
     winner, other = (best, second) if mean >= 0 else (second, best)
     out[winner], out[other] = level, level + abs(mean)
-    return out, winner, float("inf") if spread == 0 else abs(mean) / spread
+    return out, winner, paired_t(difference)

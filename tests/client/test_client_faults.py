@@ -121,7 +121,9 @@ def test_a_closed_client_says_so(server: FakeServer, open_client: Open) -> None:
 
 
 def test_a_client_never_used_closes(open_client: Open) -> None:
-    open_client("localhost:1").close()
+    client = open_client("localhost:1")
+    client.close()
+    assert client.closed
 
 
 def test_the_log_holds_no_pixels_no_names_no_secrets(

@@ -11,7 +11,8 @@ from cytoserve_scoring.calibration import Promise, fit, near_ties, replay
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.engine import ScoringEngine
 from cytoserve_scoring.errors import CytoserveError
-from cytoserve_scoring.second_look import TURNS, SecondLook, revised, tied_pair
+from cytoserve_scoring.scores import tied_pair
+from cytoserve_scoring.second_look import TURNS, SecondLook, revised
 from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from scipy import ndimage, stats
 

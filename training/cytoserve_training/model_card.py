@@ -101,6 +101,7 @@ def write_card(checkpoint: Path, results: Path) -> Path:
         A result is missing; run the command named in the section first.
     """
     read = lambda path: json.loads(path.read_text())  # noqa: E731
+    scaled = read(results / "bccd_cells_scaled.json")
     text = HEAD + training_section(read(checkpoint / "training.json"), read(checkpoint / "scoring" / "scoring.json"))
     text += accuracy_section(
         "In domain: pbc/test",
@@ -109,8 +110,8 @@ def write_card(checkpoint: Path, results: Path) -> Path:
     )
     text += accuracy_section(
         "Foreign site: bccd_cells (argmax over all eight classes, five present), at the scale of its fields",
-        f"python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel {read(results / 'bccd_cells_scaled.json')['um_per_pixel']}",
-        read(results / "bccd_cells_scaled.json"),
+        f"python -m benchmarks.accuracy ../shared/data/bccd_cells --um-per-pixel {scaled['um_per_pixel']}",
+        scaled,
     )
     text += accuracy_section(
         "Foreign site: the same without a scale",
