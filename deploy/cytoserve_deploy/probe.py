@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from .errors import ServerError
-from .warmup import cell_png, score_empty_crop, scores_latents_only
+from .warmup import ONE_PROBE, cell_png, picture_inputs, score_empty_crop, scores_latents_only, tensor
 
 UM_PER_PIXEL: Final = 0.18
 
@@ -61,7 +61,7 @@ def ask(target: Target, model: str, deadline_s: float) -> str:
     from tritonclient import grpc
     from tritonclient.utils import InferenceServerException
 
-    inputs, parameters = _request(grpc, model)
+    inputs, parameters = _request(model)
     try:
         with _connect(grpc, target) as client:
             if model == "cell_analysis" and scores_latents_only(client):
@@ -97,16 +97,10 @@ def _connect(grpc: Any, target: Target) -> Any:
     )
 
 
-def _request(grpc: Any, model: str) -> tuple[list[Any], dict[str, Any] | None]:
+def _request(model: str) -> tuple[list[Any], dict[str, Any] | None]:
     if model == "service_info":
-        query = grpc.InferInput("QUERY", [1], "BYTES")
-        query.set_data_from_numpy(np.array([b"probe"], dtype=np.object_))
-        return [query], None
-    image = grpc.InferInput("IMAGE", [1], "BYTES")
-    image.set_data_from_numpy(np.array([cell_png()], dtype=np.object_))
-    scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
-    scale.set_data_from_numpy(np.array([UM_PER_PIXEL], np.float32))
-    return [image, scale], {"budget": 1}
+        return [tensor("QUERY", np.array([b"probe"], dtype=np.object_))], None
+    return picture_inputs(cell_png(), UM_PER_PIXEL), ONE_PROBE
 
 
 def _info(answer: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from .errors import WarmUpFailed
 BACKGROUND = (235, 232, 236)
 CYTOPLASM = (200, 185, 215)
 NUCLEUS = (95, 60, 140)
+
+ONE_PROBE: Final = {"budget": 1}
+"""Parameters of a request that only has to load and allocate everything: one probe a class."""
 
 
 def cell_png(size: int = 160) -> bytes:
@@ -36,6 +39,22 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def tensor(name: str, values: NDArray[Any]) -> Any:
+    """Return a request's input that holds these values."""
+    from tritonclient import grpc
+    from tritonclient.utils import np_to_triton_dtype
+
+    made = grpc.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+    made.set_data_from_numpy(values)
+    return made
+
+
+def picture_inputs(picture: bytes, um_per_pixel: float) -> list[Any]:
+    """Return the inputs of an ensemble for one image file."""
+    file = np.array([picture], dtype=np.object_)
+    return [tensor("IMAGE", file), tensor("UM_PER_PIXEL", np.array([um_per_pixel], np.float32))]
 
 
 def warm_up(grpc_url: str, timeout_s: float) -> None:
@@ -67,12 +86,9 @@ def warm_up(grpc_url: str, timeout_s: float) -> None:
                 score_empty_crop(client, timeout_s)
                 return
             for model, picture, um_per_pixel in requests:
-                image = grpc.InferInput("IMAGE", [1], "BYTES")
-                image.set_data_from_numpy(np.array([picture], dtype=np.object_))
-                scale = grpc.InferInput("UM_PER_PIXEL", [1], "FP32")
-                scale.set_data_from_numpy(np.array([um_per_pixel], np.float32))
-                # one probe a class: enough to have loaded and allocated everything
-                client.infer(model, [image, scale], parameters={"budget": 1}, client_timeout=timeout_s)
+                client.infer(
+                    model, picture_inputs(picture, um_per_pixel), parameters=ONE_PROBE, client_timeout=timeout_s
+                )
         except InferenceServerException as error:
             raise WarmUpFailed(f"a first inference through {model} failed: {error.message()}") from error
 
@@ -103,14 +119,8 @@ def score_empty_crop(client: Any, timeout_s: float) -> Any:
     tritonclient.utils.InferenceServerException
         If either fails.
     """
-    from tritonclient import grpc
-
     (declared,) = client.get_model_metadata("encoder", client_timeout=timeout_s).inputs
-    crop = grpc.InferInput("CROP", [1, *declared.shape[1:]], "UINT8")
-    crop.set_data_from_numpy(np.full(crop.shape(), BACKGROUND, np.uint8))
-    encoded = client.infer("encoder", [crop], client_timeout=timeout_s).as_numpy("LATENT")
-    latent = grpc.InferInput("LATENT", list(encoded.shape), "FP32")
-    latent.set_data_from_numpy(encoded)
-    flags = grpc.InferInput("CELL_FLAGS", [1], "INT32")
-    flags.set_data_from_numpy(np.zeros(1, np.int32))
-    return client.infer("scorer", [latent, flags], parameters={"budget": 1}, client_timeout=timeout_s)
+    crop = tensor("CROP", np.full([1, *declared.shape[1:]], BACKGROUND, np.uint8))
+    latents = client.infer("encoder", [crop], client_timeout=timeout_s).as_numpy("LATENT")
+    inputs = [tensor("LATENT", latents), tensor("CELL_FLAGS", np.zeros(1, np.int32))]
+    return client.infer("scorer", inputs, parameters=ONE_PROBE, client_timeout=timeout_s)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_deploy.probe import Target, ask
+from cytoserve_deploy.warmup import ONE_PROBE, tensor
 from tritonclient import grpc
 
 COMMAND = Path(sys.executable).with_name("cytoserve")
@@ -58,14 +59,9 @@ def test_crops_are_scored_through_encoder_and_scorer(server: LocalServer) -> Non
     with grpc.InferenceServerClient(server.grpc_url) as client:
         (declared,) = client.get_model_metadata("encoder").inputs
         crops = rng.integers(0, 255, (2, *declared.shape[1:]), dtype=np.uint8)
-        crop = grpc.InferInput("CROP", list(crops.shape), "UINT8")
-        crop.set_data_from_numpy(crops)
-        latents = client.infer("encoder", [crop]).as_numpy("LATENT")
-        latent = grpc.InferInput("LATENT", list(latents.shape), "FP32")
-        latent.set_data_from_numpy(latents)
-        flags = grpc.InferInput("CELL_FLAGS", [2], "INT32")
-        flags.set_data_from_numpy(np.zeros(2, np.int32))
-        answer = client.infer("scorer", [latent, flags], parameters={"budget": 1})
+        latents = client.infer("encoder", [tensor("CROP", crops)]).as_numpy("LATENT")
+        inputs = [tensor("LATENT", latents), tensor("CELL_FLAGS", np.zeros(2, np.int32))]
+        answer = client.infer("scorer", inputs, parameters=ONE_PROBE)
     posterior, decisions = answer.as_numpy("POSTERIOR"), answer.as_numpy("DECISION")
     assert posterior.shape == (2, 4)
     assert posterior.sum(axis=1) == pytest.approx([1, 1], abs=1e-4)
