@@ -43,6 +43,7 @@ class _Scored:
 
     label: str | None
     probability: dict[str, float] | None
+    interval: tuple[float, float] | None
     uncertainty: float | None
     anomaly: Anomaly | None
     decision: Decision
@@ -78,6 +79,7 @@ def _scored(tensors: Tensors, classes: Sequence[str], count: int) -> list[_Score
 def _check_shapes(tensors: Tensors, classes: Sequence[str], count: int) -> None:
     arrays, reasons = tensors.arrays, tensors.texts["REASONS"]
     shapes = {"LABEL": (), "POSTERIOR": (len(classes),), "UNCERTAINTY": (), "ANOMALY": (2,), "DECISION": ()}
+    shapes["POSTERIOR_INTERVAL"] = (2,)
     shapes["SCORES"] = shapes["CONFORMAL"] = (len(classes),)
     for name, tail in {**shapes, "EVALUATIONS": ()}.items():
         _need(arrays[name].shape == (count, *tail), f"{name} has shape {arrays[name].shape}, not {(count, *tail)}")
@@ -92,11 +94,12 @@ def _scored_cell(arrays: Any, reasons: str, classes: Sequence[str], i: int) -> _
     names = tuple(part.strip() for part in reasons.split(",") if part.strip())
     if label < 0:
         _need(decision == 1, f"cell {i} was accepted without a label")
-        return _Scored(None, None, None, None, "review", names, evaluations)
+        return _Scored(None, None, None, None, None, "review", names, evaluations)
     uncertainty = _or_none(arrays["UNCERTAINTY"][i], f"UNCERTAINTY of cell {i}")
     return _Scored(
         label=classes[label],
         probability=_probability(arrays["POSTERIOR"][i], classes, i),
+        interval=_interval(arrays["POSTERIOR_INTERVAL"][i], i),
         uncertainty=uncertainty,
         anomaly=_anomaly(arrays["ANOMALY"][i], i),
         decision=_DECISIONS[decision],
@@ -126,6 +129,14 @@ def _probability(row: NDArray[Any], classes: Sequence[str], i: int) -> dict[str,
     total = float(row.sum(dtype=np.float64))
     _need(abs(total - 1) <= PROBABILITY_TOLERANCE, f"POSTERIOR of cell {i} sums to {total:.6g}, not 1")
     return {name: _exact(value) for name, value in zip(classes, row, strict=True)}
+
+
+def _interval(row: NDArray[Any], i: int) -> tuple[float, float] | None:
+    if bool(np.isnan(row).all()):
+        return None
+    low, high = _exact(row[0]), _exact(row[1])
+    _need(0 <= low <= high <= 1, f"POSTERIOR_INTERVAL of cell {i} is {low} to {high}, no interval within 0 to 1")
+    return low, high
 
 
 def _anomaly(row: NDArray[Any], i: int) -> Anomaly | None:
@@ -190,6 +201,7 @@ def _cell(box: NDArray[Any], kind: Kind, detection_score: float | None, scored: 
         kind=kind,
         label=scored.label if scored else None,
         probability=scored.probability if scored else None,
+        probability_interval=scored.interval if scored else None,
         uncertainty=scored.uncertainty if scored else None,
         anomaly=scored.anomaly if scored else None,
         decision=scored.decision if scored else None,
@@ -241,6 +253,7 @@ def _cell_answer(tensors: Tensors, model: ModelInfo, image: EncodedImage, i: int
         kind=None,
         label=scored.label,
         probability=scored.probability,
+        probability_interval=scored.interval,
         uncertainty=scored.uncertainty,
         anomaly=scored.anomaly,
         decision=scored.decision,

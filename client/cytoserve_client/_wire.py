@@ -66,6 +66,7 @@ class TensorSpec:
 SCORER_OUTPUTS: Final = (
     TensorSpec("LABEL", "INT32", 1),
     TensorSpec("POSTERIOR", "FP32", 2),
+    TensorSpec("POSTERIOR_INTERVAL", "FP32", 2),
     TensorSpec("SCORES", "FP32", 2),
     TensorSpec("UNCERTAINTY", "FP32", 1),
     TensorSpec("ANOMALY", "FP32", 2),

@@ -52,7 +52,11 @@ class ScoredCell(_Frozen):
     kind: Kind | None = Field(description="the segmenter's kind; null for a single-cell image")
     label: str | None = Field(description="most probable class; null if the cell was not scored")
     probability: dict[str, float] | None = Field(description="calibrated, sums to 1; null if not scored")
-    uncertainty: float | None
+    probability_interval: tuple[float, float] | None = Field(
+        default=None,
+        description="95 % interval of the label's probability over the draw of the probes; null if not computed",
+    )
+    uncertainty: float | None = Field(description="one minus the label's probability")
     anomaly: Anomaly | None
     decision: Decision | None = Field(description="null for cells that are not scored (red cells, platelets)")
     reasons: tuple[str, ...] = Field(description="why a person should look; sentences in `reasons_explained`")

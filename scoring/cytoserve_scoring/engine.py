@@ -31,6 +31,7 @@ from .constants import (
 )
 from .elimination import round_ends, survivors
 from .errors import BadParameter, BadShape
+from .probe_interval import posterior_interval, probe_lags
 from .scores import (
     CellScores,
     Floats,
@@ -264,6 +265,7 @@ class ScoringEngine:
         out = CellScores(
             label=np.full(cells, -1, np.int32),
             posterior=np.full((cells, classes), np.nan, np.float32),
+            interval=np.full((cells, 2), np.nan, np.float32),
             scores=np.full((cells, classes), np.nan, np.float32),
             uncertainty=np.full(cells, np.nan, np.float32),
             anomaly=np.full((cells, 2), np.nan, np.float32),
@@ -279,10 +281,14 @@ class ScoringEngine:
         for cell, look in again.items():
             out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look.pair, look.difference)
             out.evaluations[cell] += 2 * TURNS * request.budget
-        out.posterior[scored] = softmax_posterior(out.scores[scored], self.config.temperature[request.budget - 1])
+        temperature = self.config.temperature[request.budget - 1]
+        out.posterior[scored] = softmax_posterior(out.scores[scored], temperature)
         out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
         for cell in scored:
             best = int(out.label[cell])
+            tied = again.get(int(cell))
+            lags = probe_lags(errors[cell], best, *((tied.pair, tied.difference) if tied else ()))
+            out.interval[cell] = posterior_interval(out.scores[cell], best, lags, temperature)
             out.anomaly[cell] = self._anomaly(out.scores[cell], best, request.budget)
             out.conformal[cell] = self._conformal(out.scores[cell], request.budget)
             reasons = self._reasons(out, int(cell), statistic[int(cell)], int(flags[cell]), request)

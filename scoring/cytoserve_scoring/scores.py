@@ -18,6 +18,8 @@ class CellScores:
     ----------
     label : (M,) int32
     posterior : (M, C) float32
+    interval : (M, 2) float32, 95 % interval of the top posterior over the draw of the probes (:mod:`.probe_interval`;
+        NaN where fewer than two probes were asked)
     scores : (M, C) float32, mean weighted error per class, lower is better
     uncertainty : (M,) float32, one minus the top posterior
     anomaly : (M, 2) float32, squared distance to the ordinary patterns of the answered class (:mod:`.profile`) and its
@@ -31,6 +33,7 @@ class CellScores:
 
     label: NDArray[np.int32]
     posterior: Floats
+    interval: Floats
     scores: Floats
     uncertainty: Floats
     anomaly: Floats

@@ -50,6 +50,7 @@ INPUTS = {"IMAGE": "BYTES", "UM_PER_PIXEL": "FP32"}
 SCORER = {
     "LABEL": "INT32",
     "POSTERIOR": "FP32",
+    "POSTERIOR_INTERVAL": "FP32",
     "SCORES": "FP32",
     "UNCERTAINTY": "FP32",
     "ANOMALY": "FP32",
@@ -84,6 +85,7 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
     return {
         "LABEL": np.array(labels, np.int32),
         "POSTERIOR": posterior,
+        "POSTERIOR_INTERVAL": np.tile(np.array([0.75, 0.99], np.float32), (m, 1)),
         "SCORES": np.ones((m, c), np.float32),
         "UNCERTAINTY": np.linspace(0.1, 0.9, m).astype(np.float32),
         "ANOMALY": np.tile(np.array([1.5, np.nan], np.float32), (m, 1)),

@@ -33,6 +33,9 @@ SPOILT = {
     "posterior does not sum to 1": spoil("POSTERIOR", 0.5),
     "posterior negative": spoil("POSTERIOR", [-0.1, 1.1, 0, 0, 0, 0, 0, 0], 0),
     "posterior of another width": replace(POSTERIOR=np.full((3, 2), 0.5, np.float32)),
+    "interval inside out": spoil("POSTERIOR_INTERVAL", [0.9, 0.4], 0),
+    "interval beyond 1": spoil("POSTERIOR_INTERVAL", [0.9, 1.4], 0),
+    "interval half computed": spoil("POSTERIOR_INTERVAL", [0.9, np.nan], 0),
     "label beyond the classes": spoil("LABEL", 8, 0),
     "label below -1": spoil("LABEL", -2, 0),
     "accepted without a label": spoil("LABEL", -1, 0),
@@ -106,6 +109,7 @@ def test_numbers_not_computed_are_null(server: FakeServer, open_client: Open) ->
         answer = smear([6, 6], {1: "low_confidence"})
         answer["LABEL"][1] = -1
         answer["POSTERIOR"][1] = np.nan
+        answer["POSTERIOR_INTERVAL"][:] = np.nan
         answer["UNCERTAINTY"][:] = np.nan
         answer["ANOMALY"][:] = np.nan
         answer["SCALE"][:] = np.nan
@@ -116,6 +120,7 @@ def test_numbers_not_computed_are_null(server: FakeServer, open_client: Open) ->
     result = open_client(server.url).analyze(b"x")
     scored, unscored = result.fields[0].cells[3:5]
     assert (scored.label, scored.uncertainty, scored.anomaly) == ("neutrophil", None, None)
+    assert scored.probability_interval is None
     assert (unscored.label, unscored.probability, unscored.decision) == (None, None, "review")
     assert (result.fields[0].um_per_pixel, result.fields[0].median_red_cell_um) == (None, None)
     assert "NaN" not in result.model_dump_json()

@@ -70,7 +70,7 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     }
     assert set(document["fields"][0]["cells"][0]) == {
         *("box", "kind", "label", "probability", "uncertainty", "anomaly", "decision", "reasons", "evaluations"),
-        *("detection_score", "scores", "conformal", "prediction_set_95"),
+        *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval"),
     }
     assert document["fields"][0]["cells"][0]["probability"] is None
     assert document["fields"][0]["cells"][1]["anomaly"] == {"score": 2.0, "p_value": None}

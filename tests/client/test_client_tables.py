@@ -82,8 +82,8 @@ def test_few_cells_are_listed_one_by_one_with_their_sets(server: FakeServer, pic
     assert result.exit_code == 0, result.output
     accepted, review = result.output.split("1 cell(s) to review")
     assert [(Path(row[1]).name, row[2], row[3], row[4]) for row in rows(accepted, "2 cell(s) accepted")] == [
-        ("p0.png", "neutrophil", "0.930", "neutrophil"),
-        ("p2.png", "lymphocyte", "0.930", "lymphocyte"),
+        ("p0.png", "neutrophil", "0.930 (0.75 to 0.99)", "neutrophil"),
+        ("p2.png", "lymphocyte", "0.930 (0.75 to 0.99)", "lymphocyte"),
     ]
     assert [(row[2], row[5]) for row in rows(review, "")] == [("monocyte", "ambiguous")]
     assert "ambiguous: a second class has a considerable probability too." in review

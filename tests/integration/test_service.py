@@ -31,7 +31,10 @@ MODELS = [
     "cell_analysis",
 ]
 LATENT = (24, 16, 16)
-PER_CELL = ("LABEL", "POSTERIOR", "SCORES", "UNCERTAINTY", "ANOMALY", "DECISION", "REASONS", "EVALUATIONS", "CONFORMAL")
+PER_CELL = (
+    *("LABEL", "POSTERIOR", "POSTERIOR_INTERVAL", "SCORES", "UNCERTAINTY", "ANOMALY", "DECISION", "REASONS"),
+    *("EVALUATIONS", "CONFORMAL"),
+)
 
 
 def cell(seed: int, size: int = 140) -> bytes:
@@ -228,6 +231,9 @@ def test_budget(ask: Ask) -> None:
     few, more = (ask("cell_analysis", [cell(1)], budget=budget) for budget in (1, "3"))
     classes = few["POSTERIOR"].shape[1]
     assert few["EVALUATIONS"][0] == classes
+    assert np.isnan(few["POSTERIOR_INTERVAL"]).all()  # one probe says nothing of the next
+    low, high = more["POSTERIOR_INTERVAL"][0]
+    assert low <= more["POSTERIOR"][0].max() <= high
     assert 2 * classes < more["EVALUATIONS"][0] <= 3 * classes  # classes may leave after two probes, two of them stay
 
 

@@ -114,13 +114,21 @@ def _cell_table(title: str, rows: Sequence[tuple[str, ScoredCell]], total: int) 
             str(number),
             plain(where),
             plain((cell.label or "not scored").replace("_", " ")),
-            "-" if best is None else f"{best:.3f}",
+            "-" if best is None else f"{best:.3f}{_within(cell)}",
             plain(_set(cell)),
             plain(", ".join(in_words(reason) for reason in cell.reasons) or "-"),
         )
     if total > len(rows):
         table.add_row("", Text(f"and {total - len(rows)} more (see --json)", style="dim"))
     return table
+
+
+def _within(cell: ScoredCell) -> str:
+    """Return the interval of the probability as it follows the number; nothing where it would only repeat it."""
+    if cell.probability_interval is None:
+        return ""
+    low, high = (f"{end:.2f}" for end in cell.probability_interval)
+    return "" if low == high else f" ({low} to {high})"
 
 
 def _set(cell: ScoredCell) -> str:

@@ -48,6 +48,7 @@ class TritonPythonModel(TritonModel):
         return {
             "LABEL": scores.label.astype(np.int32, copy=False),
             "POSTERIOR": scores.posterior.astype(np.float32, copy=False),
+            "POSTERIOR_INTERVAL": scores.interval.astype(np.float32, copy=False),
             "SCORES": scores.scores.astype(np.float32, copy=False),
             "UNCERTAINTY": scores.uncertainty.astype(np.float32, copy=False),
             "ANOMALY": scores.anomaly.astype(np.float32, copy=False),

@@ -1,0 +1,92 @@
+"""How far would the probability of the answer move, had other probes been asked? An interval for it.
+
+A score is a mean over a finite number of probes, so the posterior made of it is an estimate. What counts is how much
+the lag of each rival behind the answered class differs from probe to probe; probes are shared by all classes, so the
+lags of one probe belong together. The interval says nothing of what the model does not know: for that there are
+calibration, prediction sets and the anomaly check.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Doubles = NDArray[np.float64]
+
+LEVEL: Final = 0.95
+"""Nominal share of cells whose probability under endlessly many probes lies within; measured in docs/evidence.md."""
+
+
+def probe_lags(
+    errors: NDArray[Any], winner: int, pair: tuple[int, int] | None = None, difference: Doubles | None = None
+) -> Doubles:
+    """Return how far each class stood behind the answered one, probe by probe.
+
+    Parameters
+    ----------
+    errors : (P, C) ndarray
+        Of the first look, NaN where not asked.
+    winner : int
+        The answered class.
+    pair : (int, int), optional
+        After a second look: the tied classes, the better one of the first look first.
+    difference : (Q,) ndarray, optional
+        Errors of ``pair[1]`` minus those of ``pair[0]`` over the probes of all turns, the first look's P in front.
+
+    Returns
+    -------
+    (Q, C) ndarray, or (P, C) without a second look; NaN where not asked. The other classes of a pair are taken against
+    the best of the first look, as their scores are (:func:`cytoserve_scoring.second_look.revised`).
+    """
+    values = np.asarray(errors, np.float64)
+    if pair is None or difference is None:
+        found: Doubles = values - values[:, [winner]]
+        return found
+    best, second = pair
+    lags = np.full((len(difference), values.shape[1]), np.nan)
+    lags[: len(values)] = values - values[:, [best]]
+    lags[:, winner] = 0.0
+    lags[:, second if winner == best else best] = difference if winner == best else -difference
+    return lags
+
+
+def posterior_interval(scores: NDArray[Any], winner: int, lags: Doubles, temperature: float) -> tuple[float, float]:
+    """Return the :data:`LEVEL` interval of the answered class's posterior over the draw of the probes.
+
+    Parameters
+    ----------
+    scores : (C,) ndarray
+        As answered; NaN for classes that were not offered.
+    winner : int
+    lags : (Q, C) ndarray
+        See :func:`probe_lags`.
+    temperature : float
+        Of the softmax, as used for the posterior.
+
+    Returns
+    -------
+    (low, high) : floats within 0 to 1; NaN where a rival saw fewer than two probes, or there is no rival.
+
+    Notes
+    -----
+    The log-odds of the answer are ``g = -log sum_c exp(-lag_c / T)`` over its rivals, with ``dg/dlag_c = w_c / T`` and
+    ``w`` the rivals' shares of that sum. To first order (delta method) the error of ``g`` is a sum over probes of
+    ``w_c (lag_pc - mean) / (T sqrt(n_c (n_c - 1)))``, added up over the rivals that saw the probe; with every rival
+    on every probe, the sum of its squares is the usual variance of a mean. The interval is Student's on the log-odds,
+    with the degrees of freedom of the rival that weighs most, and is carried back by the logistic function.
+    """
+    rivals = np.isfinite(scores) & (np.arange(len(scores)) != winner)
+    seen = np.isfinite(lags[:, rivals])
+    count = seen.sum(axis=0)
+    if not rivals.any() or count.min() < 2:
+        return float("nan"), float("nan")
+    exponent = -(np.asarray(scores, np.float64)[rivals] - float(scores[winner])) / temperature
+    weight = special.softmax(exponent)
+    apart = np.where(seen, lags[:, rivals] - np.nanmean(lags[:, rivals], axis=0), 0.0)
+    influence = apart @ (weight / (temperature * np.sqrt(count * (count - 1.0))))
+    reach = special.stdtrit(count[weight.argmax()] - 1.0, 0.5 + LEVEL / 2) * np.sqrt((influence**2).sum())
+    odds = -special.logsumexp(exponent)
+    return float(special.expit(odds - reach)), float(special.expit(odds + reach))
