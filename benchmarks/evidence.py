@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import evidence_posterior as posterior
 from . import evidence_scores as scores
 from .evidence_text import Bar, Section, percent, table
 
@@ -175,6 +176,8 @@ def cost(results: Results) -> Section:
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
     in_domain,
+    posterior.calibrators,
+    posterior.probe_interval,
     scores.foreign,
     referral,
     shift_and_referral,

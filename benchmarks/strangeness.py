@@ -197,6 +197,19 @@ def stouffer(*parts: Callable[[Errors, Errors], Doubles]) -> Callable[[Errors, E
     return combined
 
 
+def either(*parts: Callable[[Errors, Errors], Doubles]) -> Callable[[Errors, Errors], Doubles]:
+    """Combine statistics: strange by any one of them is strange, each judged against all ordinary cells together."""
+
+    def combined(errors: Errors, reference: Errors) -> Doubles:
+        one = np.zeros(len(errors.values), np.int64), np.zeros(len(reference.values), np.int64)
+        p = [p_values(part(errors, reference), one[0], part(reference, reference), one[1]) for part in parts]
+        # The sum tells cells apart that are beyond every reference cell.
+        found: Doubles = -np.log(np.min(p, axis=0)) - 1e-6 * np.log(p).sum(axis=0)
+        return found
+
+    return combined
+
+
 STATISTICS: dict[str, Callable[[Errors, Errors], Doubles]] = {
     "absolute": absolute,
     "absolute_for_detail": absolute_for_detail,
@@ -210,6 +223,7 @@ STATISTICS: dict[str, Callable[[Errors, Errors], Doubles]] = {
     "absolute_and_zeta_sum": stouffer(absolute, relative_by_class),
     "absolute_and_gap_sum": stouffer(absolute, gap),
     "absolute_and_profile_sum": stouffer(absolute, profile),
+    "profile_or_zeta": either(profile, relative),
 }
 """The candidates among which validation cells choose."""
 

@@ -34,22 +34,24 @@ def probe_lags(
     pair : (int, int), optional
         After a second look: the tied classes, the better one of the first look first.
     difference : (Q,) ndarray, optional
-        Errors of ``pair[1]`` minus those of ``pair[0]`` over the probes of all turns, the first look's P in front.
+        Errors of ``pair[1]`` minus those of ``pair[0]``: the P probes of the first look, then those of each turn.
 
     Returns
     -------
-    (Q, C) ndarray, or (P, C) without a second look; NaN where not asked. The other classes of a pair are taken against
-    the best of the first look, as their scores are (:func:`cytoserve_scoring.second_look.revised`).
+    (P, C) ndarray, NaN where not asked. The lag between the classes of a pair is the mean over the turns, probe by
+    probe: a noise that favours a class does so in every turn, so a probe asked in four turns is one probe, not four.
+    The other classes are taken against the best of the first look, as their scores are
+    (:func:`cytoserve_scoring.second_look.revised`).
     """
     values = np.asarray(errors, np.float64)
     if pair is None or difference is None:
         found: Doubles = values - values[:, [winner]]
         return found
     best, second = pair
-    lags = np.full((len(difference), values.shape[1]), np.nan)
-    lags[: len(values)] = values - values[:, [best]]
+    lags: Doubles = values - values[:, [best]]
+    apart = difference.reshape(-1, len(values)).mean(axis=0)
     lags[:, winner] = 0.0
-    lags[:, second if winner == best else best] = difference if winner == best else -difference
+    lags[:, second if winner == best else best] = apart if winner == best else -apart
     return lags
 
 
@@ -61,7 +63,7 @@ def posterior_interval(scores: NDArray[Any], winner: int, lags: Doubles, tempera
     scores : (C,) ndarray
         As answered; NaN for classes that were not offered.
     winner : int
-    lags : (Q, C) ndarray
+    lags : (P, C) ndarray
         See :func:`probe_lags`.
     temperature : float
         Of the softmax, as used for the posterior.
