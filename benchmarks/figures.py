@@ -89,7 +89,7 @@ def unseen() -> list[list[str]]:
         auc, taken = found["auc"][found["served"]], found["denoiser"]["bench"]["as_served"]["unseen_accepted"]
         rows.append(
             [
-                f"{found['left_out']}s as a kind never seen: AUC of the anomaly score",
+                f"{found['left_out'].replace('_', ' ')}s as a kind never seen: AUC of the anomaly score",
                 f"{auc['auc']:.3f} [{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}]; accepted {taken['count']} of "
                 f"{taken['of']}",
                 f"`pbc/test`, a smaller training without them ({sum(run['steps'] for run in found['training'])} steps)",

@@ -1,12 +1,14 @@
-"""Does the interval of a probability hold what other probes would have said? Its coverage on real cells.
+"""Does the interval of a probability hold what other noise would have said? Its coverage on real cells.
 
     python -m benchmarks.probe_interval runs/denoiser3 --out docs/results/probe_interval.json
 
-The engine answers some cells of the calibrating half of ``pbc/val`` as it is served, classes leaving early and near
-ties looked at again, and tells its interval (:mod:`cytoserve_scoring.probe_interval`). The truth it is held against is
-the probability of the answered class, at the same temperature, under many fresh banks together: the same timesteps and
-weights, other noises, no class leaving. That truth is a mean of finitely many banks itself, so an interval of exactly
-the nominal level covers it a little less often; ``expected_coverage`` is that level by the normal law.
+Some banks are drawn afresh: the timesteps and weights that are served, other noises. Each in turn answers the cells
+as the engine does, classes leaving early, and tells its interval (:mod:`cytoserve_scoring.probe_interval`); the truth
+it is held against is the probability of the answered class, at the same temperature and with the same classes asked,
+under all other banks together. Cells are chosen by the bank that is served, so no bank that is judged chose its
+cells. Cells that tie under the served bank are looked at again, in a row of their own. All cells of a bank share its
+noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's over the
+banks.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import numpy as np
 import torch
 from cytoserve_scoring.calibration import first_looks, near_ties, replay
 from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.probe_interval import LEVEL, probe_lags
-from cytoserve_scoring.scores import tied_pair
-from cytoserve_scoring.second_look import TURNS, SecondLook
+from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.scores import softmax_posterior, tied_pair
+from cytoserve_scoring.second_look import TURNS, SecondLook, revised
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import part_cells
 from numpy.typing import NDArray
@@ -34,13 +36,12 @@ from scipy import special, stats
 
 from .anytime import packing, stored_errors
 from .denoiser import Bank, Denoiser, crops_of, file_hash, serving_bank
-from .statistics import share
 
 Doubles = NDArray[np.float64]
 
 SEED = 23
-BUDGETS = (2, 4)
-"""Besides the whole bank; at these there is no second look."""
+BUDGETS = (2, 4, 8)
+"""Besides the whole bank."""
 
 BANDS = ((0.0, 0.9), (0.9, 0.99), (0.99, 1.01))
 """Bands of the served probability in which coverage is told apart."""
@@ -62,6 +63,12 @@ class Looked:
 
     upright: Doubles
     turned: Doubles
+
+    def lag(self, cell: int, pair: tuple[int, int]) -> Doubles:
+        """Return the (1 + TURNS, P) errors of the second class of a tied pair minus those of the first."""
+        both = np.concatenate([self.upright[cell][None], self.turned[:, cell]])
+        found: Doubles = both[..., pair[1]] - both[..., pair[0]]
+        return found
 
 
 def fresh_bank(bank: Bank, seed: int) -> Bank:
@@ -98,89 +105,142 @@ def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, 
 
 def measured(
     run: Path, data: Path, rows: NDArray[np.int64], pairs: Pairs, look: SecondLook, banks: int
-) -> tuple[Looked, Looked]:
-    """Return the rows' errors under the served bank and their mean under fresh ones, kept in the run's folder."""
+) -> list[Looked]:
+    """Return the rows' errors under each fresh bank, kept in the run's folder."""
     key = hashlib.sha256(f"{file_hash(run / 'state.pt')} {rows.tolist()} {sorted(pairs.items())} {SEED}".encode())
-    path = run / f"probe_interval_{banks}_{key.hexdigest()[:12]}.npz"
+    path = run / f"fresh_banks_{banks}_{key.hexdigest()[:12]}.npz"
     if not path.exists():
         denoiser, bank = Denoiser.open(run), serving_bank(run)
         val = load_cells(data / "val")
         latents = denoiser.latents(crops_of(val, part_cells(val, packing(run))[1][torch.from_numpy(rows)]))
-        served = looked(denoiser, bank, latents, pairs, look)
-        upright, turned = np.zeros_like(served.upright), np.zeros_like(served.turned)
         with Progress(console=Console(stderr=True)) as progress:
-            for number in progress.track(range(banks), description="fresh banks"):
-                one = looked(denoiser, fresh_bank(bank, SEED + number), latents, pairs, look)
-                upright, turned = upright + one.upright / banks, turned + one.turned / banks
-        np.savez_compressed(path, served=served.upright, served_turned=served.turned, fresh=upright, turned=turned)
+            found = [
+                looked(denoiser, fresh_bank(bank, SEED + number), latents, pairs, look)
+                for number in progress.track(range(banks), description="fresh banks")
+            ]
+        upright, turned = np.stack([one.upright for one in found]), np.stack([one.turned for one in found])
+        np.savez_compressed(path, upright=upright, turned=turned)
     held = np.load(path)
-    return Looked(held["served"], held["served_turned"]), Looked(held["fresh"], held["turned"])
+    return [Looked(*both) for both in zip(held["upright"], held["turned"], strict=True)]
 
 
-def true_probability(
-    fresh: Looked, config: ScoringConfig, budget: int, label: NDArray[Any], pairs: Pairs
-) -> NDArray[np.float64]:
-    """Return the (M,) probability of the answered classes under the fresh banks' mean errors."""
-    out = np.empty(len(label))
-    for cell, winner in enumerate(label.tolist()):
-        upright, pair = fresh.upright[cell, :budget], pairs.get(cell)
-        difference = None
-        if pair is not None:
-            both = np.concatenate([upright[None], fresh.turned[:, cell, :budget]])[..., list(pair)]
-            difference = (both[..., 1] - both[..., 0]).ravel()
-        behind = np.nanmean(probe_lags(upright, winner, pair, difference), axis=0)
-        rivals = np.delete(behind, winner)
-        out[cell] = special.expit(-special.logsumexp(-rivals / config.temperature[budget - 1]))
+@dataclass(frozen=True)
+class Judged:
+    """What one bank told of M cells, and what the others say.
+
+    Attributes
+    ----------
+    told, truth : (M,) ndarray
+        Probability of the answered class, of the bank itself and under the other banks.
+    interval : (M, 2) ndarray
+    """
+
+    told: Doubles
+    truth: Doubles
+    interval: Doubles
+
+    def held(self, low: float = 0.0, high: float = 2.0) -> NDArray[np.bool_]:
+        """Return, for the cells whose probability was told within the band, whether the interval held the truth."""
+        kept = (low <= self.told) & (self.told < high)
+        inside: NDArray[np.bool_] = (self.interval[:, 0] <= self.truth) & (self.truth <= self.interval[:, 1])
+        return inside[kept]
+
+
+def odds_of(lags: Doubles, winner: int, temperature: float) -> float:
+    """Return the probability of the winner from mean lags."""
+    rivals = np.delete(np.nanmean(lags, axis=0), winner)
+    return float(special.expit(-special.logsumexp(-rivals / temperature)))
+
+
+def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) -> Judged:
+    """Judge the interval of the first look: the classes that had left had left under the other banks too."""
+    answers = replay(config, one.upright, budget)
+    asked = np.isfinite(first_looks(config, one.upright, budget))
+    known = np.where(asked, others.upright[:, :budget], np.nan)
+    truth = [
+        odds_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
+        for cell, winner in enumerate(answers.label.tolist())
+    ]
+    return Judged(answers.posterior.max(axis=1), np.array(truth), answers.interval.astype(np.float64))
+
+
+def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs) -> Judged:
+    """Judge the interval after the second look, at the pairs that tied under the served bank."""
+    budget = config.probes
+    temperature, answers = config.temperature[budget - 1], replay(config, one.upright, budget)
+    seen = first_looks(config, one.upright, budget)
+    rows = []
+    for cell, pair in pairs.items():
+        # The better of the two under this bank stands first, as it would in the engine.
+        pair = pair if answers.scores[cell, pair[0]] <= answers.scores[cell, pair[1]] else pair[::-1]
+        lag, truth = one.lag(cell, pair), others.lag(cell, pair)
+        scores, winner, _ = revised(answers.scores[cell], pair, lag)
+        asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
+        told = softmax_posterior(scores[None], temperature)[0, winner]
+        low, high = posterior_interval(scores, winner, probe_lags(seen[cell], winner, pair, lag), temperature)
+        rows.append((told, odds_of(probe_lags(asked, winner, pair, truth), winner, temperature), low, high))
+    told, found, low, high = np.array(rows).T
+    return Judged(told, found, np.stack([low, high], axis=1))
+
+
+def over_banks(judged: list[Judged]) -> dict[str, Any]:
+    """Return the mean coverage over the banks with Student's interval, in all and by bands of the probability told."""
+    out: dict[str, Any] = {"cells": len(judged[0].told)}
+    for name, band in {"all": (0.0, 2.0), **{f"{b[0]:g} to {min(b[1], 1.0):g}": b for b in BANDS}}.items():
+        held = [one.held(*band) for one in judged]
+        shares = np.array([part.mean() for part in held if len(part)])
+        if len(shares) < 2:
+            out[name] = None
+            continue
+        reach = float(stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares))
+        width = np.concatenate([np.diff(one.interval, axis=1)[:, 0] for one in judged])
+        told = np.concatenate([one.told for one in judged])
+        out[name] = {
+            "covered": round(float(shares.mean()), 4),
+            "interval": [round(max(0.0, shares.mean() - reach), 4), round(min(1.0, shares.mean() + reach), 4)],
+            "answers": sum(len(part) for part in held),
+            "median_width": round(float(np.median(width[(band[0] <= told) & (told < band[1])])), 4),
+        }
     return out
 
 
-def coverage(interval: Doubles, truth: Doubles, kept: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the share of cells whose interval holds the truth, and how wide the intervals are."""
-    inside = (interval[:, 0] <= truth) & (truth <= interval[:, 1])
-    width = interval[kept, 1] - interval[kept, 0]
-    return {
-        "covered": share(int((inside & kept).sum()), int(kept.sum())),
-        "median_width": round(float(np.median(width)), 4) if kept.any() else None,
-    }
+def turns_correlation(banks: list[Looked], pairs: Pairs) -> float:
+    """Return the mean correlation between turns of what a bank's noise adds to the lag of a tied pair."""
+    found = []
+    for cell, pair in pairs.items():
+        lag = np.stack([bank.lag(cell, pair) for bank in banks])
+        noise = (lag - lag.mean(axis=0)).transpose(1, 0, 2).reshape(1 + TURNS, -1)
+        found.append(np.corrcoef(noise)[np.triu_indices(1 + TURNS, 1)].mean())
+    return float(np.mean(found))
 
 
 def report(run: Path, data: Path, scoring: Path, hard: int, others: int, banks: int) -> dict[str, Any]:
-    """Return coverage at each budget, in all and by bands of the probability."""
+    """Return the coverage at some budgets, and after the second look."""
     config = ScoringConfig.from_json(json.loads(scoring.read_text()))
-    look = config.second_look
+    look, plain = config.second_look, replace(config, second_look=None)
     if look is None:
         raise SystemExit(f"{scoring} has no second look: this benchmark is of a model that has one")
     stored = stored_errors(run)["calibrating"]
-    rows = hardest_and_others(stored, replace(config, second_look=None), hard, others)
+    rows = hardest_and_others(stored, plain, hard, others)
     pairs = tied_pairs(config, stored[rows], look, config.probes)
-    served, fresh = measured(run, data, rows, pairs, look, banks)
+    found = measured(run, data, rows, pairs, look, banks)
+    total = Looked(np.sum([one.upright for one in found], axis=0), np.sum([one.turned for one in found], axis=0))
+    rest = [
+        Looked((total.upright - one.upright) / (banks - 1), (total.turned - one.turned) / (banks - 1)) for one in found
+    ]
+    both = list(zip(found, rest, strict=True))
     return {
         "model": json.loads((scoring.parents[2] / "service_info/1/service.json").read_text())["version"],
         "cells": {"least_sure": hard, "others": others, "looked_at_again": len(pairs)},
         "fresh_banks": banks,
         "level": LEVEL,
-        "expected_coverage": round(expected_coverage(config.probes, banks), 4),
-        "by_budget": {
-            str(budget): judged(config, served, fresh, budget, pairs if budget == config.probes else {})
+        "expected_coverage": round(expected_coverage(config.probes, banks - 1), 4),
+        "turns_correlation": round(turns_correlation(found, pairs), 3),
+        "first_look": {
+            str(budget): over_banks([first_look(plain, *one, budget) for one in both])
             for budget in (*BUDGETS, config.probes)
         },
-    }
-
-
-def judged(config: ScoringConfig, served: Looked, fresh: Looked, budget: int, pairs: Pairs) -> dict[str, Any]:
-    """Return coverage at one budget."""
-    answers = replay(config, served.upright, budget, served.turned)
-    found = true_probability(fresh, config, budget, answers.label, pairs)
-    interval = answers.interval.astype(np.float64)
-    top = answers.posterior.max(axis=1)
-    every = np.ones(len(top), bool)
-    return {
-        "all": coverage(interval, found, every),
-        "evaluations": round(float(answers.evaluations.mean()), 2),
-        "by_probability": {
-            f"{low:g} to {min(high, 1.0):g}": coverage(interval, found, (top >= low) & (top < high))
-            for low, high in BANDS
-        },
+        "second_look": over_banks([second_look(plain, *one, pairs) for one in both]),
     }
 
 
@@ -200,8 +260,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the run that the served weights were packed from")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
     parser.add_argument("--scoring", type=Path, default=Path("model_repository/scorer/1/scoring.json"))
-    parser.add_argument("--hard", type=int, default=120, help="least sure cells")
-    parser.add_argument("--others", type=int, default=120)
+    parser.add_argument("--hard", type=int, default=100, help="least sure cells")
+    parser.add_argument("--others", type=int, default=100)
     parser.add_argument("--banks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)

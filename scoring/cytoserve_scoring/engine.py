@@ -84,8 +84,8 @@ class Again:
     ----------
     pair : (int, int)
         The tied classes, the better one first.
-    difference : (Q,) ndarray of float64
-        Errors of the second minus those of the first, over the probes of all turns, the first look among them.
+    difference : (1 + TURNS, P) ndarray of float64
+        Errors of the second minus those of the first, probe by probe, the first look in front.
     """
 
     pair: tuple[int, int]
@@ -249,7 +249,7 @@ class ScoringEngine:
         for row, (cell, (best, second)) in enumerate(zip(cells, pairs, strict=True)):
             both = np.concatenate([errors[cell][None], found[:, row]])[..., [best, second]].astype(np.float64)
             if np.isfinite(both).all():
-                again[cell] = Again((best, second), (both[..., 1] - both[..., 0]).ravel())
+                again[cell] = Again((best, second), both[..., 1] - both[..., 0])
         return again
 
     def _summarise(

@@ -33,8 +33,8 @@ def probe_lags(
         The answered class.
     pair : (int, int), optional
         After a second look: the tied classes, the better one of the first look first.
-    difference : (Q,) ndarray, optional
-        Errors of ``pair[1]`` minus those of ``pair[0]``: the P probes of the first look, then those of each turn.
+    difference : (T, P) ndarray, optional
+        Errors of ``pair[1]`` minus those of ``pair[0]`` under the P probes in T turns.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def probe_lags(
         return found
     best, second = pair
     lags: Doubles = values - values[:, [best]]
-    apart = difference.reshape(-1, len(values)).mean(axis=0)
+    apart = difference.mean(axis=0)
     lags[:, winner] = 0.0
     lags[:, second if winner == best else best] = apart if winner == best else -apart
     return lags

@@ -91,11 +91,13 @@ def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float6
     scores : (C,) ndarray of float32
         After the first look; the best class is ``pair[0]``.
     pair : (int, int)
-    difference : (Q,) ndarray
-        Errors of ``pair[1]`` minus those of ``pair[0]``, over all probes of all turns.
+    difference : (T, P) ndarray
+        Errors of ``pair[1]`` minus those of ``pair[0]`` under P probes in T turns.
 
     Notes
     -----
+    The statistic is that of the P means over the turns: a noise that favours a class does so in other turns too
+    (correlation in docs/evidence.md), so a probe asked four times is not four probes.
     The winner keeps the level of the best score, the other stands behind it by the mean difference, and the classes
     that did not tie stay as far behind the winner as they were.
     """
@@ -105,4 +107,4 @@ def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float6
     level = scores[best]
     winner, other = (best, second) if mean >= 0 else (second, best)
     out[winner], out[other] = level, level + abs(mean)
-    return out, winner, paired_t(difference)
+    return out, winner, paired_t(difference.mean(axis=0))
