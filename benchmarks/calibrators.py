@@ -34,6 +34,9 @@ Integers = NDArray[np.int64]
 Posterior = Callable[[Doubles], Doubles]
 """(M, C) scores, lower is better, to (M, C) log-probabilities."""
 
+Fit = Callable[[Doubles, Integers], Posterior]
+"""(M, C) scores and (M,) labels to a posterior."""
+
 SERVED = "temperature"
 FOLDS, INNER_FOLDS = 10, 5
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -58,7 +61,7 @@ def relative_temperature(scores: Doubles, labels: Integers) -> Posterior:
     return lambda values: special.log_softmax(-lags(np.log(values)) / chosen, axis=1)
 
 
-def _penalised(power: bool, slopes: bool, bias: bool) -> Callable[[Doubles, Integers], Posterior]:
+def _penalised(power: bool, slopes: bool, bias: bool) -> Fit:
     """Return a fit of ``-slope_c (lag / T)^power + bias_c`` about the temperature T, with a ridge on all parameters."""
 
     def log_posterior(parameters: Doubles, relative: Doubles) -> Doubles:
@@ -80,7 +83,7 @@ def _penalised(power: bool, slopes: bool, bias: bool) -> Callable[[Doubles, Inte
         found: Doubles = optimize.minimize(loss, np.zeros(count), method="L-BFGS-B").x
         return found
 
-    def with_ridge(ridge: float) -> Callable[[Doubles, Integers], Posterior]:
+    def with_ridge(ridge: float) -> Fit:
         def fitted(relative: Doubles, labels: Integers) -> Posterior:
             parameters = fit(relative, labels, ridge)
             return lambda rows: log_posterior(parameters, rows)
@@ -98,7 +101,7 @@ def _penalised(power: bool, slopes: bool, bias: bool) -> Callable[[Doubles, Inte
     return calibrator
 
 
-def _one_against_the_rest(fit: Callable[[Doubles, NDArray[np.bool_]], Callable[[Doubles], Doubles]]) -> Any:
+def _one_against_the_rest(fit: Callable[[Doubles, NDArray[np.bool_]], Callable[[Doubles], Doubles]]) -> Fit:
     """Return a calibrator that maps each class's tempered probability by a fit of its own, then makes them sum to 1."""
 
     def calibrator(scores: Doubles, labels: Integers) -> Posterior:
@@ -108,7 +111,7 @@ def _one_against_the_rest(fit: Callable[[Doubles, NDArray[np.bool_]], Callable[[
 
         def posterior(values: Doubles) -> Doubles:
             told = np.exp(first(values))
-            mapped = np.stack([found(told[:, c]) for c, found in enumerate(maps)], axis=1)
+            mapped = np.stack([one(told[:, c]) for c, one in enumerate(maps)], axis=1)
             found: Doubles = np.log(mapped / mapped.sum(axis=1, keepdims=True))
             return found
 
@@ -144,7 +147,7 @@ def _beta(probability: Doubles, truth: NDArray[np.bool_]) -> Callable[[Doubles],
     return lambda values: np.clip(special.expit(parts(values) @ found), 1e-9, 1.0)
 
 
-CALIBRATORS: dict[str, Callable[[Doubles, Integers], Posterior]] = {
+CALIBRATORS: dict[str, Fit] = {
     SERVED: temperature,
     "temperature of log scores": relative_temperature,
     "power of the lag": _penalised(power=True, slopes=False, bias=False),
@@ -162,7 +165,7 @@ def log_loss(log_posterior: Doubles, labels: Integers) -> Doubles:
     return found
 
 
-def crossed(fit: Callable[[Doubles, Integers], Posterior], scores: Doubles, labels: Integers, folds: int) -> Doubles:
+def crossed(fit: Fit, scores: Doubles, labels: Integers, folds: int) -> Doubles:
     """Return (M, C) log-probabilities, each cell's by a fit on the other folds."""
     fold = np.random.default_rng(0).permutation(len(labels)) % folds
     out = np.empty_like(scores)

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_scoring.calibration import first_looks, near_ties, replay
+from cytoserve_scoring.calibration import first_looks, replay
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
-from cytoserve_scoring.scores import softmax_posterior, tied_pair
-from cytoserve_scoring.second_look import TURNS, SecondLook, revised
+from cytoserve_scoring.scores import paired_statistic, softmax_posterior, tied_pair
+from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import part_cells
 from numpy.typing import NDArray
@@ -87,8 +87,8 @@ def hardest_and_others(errors: Doubles, config: ScoringConfig, hard: int, others
 
 def tied_pairs(config: ScoringConfig, errors: Doubles, look: SecondLook, budget: int) -> Pairs:
     """Return the pairs that the engine looks at again at this budget."""
-    seen = first_looks(config, errors, budget)
-    return {int(cell): tied_pair(seen[cell]) for cell in near_ties(config, errors, (budget,), look)}
+    seen = first_looks(config, errors, (budget,))[budget]
+    return {cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.asks(paired_statistic(errors), budget)}
 
 
 def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, look: SecondLook) -> Looked:
@@ -146,7 +146,7 @@ class Judged:
         return inside[kept]
 
 
-def odds_of(lags: Doubles, winner: int, temperature: float) -> float:
+def probability_of(lags: Doubles, winner: int, temperature: float) -> float:
     """Return the probability of the winner from mean lags."""
     rivals = np.delete(np.nanmean(lags, axis=0), winner)
     return float(special.expit(-special.logsumexp(-rivals / temperature)))
@@ -155,10 +155,10 @@ def odds_of(lags: Doubles, winner: int, temperature: float) -> float:
 def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) -> Judged:
     """Judge the interval of the first look: the classes that had left had left under the other banks too."""
     answers = replay(config, one.upright, budget)
-    asked = np.isfinite(first_looks(config, one.upright, budget))
+    asked = np.isfinite(first_looks(config, one.upright, (budget,))[budget])
     known = np.where(asked, others.upright[:, :budget], np.nan)
     truth = [
-        odds_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
+        probability_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
         for cell, winner in enumerate(answers.label.tolist())
     ]
     return Judged(answers.posterior.max(axis=1), np.array(truth), answers.interval.astype(np.float64))
@@ -168,17 +168,17 @@ def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs
     """Judge the interval after the second look, at the pairs that tied under the served bank."""
     budget = config.probes
     temperature, answers = config.temperature[budget - 1], replay(config, one.upright, budget)
-    seen = first_looks(config, one.upright, budget)
+    seen = first_looks(config, one.upright, (budget,))[budget]
     rows = []
     for cell, pair in pairs.items():
         # The better of the two under this bank stands first, as it would in the engine.
         pair = pair if answers.scores[cell, pair[0]] <= answers.scores[cell, pair[1]] else pair[::-1]
-        lag, truth = one.lag(cell, pair), others.lag(cell, pair)
-        scores, winner, _ = revised(answers.scores[cell], pair, lag)
+        again, truth = Again(pair, one.lag(cell, pair)), Again(pair, others.lag(cell, pair))
+        scores, winner, _ = revised(answers.scores[cell], again)
         asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
         told = softmax_posterior(scores[None], temperature)[0, winner]
-        low, high = posterior_interval(scores, winner, probe_lags(seen[cell], winner, pair, lag), temperature)
-        rows.append((told, odds_of(probe_lags(asked, winner, pair, truth), winner, temperature), low, high))
+        low, high = posterior_interval(scores, winner, probe_lags(seen[cell], winner, again), temperature)
+        rows.append((told, probability_of(probe_lags(asked, winner, truth), winner, temperature), low, high))
     told, found, low, high = np.array(rows).T
     return Judged(told, found, np.stack([low, high], axis=1))
 

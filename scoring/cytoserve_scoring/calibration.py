@@ -203,19 +203,17 @@ def fit_profiles(
     return tuple(found.get(budget) for budget in range(1, config.probes + 1))
 
 
-def first_looks(config: ScoringConfig, errors: Doubles, budget: int) -> NDArray[np.float32]:
-    """Return what the first look sees of (M, P, C) errors: (M, budget, C), NaN where a class had left."""
+def first_looks(config: ScoringConfig, errors: Doubles, budgets: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    """Return what the first look sees of (M, P, C) errors, by budget: (M, budget, C), NaN where a class had left."""
     engine, latents, evaluate = _known(replace(config, second_look=None), errors, None)
-    return engine.first_look(latents, evaluate, budget)
+    return {budget: engine.first_look(latents, evaluate, budget) for budget in budgets}
 
 
 def near_ties(config: ScoringConfig, errors: Doubles, budgets: Sequence[int], look: SecondLook) -> NDArray[np.int64]:
     """Return the rows of (M, P, C) errors that ``look`` would ask for at any of ``budgets``, sorted."""
     found: set[int] = set()
-    for budget in budgets:
-        if budget >= look.least_budget:
-            asked = first_looks(config, errors, budget)
-            found |= {cell for cell in range(len(errors)) if look.asks(paired_statistic(asked[cell]), budget)}
+    for budget, asked in first_looks(config, errors, [b for b in budgets if b >= look.least_budget]).items():
+        found |= {cell for cell in range(len(errors)) if look.asks(paired_statistic(asked[cell]), budget)}
     return np.array(sorted(found), np.int64)
 
 

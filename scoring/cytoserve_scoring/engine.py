@@ -42,7 +42,7 @@ from .scores import (
     softmax_posterior,
     tied_pair,
 )
-from .second_look import TURNS, SecondLook, revised
+from .second_look import TURNS, Again, SecondLook, revised
 
 Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
 """``(R, c, h, w)`` latents, ``(R,)`` probe indices, ``(R,)`` class indices -> ``(R,)`` errors."""
@@ -74,22 +74,6 @@ class Request:
     alpha: float | None
     classes: NDArray[np.bool_]
     calibrated: bool
-
-
-@dataclass(frozen=True)
-class Again:
-    """What the second look at a cell gave.
-
-    Attributes
-    ----------
-    pair : (int, int)
-        The tied classes, the better one first.
-    difference : (1 + TURNS, P) ndarray of float64
-        Errors of the second minus those of the first, probe by probe, the first look in front.
-    """
-
-    pair: tuple[int, int]
-    difference: NDArray[np.float64]
 
 
 class ScoringEngine:
@@ -279,15 +263,14 @@ class ScoringEngine:
         out.scores[scored], out.label[scored] = class_scores(errors[scored])
         statistic = dict(statistic)
         for cell, look in again.items():
-            out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look.pair, look.difference)
+            out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look)
             out.evaluations[cell] += 2 * TURNS * request.budget
         temperature = self.config.temperature[request.budget - 1]
         out.posterior[scored] = softmax_posterior(out.scores[scored], temperature)
         out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
         for cell in scored:
             best = int(out.label[cell])
-            tied = again.get(int(cell))
-            lags = probe_lags(errors[cell], best, *((tied.pair, tied.difference) if tied else ()))
+            lags = probe_lags(errors[cell], best, again.get(int(cell)))
             out.interval[cell] = posterior_interval(out.scores[cell], best, lags, temperature)
             out.anomaly[cell] = self._anomaly(out.scores[cell], best, request.budget)
             out.conformal[cell] = self._conformal(out.scores[cell], request.budget)

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from .second_look import Again
+
 Doubles = NDArray[np.float64]
 
 LEVEL: Final = 0.95
 """Nominal share of cells whose probability under endlessly many probes lies within; measured in docs/evidence.md."""
 
 
-def probe_lags(
-    errors: NDArray[Any], winner: int, pair: tuple[int, int] | None = None, difference: Doubles | None = None
-) -> Doubles:
+def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) -> Doubles:
     """Return how far each class stood behind the answered one, probe by probe.
 
     Parameters
@@ -31,10 +31,8 @@ def probe_lags(
         Of the first look, NaN where not asked.
     winner : int
         The answered class.
-    pair : (int, int), optional
-        After a second look: the tied classes, the better one of the first look first.
-    difference : (T, P) ndarray, optional
-        Errors of ``pair[1]`` minus those of ``pair[0]`` under the P probes in T turns.
+    again : Again, optional
+        What a second look gave.
 
     Returns
     -------
@@ -44,12 +42,12 @@ def probe_lags(
     (:func:`cytoserve_scoring.second_look.revised`).
     """
     values = np.asarray(errors, np.float64)
-    if pair is None or difference is None:
+    if again is None:
         found: Doubles = values - values[:, [winner]]
         return found
-    best, second = pair
+    best, second = again.pair
     lags: Doubles = values - values[:, [best]]
-    apart = difference.mean(axis=0)
+    apart = again.difference.mean(axis=0)
     lags[:, winner] = 0.0
     lags[:, second if winner == best else best] = apart if winner == best else -apart
     return lags

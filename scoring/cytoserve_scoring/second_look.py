@@ -83,16 +83,30 @@ class SecondLook:
         return cls(float(data["statistic"]), int(data["least_budget"]), matrix, offset)
 
 
-def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float64]) -> tuple[Floats, int, float]:
+@dataclass(frozen=True)
+class Again:
+    """What the second look at a cell gave.
+
+    Attributes
+    ----------
+    pair : (int, int)
+        The tied classes, the better one first.
+    difference : (1 + TURNS, P) ndarray of float64
+        Errors of the second minus those of the first, probe by probe, the first look in front.
+    """
+
+    pair: tuple[int, int]
+    difference: NDArray[np.float64]
+
+
+def revised(scores: Floats, again: Again) -> tuple[Floats, int, float]:
     """Return scores, winner and paired statistic of one cell after the second look.
 
     Parameters
     ----------
     scores : (C,) ndarray of float32
-        After the first look; the best class is ``pair[0]``.
-    pair : (int, int)
-    difference : (T, P) ndarray
-        Errors of ``pair[1]`` minus those of ``pair[0]`` under P probes in T turns.
+        After the first look; the best class is ``again.pair[0]``.
+    again : Again
 
     Notes
     -----
@@ -101,10 +115,10 @@ def revised(scores: Floats, pair: tuple[int, int], difference: NDArray[np.float6
     The winner keeps the level of the best score, the other stands behind it by the mean difference, and the classes
     that did not tie stay as far behind the winner as they were.
     """
-    best, second = pair
-    mean = float(difference.mean())
+    best, second = again.pair
+    mean = float(again.difference.mean())
     out = scores.copy()
     level = scores[best]
     winner, other = (best, second) if mean >= 0 else (second, best)
     out[winner], out[other] = level, level + abs(mean)
-    return out, winner, paired_t(difference.mean(axis=0))
+    return out, winner, paired_t(again.difference.mean(axis=0))

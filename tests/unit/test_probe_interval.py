@@ -9,7 +9,7 @@ from cytoserve_scoring.elimination import calibrate
 from cytoserve_scoring.engine import ScoringEngine
 from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
 from cytoserve_scoring.scores import softmax_posterior
-from cytoserve_scoring.second_look import TURNS, SecondLook
+from cytoserve_scoring.second_look import TURNS, Again, SecondLook
 from scipy import special, stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
@@ -78,7 +78,7 @@ def test_after_a_second_look_the_tied_pair_is_told_apart_by_the_mean_of_the_turn
     errors = random.normal((1.0, 1.01, 1.6), 0.05, (8, 3))
     more = random.normal(0.02 if winner == 0 else -0.04, 0.05, (TURNS, 8))
     difference = np.concatenate([[errors[:, 1] - errors[:, 0]], more])
-    lags = probe_lags(errors, winner, (0, 1), difference)
+    lags = probe_lags(errors, winner, Again((0, 1), difference))
     np.testing.assert_array_equal(lags[:, winner], 0)
     assert lags[:, 1 - winner].mean() == pytest.approx(abs(difference.mean()))
     np.testing.assert_allclose(lags[:, 2], errors[:, 2] - errors[:, 0])
@@ -89,7 +89,9 @@ def test_a_probe_asked_again_in_every_turn_is_no_new_probe():
     errors = np.random.default_rng(6).normal(MEANS, 0.1, (16, 3))
     again = np.tile(errors[:, 1] - errors[:, 0], (1 + TURNS, 1))
     scores = errors.mean(axis=0)
-    once, often = (posterior_interval(scores, 0, probe_lags(errors, 0, *pair), 0.2) for pair in ((), ((0, 1), again)))
+    once, often = (
+        posterior_interval(scores, 0, probe_lags(errors, 0, look), 0.2) for look in (None, Again((0, 1), again))
+    )
     assert often == pytest.approx(once, rel=1e-12)
 
 

@@ -12,7 +12,7 @@ from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.engine import ScoringEngine
 from cytoserve_scoring.errors import CytoserveError
 from cytoserve_scoring.scores import tied_pair
-from cytoserve_scoring.second_look import TURNS, SecondLook, revised
+from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
 from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from scipy import ndimage, stats
 
@@ -108,7 +108,7 @@ def test_a_turned_answer_that_is_no_number_leaves_the_first_look():
 def test_revised_scores_keep_the_order_and_the_statistic_is_the_paired_t():
     random = np.random.default_rng(2)
     difference = random.normal(-0.02, 0.05, (4, 16))
-    scores, winner, statistic = revised(np.array([1.0, 1.01, 1.4], np.float32), (0, 1), difference)
+    scores, winner, statistic = revised(np.array([1.0, 1.01, 1.4], np.float32), Again((0, 1), difference))
     assert winner == 1 == scores.argmin()
     assert scores[0] - scores[1] == pytest.approx(abs(difference.mean()), rel=1e-4)
     assert scores[2] - scores.min() == pytest.approx(0.4, rel=1e-5)
