@@ -1,14 +1,32 @@
-"""What every room's tests share: the data folder and the one real Triton of the session."""
+"""What every room's tests share: an environment of their own, the shared folders, one real Triton a session."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+OF_THE_TESTS = (
+    "CYTOSERVE_TEST_IMAGE",
+    "CYTOSERVE_GOLDEN",
+    "CYTOSERVE_DEBIAN_MIRROR",
+    "CYTOSERVE_IMAGE_VOLUMES",
+    "CYTOSERVE_LOAD_",
+)
+"""Variables (or beginnings of their names) that steer tests; every other CYTOSERVE_ variable is the product's own."""
+
+GIVEN = {
+    name: os.environ.pop(name)
+    for name in sorted(os.environ)
+    if name.startswith("CYTOSERVE_") and not name.startswith(OF_THE_TESTS)
+}
+"""Taken out before any test is imported: the commands under test read them as their defaults, so a variable that says
+where the tests find their images would change what is tested."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,19 +37,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def missing(text: str) -> None:
+    """Skip with the reason; in CI a skipped test proves nothing, so it fails."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def shared(variable: str, name: str) -> Path:
+    """Return the folder that a variable names, else the one of ``shared/`` beside the checkout; it may be missing."""
+    return Path(GIVEN.get(variable) or ROOT.parent / "shared" / name)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the shared data: $CYTOSERVE_DATA, else ../shared/data beside the checkout.
-
-    Where it is missing the test is skipped, in CI it fails: a skipped test proves nothing there.
-    """
-    folder = Path(os.environ.get("CYTOSERVE_DATA") or ROOT.parent / "shared" / "data")
+    """Folder of the real images: $CYTOSERVE_DATA, else ../shared/data beside the checkout."""
+    folder = shared("CYTOSERVE_DATA", "data")
     if not folder.is_dir():
-        text = f"no data at {folder}; set CYTOSERVE_DATA"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(text)
-        pytest.skip(text)
+        missing("no real images; set CYTOSERVE_DATA to a folder laid out as docs/segmenter.md describes")
     return folder
+
+
+@pytest.fixture(scope="session")
+def schemas_if_any() -> Path | None:
+    """Folder of the custom resources' schemas: $CYTOSERVE_SCHEMAS, else ../shared/schemas beside the checkout."""
+    folder = shared("CYTOSERVE_SCHEMAS", "schemas")
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def schemas(schemas_if_any: Path | None) -> Path:
+    """Like `schemas_if_any`, for a test that means nothing without them."""
+    if schemas_if_any is None:
+        missing("no schemas of custom resources; set CYTOSERVE_SCHEMAS to a folder with one folder a group")
+    assert schemas_if_any is not None
+    return schemas_if_any
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +85,15 @@ def triton_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
     with LocalServer(model_repository=ROOT / "model_repository") as server:
         yield server.grpc_url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests were skipped, why, and what would run them."""
+    reasons = Counter(
+        str(report.longrepr[2]).removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        each = "; ".join(f"{count} because: {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"Not tested here ({reasons.total()} skipped): {each}")

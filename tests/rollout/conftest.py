@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-# The gRPC server of the client's tests serves here, too.
+# The gRPC server of the client's tests serves here, too, and the chart's judges of objects judge here.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helm"))
 
 pytest.importorskip("kubernetes", reason="cytoserve deploy needs kubernetes: pip install 'cytoserve[deploy]'")
 
@@ -20,18 +20,6 @@ from cytoserve_deploy.rollout.cluster import Cluster
 from cytoserve_deploy.rollout.commands import app
 from fake_api import FakeApi, Served, reconcile
 from installed import LINE, ROOT, RUNTIME, service
-
-
-@pytest.fixture(scope="session")
-def schemas() -> Path:
-    """Folder of the custom resources' schemas: $CYTOSERVE_SCHEMAS, else ../shared/schemas beside the checkout."""
-    folder = Path(os.environ.get("CYTOSERVE_SCHEMAS") or ROOT.parent / "shared" / "schemas")
-    if not folder.is_dir():
-        text = f"no schemas of custom resources at {folder}; set CYTOSERVE_SCHEMAS"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(text)
-        pytest.skip(text)
-    return folder
 
 
 def documented_role() -> set[tuple[str, str]]:
@@ -42,8 +30,8 @@ def documented_role() -> set[tuple[str, str]]:
 
 
 @pytest.fixture(params=["v0.16.0"])
-def api(schemas: Path, request: pytest.FixtureRequest) -> FakeApi:
-    return FakeApi(schemas, kserve=request.param, permitted=documented_role())
+def api(schemas_if_any: Path | None, request: pytest.FixtureRequest) -> FakeApi:
+    return FakeApi(schemas_if_any, kserve=request.param, permitted=documented_role())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A Kubernetes API server in small, over real HTTP on loopback, and KServe's part in it.
 
-It stores objects; judges InferenceServices and ServingRuntimes by KServe's schemas and Services by Kubernetes' own;
+It stores objects; judges InferenceServices and ServingRuntimes by KServe's schemas (where they are not at hand, by the
+typed models of the package ``kserve``) and Services by Kubernetes' own;
 counts resourceVersions and refuses stale ones (409); knows permissions (403), tokens (401) and kinds that are not
 installed (404); honours ``dryRun``, ``fieldValidation``, label and field selectors. After a write KServe's controller
 runs, by the rules of its source (v0.20.0: ``reconcilers/knative/ksvc_reconciler.go``,
@@ -23,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import kubernetes_validate
 import yaml
+from authorities import check_typed_apart
 
 Object = dict[str, Any]
 TOKEN = "test-token"
@@ -65,7 +67,7 @@ class Refusal(Exception):
 class FakeApi:
     """The server; tests fill it by `put` and change its mood by its fields."""
 
-    schemas: Path
+    schemas: Path | None
     kserve: str = "v0.16.0"
     installed: bool = True
     permitted: set[tuple[str, str]] | None = None
@@ -163,6 +165,12 @@ class FakeApi:
                 kubernetes_validate.validate(new, "1.34", strict=True)
             except kubernetes_validate.ValidationError as error:
                 raise Refusal(422, "Invalid", f"Service is invalid: {error.message}") from error
+            return
+        if self.schemas is None:
+            try:
+                check_typed_apart(new["spec"], f"{VERSIONS[plural].capitalize()}{KINDS[plural]}Spec")
+            except (AssertionError, ValueError) as error:
+                raise Refusal(422, "Invalid", f"{KINDS[plural]} is invalid: {error}") from error
             return
         file = self.schemas / "serving.kserve.io" / f"{KINDS[plural]}_{VERSIONS[plural]}_{self.kserve}.json"
         problem = jsonschema.exceptions.best_match(validator(file).iter_errors(new))
