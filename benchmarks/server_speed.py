@@ -1,74 +1,130 @@
 """Evaluations per second through the server against ONNX Runtime in this process on the same graph, in one run.
 
-    python -m benchmarks.server_speed
+    python -m benchmarks.server_speed ../shared/data/pbc/val --out docs/results/server_speed.json
 
-The opponent is the best this machine can do with the same weights: one session, all cores, full batches, no transport.
-Rounds alternate, and the ratio of each pair is what counts; these machines are noisy.
+The cells are real: the first of each class by name. The baseline is the best this machine can do with the same
+weights: one session, all cores, its better batch size, the latents of the same cells, no transport. Rounds alternate,
+and the ratio of each pair is what counts; these machines are noisy. Evaluations are counted by Triton at the denoiser;
+where the answers report another number, the benchmark fails.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import os
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from cytoserve_client import Client
+from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_deploy.repository import find_repository
+from cytoserve_scoring.cells import decode_cells
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from numpy.typing import NDArray
+from tritonclient import grpc
 
-CELLS, ROUNDS, ROWS = 16, 5, 256
+BATCHES = (64, 256)
+"""Batch sizes tried for the baseline; the faster one counts."""
 
 
-def direct(session: onnxruntime.InferenceSession, rows: int) -> float:
-    """Return evaluations per second of the graph in process."""
-    rng = np.random.default_rng(0)
-    shape = session.get_inputs()[0].shape[1:]
-    began = time.monotonic()
-    for start in range(0, rows, ROWS):
-        count = min(ROWS, rows - start)
-        session.run(
-            None,
-            {
-                "LATENT": rng.standard_normal((count, *shape)).astype(np.float32),
-                "PROBE": np.zeros((count, 1), np.int32),
-                "CLASS": np.zeros((count, 1), np.int32),
-            },
+class Baseline:
+    """The denoiser's graph in this process, fed with the latents of real cells."""
+
+    def __init__(self, repository: Path, files: list[Path]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        encoder, self.session = (
+            onnxruntime.InferenceSession(str(repository / name / "1" / "model.onnx"), options)
+            for name in ("encoder", "denoiser")
         )
-    return rows / (time.monotonic() - began)
+        scale = np.full(len(files), PBC_UM_PER_PIXEL, np.float32)
+        crops = decode_cells([file.read_bytes() for file in files], scale).crop
+        self.latents: NDArray[np.float32] = encoder.run(None, {"CROP": crops})[0]
+
+    def seconds(self, rows: int, batch: int) -> float:
+        """Return the time of ``rows`` evaluations in batches."""
+        cells = np.arange(rows) % len(self.latents)
+        began = time.monotonic()
+        for part in np.split(cells, range(batch, rows, batch)):
+            numbers = np.zeros((len(part), 1), np.int32)
+            self.session.run(None, {"LATENT": self.latents[part], "PROBE": numbers, "CLASS": numbers})
+        return time.monotonic() - began
+
+    def best_batch(self, rows: int) -> int:
+        """Return the faster of `BATCHES`."""
+        return min(BATCHES, key=lambda batch: self.seconds(rows, batch))
+
+
+def received(url: str) -> int:
+    """Return the rows that the denoiser has received since the server's start, by Triton's own counter."""
+    with grpc.InferenceServerClient(url) as triton:
+        return int(triton.get_inference_statistics("denoiser").model_stats[0].inference_count)
+
+
+def counted(client: Client, url: str, files: list[Path]) -> tuple[CellsAnalysis, int, float]:
+    """Classify the cells; return the answer, the evaluations and the seconds it took.
+
+    Raises
+    ------
+    SystemExit
+        The answers report another number of evaluations than the denoiser received.
+    """
+    before = received(url)
+    began = time.monotonic()
+    answer = client.classify(files, PBC_UM_PER_PIXEL)
+    seconds = time.monotonic() - began
+    rows, told = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
+    if rows != told:
+        raise SystemExit(f"the denoiser received {rows} rows, the answers report {told}: no figure is worth anything")
+    return answer, rows, seconds
+
+
+def measure(files: list[Path], rounds: int) -> dict[str, Any]:
+    """Return both speeds, round by round, and their ratio."""
+    repository = find_repository()
+    baseline = Baseline(repository, files)
+    through, alone = [], []
+    with LocalServer() as server, Client(server.grpc_url, timeout=300) as client:
+        answer, rows, _ = counted(client, server.grpc_url, files)  # warms both up, and chooses the batch
+        batch = baseline.best_batch(rows)
+        for _ in range(rounds):
+            _, rows, seconds = counted(client, server.grpc_url, files)
+            through.append(rows / seconds)
+            alone.append(rows / baseline.seconds(rows, batch))
+    low, middle, high = np.percentile(np.array(through) / alone, [0, 50, 100])
+    names = sorted(f"{file.parent.name}/{file.name}" for file in files)
+    return {
+        "cells": len(files),
+        "cells_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "weights_sha256": answer.model.weights_sha256,
+        "evaluations_per_cell": round(rows / len(files), 2),
+        "cells_per_second_through_server": round(float(np.median(through)) * len(files) / rows, 2),
+        "evaluations_per_second_through_server": [round(x, 1) for x in through],
+        "evaluations_per_second_in_process": [round(x, 1) for x in alone],
+        "baseline_batch": batch,
+        "ratio_min_median_max": [round(float(x), 3) for x in (low, middle, high)],
+    }
 
 
 def main() -> None:
     """Run from the command line."""
-    rng = np.random.default_rng(1)
-    cells = [rng.integers(0, 256, (160, 160, 3), dtype=np.uint8) for _ in range(CELLS)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    path = find_repository() / "denoiser" / "1" / "model.onnx"
-    session = onnxruntime.InferenceSession(str(path), options)
-    pairs = []
-    with LocalServer() as server, Client(server.grpc_url, timeout=300) as client:
-        for round_number in range(ROUNDS + 1):
-            began = time.monotonic()
-            answer = client.classify(cells, 0.18)
-            served = sum(cell.evaluations or 0 for cell in answer.cells)
-            through = served / (time.monotonic() - began)
-            alone = direct(session, served)
-            if round_number:  # the first is a warm-up
-                pairs.append((through, alone, through / alone))
-    low, middle, high = np.percentile([pair[2] for pair in pairs], [0, 50, 100])
-    print(
-        json.dumps(
-            {
-                "evaluations_per_second_through_server": [round(p[0], 1) for p in pairs],
-                "evaluations_per_second_in_process": [round(p[1], 1) for p in pairs],
-                "ratio_min_median_max": [round(float(x), 3) for x in (low, middle, high)],
-                "cells_per_call": CELLS,
-            },
-            indent=1,
-        )
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
+    parser.add_argument("--each", type=int, default=8, help="cells of each class")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    files = [f for home in sorted(args.folder.iterdir()) if home.is_dir() for f in sorted(home.iterdir())[: args.each]]
+    result = {"data": "/".join(args.folder.parts[-2:]), **measure(files, args.rounds)}
+    text = json.dumps(result, indent=1) + "\n"
+    print(text, end="")
+    if args.out:
+        args.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from .scores import (
     conformal_p_value,
     nonconformity,
     paired_statistic,
+    shared_probes,
     softmax_posterior,
     tied_pair,
 )
@@ -130,10 +131,11 @@ class ScoringEngine:
         self._check_shapes(latents, flags)
         sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
         errors = np.full((len(latents), request.budget, len(self.config.classes)), np.nan, np.float32)
-        scored = self._run(latents, np.flatnonzero(sound), request, evaluate, check, errors)
+        denoiser = _Counted(evaluate, len(latents))
+        scored = self._run(latents, np.flatnonzero(sound), request, denoiser, check, errors)
         statistic = {int(cell): paired_statistic(errors[cell]) for cell in scored}
-        again = self._look_again(latents, statistic, request, evaluate, check, errors)
-        return self._summarise(errors, scored, statistic, again, flags, request)
+        again = self._look_again(latents, statistic, request, denoiser, check, errors)
+        return self._summarise(errors, scored, statistic, again, denoiser.spent, flags, request)
 
     def _checked(self, budget: int | None, alpha: float | None, classes: Sequence[str] | None) -> Request:
         config = self.config
@@ -165,7 +167,7 @@ class ScoringEngine:
         latents: Floats,
         cells: NDArray[np.int64],
         request: Request,
-        evaluate: Evaluate,
+        denoiser: _Counted,
         check: Callable[[], None],
         errors: Floats,
     ) -> NDArray[np.int64]:
@@ -182,7 +184,7 @@ class ScoringEngine:
             if not len(rows):
                 break
             check()
-            _evaluate(latents, rows, evaluate, errors)
+            denoiser.fill(latents, rows, errors)
             # A cell for which the denoiser answered something that is no number is given up; the others go on.
             broken = (live & ~np.isfinite(errors[:, before:end]).all(axis=1)).any(axis=1)
             live[broken] = False
@@ -196,7 +198,8 @@ class ScoringEngine:
     def first_look(self, latents: Floats, evaluate: Evaluate, budget: int) -> Floats:
         """Return the (M, budget, C) errors of the first look at sound latents, NaN where a class had left."""
         errors = np.full((len(latents), budget, len(self.config.classes)), np.nan, np.float32)
-        self._run(latents, np.arange(len(latents)), self._checked(budget, None, None), evaluate, lambda: None, errors)
+        denoiser = _Counted(evaluate, len(latents))
+        self._run(latents, np.arange(len(latents)), self._checked(budget, None, None), denoiser, lambda: None, errors)
         return errors
 
     def turned(self, latents: Floats, look: SecondLook) -> Floats:
@@ -208,11 +211,15 @@ class ScoringEngine:
         latents: Floats,
         statistic: dict[int, float],
         request: Request,
-        evaluate: Evaluate,
+        denoiser: _Counted,
         check: Callable[[], None],
         errors: Floats,
     ) -> dict[int, Again]:
-        """Ask the tied classes of near ties in the other quarter turns; answers that are no numbers do not count."""
+        """Ask the tied classes of near ties in the other quarter turns; answers that are no numbers do not count.
+
+        Only the probes that the first look asked are asked again: where both classes left early the rest has nothing
+        to be compared with.
+        """
         look, budget = self.config.second_look, request.budget
         if look is None:
             return {}
@@ -220,20 +227,18 @@ class ScoringEngine:
         if not cells:
             return {}
         check()
-        pairs = [tied_pair(errors[cell]) for cell in cells]
-        live = np.zeros((TURNS, len(cells), errors.shape[2]), bool)
-        for row, pair in enumerate(pairs):
-            live[:, row, list(pair)] = True
-        live = live.reshape(-1, errors.shape[2])
+        pairs = np.array([tied_pair(errors[cell]) for cell in cells])
+        shared = np.array([shared_probes(errors[cell], pair) for cell, pair in zip(cells, pairs, strict=True)])
         turned = self.turned(latents[cells], look).reshape(-1, *latents.shape[1:])
         found = np.full((len(turned), budget, errors.shape[2]), np.nan, np.float32)
-        _evaluate(turned, _rows(live, 0, budget), evaluate, found)
+        rows = _pair_rows(np.tile(pairs, (TURNS, 1)), np.tile(shared, TURNS))
+        denoiser.fill(turned, rows, found, np.tile(cells, TURNS))
         found = found.reshape(TURNS, len(cells), budget, -1)
         again = {}
-        for row, (cell, (best, second)) in enumerate(zip(cells, pairs, strict=True)):
-            both = np.concatenate([errors[cell][None], found[:, row]])[..., [best, second]].astype(np.float64)
+        for row, (cell, pair, count) in enumerate(zip(cells, pairs, shared, strict=True)):
+            both = np.concatenate([errors[cell][None], found[:, row]])[:, :count, pair].astype(np.float64)
             if np.isfinite(both).all():
-                again[cell] = Again((best, second), both[..., 1] - both[..., 0])
+                again[cell] = Again((int(pair[0]), int(pair[1])), both[..., 1] - both[..., 0])
         return again
 
     def _summarise(
@@ -242,6 +247,7 @@ class ScoringEngine:
         scored: NDArray[np.int64],
         statistic: dict[int, float],
         again: dict[int, Again],
+        spent: NDArray[np.int32],
         flags: NDArray[np.int32],
         request: Request,
     ) -> CellScores:
@@ -256,7 +262,7 @@ class ScoringEngine:
             conformal=np.full((cells, classes), np.nan, np.float32),
             decision=np.ones(cells, np.uint8),
             reasons=["poor_image"] * cells,
-            evaluations=np.isfinite(errors).sum(axis=(1, 2)).astype(np.int32),
+            evaluations=spent,
         )
         if scored.size == 0:
             return out
@@ -264,7 +270,6 @@ class ScoringEngine:
         statistic = dict(statistic)
         for cell, look in again.items():
             out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], look)
-            out.evaluations[cell] += 2 * TURNS * request.budget
         temperature = self.config.temperature[request.budget - 1]
         out.posterior[scored] = softmax_posterior(out.scores[scored], temperature)
         out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
@@ -334,10 +339,35 @@ def _rows(live: NDArray[np.bool_], before: int, end: int) -> NDArray[np.int64]:
     return rows
 
 
-def _evaluate(latents: Floats, rows: NDArray[np.int64], evaluate: Evaluate, errors: Floats) -> None:
-    for part in np.array_split(rows, -(-len(rows) // ROWS_PER_CALL)):
-        cell, probe, label = part[:, 0], part[:, 1].astype(np.int32), part[:, 2].astype(np.int32)
-        answer = evaluate(latents[cell], probe, label)
-        if answer.shape != (len(part),):
-            raise BadShape(f"the denoiser answered {answer.shape}, expected one number for each of {len(part)} rows")
-        errors[cell, probe, label] = answer
+def _pair_rows(pairs: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the (R, 3) rows (cell, probe, class) of two classes a cell over that cell's first ``counts`` probes."""
+    rows = [
+        np.stack(np.broadcast_arrays(cell, np.arange(count)[:, None], pair), axis=-1).reshape(-1, 3)
+        for cell, (pair, count) in enumerate(zip(pairs, counts, strict=True))
+    ]
+    return np.concatenate(rows)
+
+
+class _Counted:
+    """The denoiser, and how many rows of each cell it was handed: cost is counted where it arises."""
+
+    def __init__(self, evaluate: Evaluate, cells: int) -> None:
+        self._evaluate = evaluate
+        self.spent = np.zeros(cells, np.int32)
+
+    def fill(
+        self, latents: Floats, rows: NDArray[np.int64], errors: Floats, owner: NDArray[np.int64] | None = None
+    ) -> None:
+        """Evaluate (R, 3) rows (index of a latent, probe, class) and write the answers into ``errors``.
+
+        ``owner`` tells the cell that pays for each latent; without it a latent's index is its cell.
+        """
+        for part in np.array_split(rows, -(-len(rows) // ROWS_PER_CALL)):
+            at, probe, label = part[:, 0], part[:, 1].astype(np.int32), part[:, 2].astype(np.int32)
+            np.add.at(self.spent, at if owner is None else owner[at], 1)
+            answer = self._evaluate(latents[at], probe, label)
+            if answer.shape != (len(part),):
+                raise BadShape(
+                    f"the denoiser answered {answer.shape}, expected one number for each of {len(part)} rows"
+                )
+            errors[at, probe, label] = answer

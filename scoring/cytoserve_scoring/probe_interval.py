@@ -49,7 +49,9 @@ def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) ->
     lags: Doubles = values - values[:, [best]]
     apart = again.difference.mean(axis=0)
     lags[:, winner] = 0.0
-    lags[:, second if winner == best else best] = apart if winner == best else -apart
+    other = second if winner == best else best
+    lags[:, other] = np.nan
+    lags[: len(apart), other] = apart if winner == best else -apart
     return lags
 
 

@@ -88,6 +88,14 @@ def tied_pair(errors: Floats) -> tuple[int, int]:
     return int(best), int(second)
 
 
+def shared_probes(errors: Floats, pair: NDArray[np.int64]) -> int:
+    """Return how many probes both classes of a pair saw, from the (P, C) errors of one cell.
+
+    Probes are asked in order, so they are the first ones.
+    """
+    return int(np.isfinite(errors[:, pair]).all(axis=1).sum())
+
+
 def paired_t(difference: NDArray[np.float64]) -> float:
     """Return the size of the paired t statistic of (Q,) differences; infinity where they do not differ at all."""
     spread = float(difference.std(ddof=1))

@@ -91,8 +91,9 @@ class Again:
     ----------
     pair : (int, int)
         The tied classes, the better one first.
-    difference : (1 + TURNS, P) ndarray of float64
-        Errors of the second minus those of the first, probe by probe, the first look in front.
+    difference : (1 + TURNS, Q) ndarray of float64
+        Errors of the second minus those of the first, the first look in front, over the Q probes that the first look
+        asked both of: all of the budget, or fewer where a class left early.
     """
 
     pair: tuple[int, int]
@@ -110,7 +111,7 @@ def revised(scores: Floats, again: Again) -> tuple[Floats, int, float]:
 
     Notes
     -----
-    The statistic is that of the P means over the turns: a noise that favours a class does so in other turns too
+    The statistic is that of the Q means over the turns: a noise that favours a class does so in other turns too
     (correlation in docs/evidence.md), so a probe asked four times is not four probes.
     The winner keeps the level of the best score, the other stands behind it by the mean difference, and the classes
     that did not tie stay as far behind the winner as they were.

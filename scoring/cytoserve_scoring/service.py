@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping
@@ -28,9 +29,9 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
     Returns
     -------
     dict : `service` with the scorer's ``default_budget`` (probes per class), ``default_alpha`` (null where no class
-        leaves early) and ``calibrated_budgets`` (null where all are), ``calibration`` (the site's, or null),
-        ``limits`` and ``server`` added. ``server.triton`` is null where the environment does not tell the version;
-        the server's own metadata does.
+        leaves early), ``calibrated_budgets`` (null where all are) and ``procedure_sha256`` (what a site's calibration
+        is bound to besides the weights), ``calibration`` (the site's, or null), ``limits`` and ``server`` added.
+        ``server.triton`` is null where the environment does not tell the version; the server's own metadata does.
 
     Raises
     ------
@@ -59,9 +60,10 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
 def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
     """Return what a request gets that chooses nothing, asked of an engine made the way the scorer makes its own."""
     if not scoring_file.is_file():
-        return {"default_budget": None, "default_alpha": None, "calibrated_budgets": None}
+        return dict.fromkeys(("default_budget", "default_alpha", "calibrated_budgets", "procedure_sha256"))
     config = site.load_engine(scoring_file, folder).config
     return {
+        "procedure_sha256": site.procedure_sha256(json.loads(scoring_file.read_text(encoding="utf-8"))),
         "default_budget": config.default_budget,
         "default_alpha": None if config.elimination is None else config.elimination.default_alpha,
         "calibrated_budgets": None if config.calibrated is None else list(config.calibrated),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,24 @@ from .config import ScoringConfig
 from .engine import ScoringEngine
 from .errors import CytoserveError
 
-SCHEMA: Final = "cytoserve.calibration/1"
+SCHEMA: Final = "cytoserve.calibration/2"
+RULES: Final = 2
+"""Version of the rules by which the engine comes to an answer, raised whenever other answers come of the same errors.
+2: a near tie is looked at again over the probes that both classes saw, wherever they left."""
+
+PROCEDURE: Final = (
+    "classes",
+    "latent_shape",
+    "probes",
+    "elimination",
+    "second_look",
+    "anomaly_profile",
+    "ambiguous_from",
+    "tie_statistic",
+)
+"""Keys of ``scoring.json`` that shape an answer and that a site's file does not replace: with others, its thresholds
+and references mean something else."""
+
 CALIBRATION_ENV: Final = "CYTOSERVE_CALIBRATION"
 """Environment variable that names the folder with the site's file; unset or an empty folder: the model's own."""
 
@@ -38,28 +55,70 @@ class CalibrationRefused(CytoserveError):
     """A site calibration that must not be used: another model's, changed or unreadable. It ends the server's start."""
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a calibration is bound to.
+
+    Attributes
+    ----------
+    weights_sha256 : str or None
+        Hash of the model's weights; None where the repository declares none.
+    procedure_sha256 : str
+        See :func:`procedure_sha256`.
+    """
+
+    weights_sha256: str | None
+    procedure_sha256: str
+
+
 def content_sha256(document: Mapping[str, Any]) -> str:
-    """Return the hash of everything in a document but its own hash (canonical JSON: sorted keys, no spaces)."""
-    rest = {key: value for key, value in document.items() if key != "content_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the hash of everything in a document but its own hash."""
+    return _canonical_sha256({key: value for key, value in document.items() if key != "content_sha256"})
 
 
-def check(document: Mapping[str, Any], weights_sha256: str | None, source: str) -> None:
-    """Refuse a document that is no calibration of this model.
+def procedure_sha256(scoring: Mapping[str, Any]) -> str:
+    """Return the hash of how errors become answers: the engine's rules and the settings that a site does not replace.
+
+    Parameters
+    ----------
+    scoring : mapping
+        Content of the model's ``scoring.json``.
+    """
+    return _canonical_sha256({"rules": RULES, **{key: scoring.get(key) for key in PROCEDURE}})
+
+
+def _canonical_sha256(data: Mapping[str, Any]) -> str:
+    """Return the hash of canonical JSON: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check(document: Mapping[str, Any], served: Served, source: str) -> None:
+    """Refuse a document that is no calibration of what is served.
 
     Raises
     ------
     CalibrationRefused
-        Wrong schema, changed content, made for other weights, or a missing key.
+        Wrong schema, changed content, made for other weights or under other rules, or a missing key.
     """
+    if document.get("schema") == "cytoserve.calibration/1":
+        raise CalibrationRefused(
+            f"{source} was made by an earlier release, whose answers came about by other rules: its thresholds promise "
+            "nothing here; make it again with `cytoserve calibrate`"
+        )
     if document.get("schema") != SCHEMA:
         raise CalibrationRefused(f"{source} is no {SCHEMA} file; make one with `cytoserve calibrate`")
     if document.get("content_sha256") != content_sha256(document):
         raise CalibrationRefused(f"{source} was changed after it was made; make it again with `cytoserve calibrate`")
-    if weights_sha256 is None or document.get("weights_sha256") != weights_sha256:
+    if served.weights_sha256 is None or document.get("weights_sha256") != served.weights_sha256:
         raise CalibrationRefused(
             f"{source} was made for the weights {str(document.get('weights_sha256'))[:12]}, this server runs "
-            f"{str(weights_sha256)[:12]}; make one for this model with `cytoserve calibrate`"
+            f"{str(served.weights_sha256)[:12]}; make one for this model with `cytoserve calibrate`"
+        )
+    if document.get("procedure_sha256") != served.procedure_sha256:
+        raise CalibrationRefused(
+            f"{source} was made under other scoring rules ({str(document.get('procedure_sha256'))[:12]}) than this "
+            f"server's ({served.procedure_sha256[:12]}): its thresholds promise nothing here; make it again with "
+            "`cytoserve calibrate`"
         )
     missing = [key for key in FITTED if key not in document]
     if missing:
@@ -84,7 +143,7 @@ def find(folder: str | Path) -> Path | None:
     return files[0] if files else None
 
 
-def read(path: Path, weights_sha256: str | None) -> dict[str, Any]:
+def read(path: Path, served: Served) -> dict[str, Any]:
     """Read and check one file.
 
     Raises
@@ -97,7 +156,7 @@ def read(path: Path, weights_sha256: str | None) -> dict[str, Any]:
         raise CalibrationRefused(f"{path.name} cannot be read as JSON ({type(error).__name__})") from error
     if not isinstance(document, dict):
         raise CalibrationRefused(f"{path.name} is no {SCHEMA} file; make one with `cytoserve calibrate`")
-    check(document, weights_sha256, path.name)
+    check(document, served, path.name)
     return document
 
 
@@ -129,7 +188,7 @@ def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
     path = find(folder) if folder else None
     if path is None:
         return ScoringEngine(own)
-    document = read(path, weights_of(scoring_file))
+    document = read(path, Served(weights_of(scoring_file), procedure_sha256(data)))
     site = ScoringConfig.from_json({**data, **{key: document[key] for key in FITTED}})
     if document.get("default_budget") is not None:
         site = replace(site, default_budget=int(document["default_budget"]))

@@ -40,6 +40,7 @@ INFO = {
     "version": "1.2.3",
     "classes": list(CLASSES),
     "weights_sha256": "ab" * 32,
+    "procedure_sha256": "cd" * 32,
     "probes": 24,
     "default_budget": 16,
     "default_alpha": 0.01,

@@ -215,3 +215,22 @@ def test_shared_memory_is_watched(server: LocalServer, change: Callable[..., flo
         samples = parse(answer.read().decode())
     used, size = (samples["cytoserve_shared_memory_bytes", frozenset({("state", s)})] for s in ("used", "size"))
     assert 0 < used < size, "the server's own regions lie there"
+
+
+def test_evaluations_answered_are_the_rows_the_denoiser_received(
+    server: LocalServer, change: Callable[..., float], data_dir: Path
+) -> None:
+    """Triton's own counter of the denoiser is the authority; real cells, so that near ties are among them."""
+    cells = [
+        path.read_bytes() for home in sorted((data_dir / "pbc/val").iterdir()) for path in sorted(home.iterdir())[:8]
+    ]
+
+    def received() -> int:
+        with grpc.InferenceServerClient(server.grpc_url) as client:
+            return int(client.get_inference_statistics("denoiser").model_stats[0].inference_count)
+
+    before = received()
+    answer = send(server, "cell_analysis", cells)
+    told = int(answer["EVALUATIONS"].sum())
+    assert told == received() - before == change("cytoserve_evaluations_total")
+    assert (answer["EVALUATIONS"] > 96).any(), "no near tie among the cells: the test means little"

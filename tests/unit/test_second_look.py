@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from cytoserve_scoring.calibration import Promise, fit, near_ties, replay
 from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.constants import FLAG_INVALID
+from cytoserve_scoring.elimination import Elimination
 from cytoserve_scoring.engine import ScoringEngine
 from cytoserve_scoring.errors import CytoserveError
 from cytoserve_scoring.scores import tied_pair
@@ -145,3 +148,76 @@ def test_it_survives_the_file_and_sizes_that_contradict_are_refused():
     data = {"classes": ["a"], "latent_shape": [2, 4, 4], "probes": 1, "default_budget": 1, "temperature": [1.0]}
     with pytest.raises(CytoserveError, match="export"):
         ScoringConfig.from_json({**data, "accept_threshold": [None], "second_look": {"statistic": 4.0}})
+
+
+class Counting:
+    """Errors drawn by cell, turn, probe and class; counts the rows it is handed, as the real denoiser would."""
+
+    def __init__(self, errors: np.ndarray, broken: tuple[int, ...] = ()) -> None:
+        self.errors = errors
+        self.broken = broken
+        self.rows = 0
+        self.seen: list[tuple[int, ...]] = []
+
+    def __call__(self, latents, probe, label):
+        self.rows += len(latents)
+        turn, cell = latents[:, 0, 0, 0].astype(int), latents[:, 1, 0, 0].astype(int)
+        self.seen += list(zip(turn.tolist(), cell.tolist(), probe.tolist(), label.tolist(), strict=True))
+        found = self.errors[turn, cell, probe, label].astype(np.float32)
+        return np.where(np.isin(cell, self.broken) & (probe > 0), np.nan, found)
+
+
+class Numbered(SecondLook):
+    """A turn adds one to the first channel, by which `Counting` tells it."""
+
+    def turned(self, latents):
+        return np.stack([latents + np.array([turn, 0], np.float32)[:, None, None] for turn in range(1, TURNS + 1)])
+
+
+RULE = Elimination(((0.05, 2.5),), 0.05, spread=0.3, confirm=4)
+NUMBERED = Numbered(4.0, 4, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+
+
+def world(cells: int = 200, probes: int = 12, broken: tuple[int, ...] = ()) -> tuple[Counting, np.ndarray]:
+    """Cells of which many tie and many of those lose a class before the last probe."""
+    random = np.random.default_rng(11)
+    apart = np.stack([np.zeros(cells), random.uniform(0.0, 0.4, cells), np.full(cells, 1.0)], axis=1)
+    errors = 2 + apart[None, :, None] + random.normal(0, 0.25, (1 + TURNS, cells, probes, 3))
+    latents = np.zeros((cells, 2, 4, 4), np.float32)
+    latents[:, 1] = np.arange(cells)[:, None, None]
+    return Counting(errors, broken), latents
+
+
+def test_every_row_that_the_denoiser_receives_is_counted():
+    """The sum of the evaluations answered is the number of rows asked, second looks and given-up cells included."""
+    denoiser, latents = world(broken=(3, 77))
+    engine = ScoringEngine(replace(config(NUMBERED, probes=12), elimination=RULE))
+    flags = np.zeros(len(latents), np.int32)
+    flags[5] = FLAG_INVALID
+    found = engine.score(latents, flags, denoiser)
+    of_cell = np.bincount([cell for _, cell, _, _ in denoiser.seen], minlength=len(latents))
+    assert found.evaluations.tolist() == of_cell.tolist()
+    assert int(found.evaluations.sum()) == denoiser.rows
+    assert found.evaluations[5] == 0
+    assert (found.label[[3, 77]] == -1).all()
+    assert (found.evaluations[[3, 77]] > 0).all()
+
+
+def test_nothing_is_computed_and_thrown_away_where_a_class_was_dropped_early():
+    """A tie whose classes left before the last probe is asked again over what both saw, and the answer is used."""
+    denoiser, latents = world()
+    elimination = replace(config(NUMBERED, probes=12), elimination=RULE)
+    flags = np.zeros(len(latents), np.int32)
+    found = ScoringEngine(elimination).score(latents, flags, denoiser)
+    plain = ScoringEngine(replace(elimination, second_look=None)).score(latents, flags, world()[0])
+    upright = {(cell, probe, label) for turn, cell, probe, label in denoiser.seen if turn == 0}
+    turned = [row for row in denoiser.seen if row[0] > 0]
+    assert {row[1:] for row in turned} <= upright
+    assert len(turned) == len(set(turned))
+    again = sorted({cell for _, cell, _, _ in turned})
+    early = [cell for cell in again if max(p for t, c, p, _ in denoiser.seen if t == 0 and c == cell) < 11]
+    assert len(early) > 10
+    assert (np.abs(found.scores[again] - plain.scores[again]).max(axis=1) > 0).all()
+    others = np.setdiff1d(np.arange(len(latents)), again)
+    assert found.scores[others].tolist() == plain.scores[others].tolist()
+    assert np.isfinite(found.interval[early]).all()

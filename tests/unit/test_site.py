@@ -6,10 +6,27 @@ import json
 
 import pytest
 from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.site import SCHEMA, CalibrationRefused, content_sha256, describe, load_engine
+from cytoserve_scoring.site import (
+    SCHEMA,
+    CalibrationRefused,
+    content_sha256,
+    describe,
+    load_engine,
+    procedure_sha256,
+)
 
 WEIGHTS = "ab" * 32
 CLASSES = ["lymphocyte", "neutrophil"]
+
+
+SCORING = {
+    "classes": CLASSES,
+    "latent_shape": [1, 2, 2],
+    "probes": 2,
+    "default_budget": 1,
+    "temperature": [1.0, 1.0],
+    "accept_threshold": [0.9, 0.9],
+}
 
 
 @pytest.fixture
@@ -19,15 +36,7 @@ def scoring_file(tmp_path):
     beside = tmp_path / "models" / "service_info" / "1"
     beside.mkdir(parents=True)
     (beside / "service.json").write_text(json.dumps({"weights_sha256": WEIGHTS}))
-    scoring = {
-        "classes": CLASSES,
-        "latent_shape": [1, 2, 2],
-        "probes": 2,
-        "default_budget": 1,
-        "temperature": [1.0, 1.0],
-        "accept_threshold": [0.9, 0.9],
-    }
-    (folder / "scoring.json").write_text(json.dumps(scoring))
+    (folder / "scoring.json").write_text(json.dumps(SCORING))
     return folder / "scoring.json"
 
 
@@ -36,6 +45,7 @@ def site_file(folder, **changes):
         "schema": SCHEMA,
         "site": "north",
         "weights_sha256": WEIGHTS,
+        "procedure_sha256": procedure_sha256(SCORING),
         "default_budget": 2,
         "temperature": [2.0, 2.0],
         "accept_threshold": [None, 0.99],
@@ -132,3 +142,23 @@ def test_the_service_tells_whose_calibration_holds(tmp_path):
     assert told is not None
     assert told["site"] == "north"
     assert told["content_sha256"] == document["content_sha256"]
+
+
+def test_a_file_made_under_other_scoring_rules_is_refused(scoring_file, tmp_path):
+    """Thresholds of other rules promise nothing here, though the weights are the same."""
+    other = {**SCORING, "tie_statistic": 3.0}
+    site_file(tmp_path / "site", procedure_sha256=procedure_sha256(other))
+    with pytest.raises(CalibrationRefused, match=r"other scoring rules .* `cytoserve calibrate`"):
+        load_engine(scoring_file, tmp_path / "site")
+    scoring_file.write_text(json.dumps(other))
+    assert load_engine(scoring_file, tmp_path / "site").config.tie_statistic == 3.0
+
+
+def test_what_a_site_replaces_does_not_unbind_it():
+    assert procedure_sha256({**SCORING, "temperature": [9.0, 9.0], "calibrated": [1]}) == procedure_sha256(SCORING)
+
+
+def test_a_file_of_the_release_before_is_refused_and_says_why(scoring_file, tmp_path):
+    site_file(tmp_path / "site", schema="cytoserve.calibration/1")
+    with pytest.raises(CalibrationRefused, match="earlier release"):
+        load_engine(scoring_file, tmp_path / "site")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 Make = Callable[..., Path]
 WEIGHTS = "ab" * 32
+SERVED = site.Served(WEIGHTS, "cd" * 32)
 
 
 def run(*words: object) -> Result:
@@ -34,7 +35,7 @@ def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make
     words = ("--tolerated-error", 0.1, "--confidence", 0.9, "--um-per-pixel", 0.18, "--anomaly-level", 0.1)
     result = calibrate(folder, to, server, *words)
     assert result.exit_code == 0, result.output
-    document = site.read(to, WEIGHTS)
+    document = site.read(to, SERVED)
     schema = json.loads(
         importlib.resources.files("cytoserve_validation").joinpath("calibration.schema.json").read_text()
     )
@@ -63,7 +64,7 @@ def test_too_few_cells_promise_nothing_and_the_number_needed_is_said(
     result = calibrate(make_folder({"monocyte": 20, "neutrophil": 20}), to, server)
     assert result.exit_code == 0, result.output
     assert "too few to promise anything: 299 accepted ones without an error" in " ".join(result.output.split())
-    assert site.read(to, WEIGHTS)["accept_threshold"] == [None] * 24
+    assert site.read(to, SERVED)["accept_threshold"] == [None] * 24
 
 
 def test_wrong_labels_take_the_promise_away(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_wrong_labels_take_the_promise_away(server: FakeServer, make_folder: Mak
     result = calibrate(folder, to, server, "--tolerated-error", 0.1, "--confidence", 0.9)
     assert result.exit_code == 0, result.output
     assert "Nothing can be promised" in result.output
-    assert site.read(to, WEIGHTS)["seen"]["by_threshold"]["accepted"] == 0
+    assert site.read(to, SERVED)["seen"]["by_threshold"]["accepted"] == 0
 
 
 def test_images_that_fail_are_named_and_the_exit_code_says_so(
@@ -82,7 +83,7 @@ def test_images_that_fail_are_named_and_the_exit_code_says_so(
     (folder / "monocyte" / "empty.png").write_bytes(b"")
     result = calibrate(folder, to, server)
     assert result.exit_code == 3, result.output
-    (failed,) = site.read(to, WEIGHTS)["cells"]["failed"]
+    (failed,) = site.read(to, SERVED)["cells"]["failed"]
     assert (failed["file"], failed["error"]) == ("monocyte/empty.png", "empty")
     assert "monocyte/empty.png" in result.output
 
@@ -126,6 +127,9 @@ def test_a_server_that_declares_no_weights_cannot_be_calibrated(
         result = calibrate(make_folder({"monocyte": 2}, str(declared)[:4]), tmp_path / "site.json", server)
         assert result.exit_code == 2
         assert "[UnboundModel]" in result.output
+    server.fake.info.update(weights_sha256=WEIGHTS, procedure_sha256=None)
+    result = calibrate(make_folder({"monocyte": 2}, "rules"), tmp_path / "site.json", server)
+    assert (result.exit_code, "procedure_sha256" in result.output) == (2, True)
 
 
 def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:

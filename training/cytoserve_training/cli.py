@@ -87,6 +87,26 @@ def pack(
     typer.echo(f"checkpoint written to {pack_run(config)}")
 
 
+@app.command()
+def refit(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose scoring is fitted again.")] = Path(
+        "models/reference"
+    ),
+    repository: Annotated[Path, typer.Option(help="Model repository exported from it.")] = Path("model_repository"),
+    data: Data = Path("../shared/data/pbc"),
+    run: Annotated[Path, typer.Option(help="Folder that keeps the computed errors.")] = Path("runs/refit"),
+    threads: Threads = 2,
+) -> None:
+    """Fit elimination, temperature, thresholds and references again, on the served graphs (about 10 minutes)."""
+    from .checkpoint import PackConfig
+    from .refit import RefitConfig
+    from .refit import refit as fit_again
+
+    pack = PackConfig(data=str(data), threads=threads)
+    written = fit_again(RefitConfig(str(checkpoint), str(repository), str(run), pack))
+    typer.echo(f"scoring written to {written}; export it: cytoserve export onnx {checkpoint} --to {repository}")
+
+
 @app.command("synthetic-field")
 def synthetic_field(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to sample from.")] = Path("models/reference"),

@@ -44,7 +44,8 @@ class Made:
     site : str
     created : str
         UTC, ISO 8601.
-    weights_sha256 : str
+    bound_to : Served
+        Weights and scoring rules that the file may be used with.
     data_sha256 : str
     budget : int
         Probes per class that were asked for.
@@ -56,7 +57,7 @@ class Made:
 
     site: str
     created: str
-    weights_sha256: str
+    bound_to: site_file.Served
     data_sha256: str
     budget: int
     um_per_pixel: float | None
@@ -107,20 +108,26 @@ def check_site(site: str) -> str:
     return name
 
 
-def weights_of(info: ServiceInfo) -> str:
-    """Return the hash that the calibration is bound to.
+def bound_to(info: ServiceInfo) -> site_file.Served:
+    """Return the hashes that the calibration is bound to.
 
     Raises
     ------
     UnboundModel
-        The server declares none, or one per file.
+        The server declares no hash of its weights, or one per file, or none of its scoring rules.
     """
-    if isinstance(info.weights_sha256, str) and info.weights_sha256:
-        return info.weights_sha256
-    raise UnboundModel(
-        "the server does not declare one weights_sha256, so a calibration could not be bound to its model; "
-        "export the model again"
-    )
+    if not (isinstance(info.weights_sha256, str) and info.weights_sha256):
+        raise UnboundModel(
+            "the server does not declare one weights_sha256, so a calibration could not be bound to its model; "
+            "export the model again"
+        )
+    procedure = (info.model_extra or {}).get("procedure_sha256")
+    if not (isinstance(procedure, str) and procedure):
+        raise UnboundModel(
+            "the server does not declare the procedure_sha256 of its scoring rules, so a calibration could not be "
+            "bound to them; calibrate with a server of this release"
+        )
+    return site_file.Served(info.weights_sha256, procedure)
 
 
 def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
@@ -187,7 +194,8 @@ def build(
         "created": made.created,
         "made_with": {"cytoserve": metadata.version("cytoserve")},
         "model": {"name": info.name, "version": info.version, "classes": list(found.classes)},
-        "weights_sha256": made.weights_sha256,
+        "weights_sha256": made.bound_to.weights_sha256,
+        "procedure_sha256": made.bound_to.procedure_sha256,
         "data_sha256": made.data_sha256,
         "um_per_pixel": made.um_per_pixel,
         "cells": {
@@ -282,7 +290,7 @@ def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, text.encode("utf-8"))
     try:
-        return site_file.read(path, str(whole["weights_sha256"]))
+        return site_file.read(path, site_file.Served(whole["weights_sha256"], whole["procedure_sha256"]))
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -75,13 +75,13 @@ def calibrate_command(
         with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
-            weights, (spent, probes) = calibrate.weights_of(info), calibrate.budget_of(info, budget)
+            bound_to, (spent, probes) = calibrate.bound_to(info), calibrate.budget_of(info, budget)
             analysis = _asked(client, cells.files, um_per_pixel, spent, notes)
         found, failed = _labelled_answers(analysis, cells)
         made = calibrate.Made(
             site=name,
             created=calibrate.now(),
-            weights_sha256=weights,
+            bound_to=bound_to,
             data_sha256=labelled.data_sha256(cells.names, hashes),
             budget=spent,
             um_per_pixel=um_per_pixel,

@@ -1,0 +1,178 @@
+"""Fit the scoring of a packed model again, on the graphs that are served.
+
+Weights, probe bank and parting of ``pbc/val`` stay as :mod:`.checkpoint` packed them; elimination, anomaly profiles,
+temperature, thresholds and references are fitted anew. Needed whenever the engine's rules change. Errors come from
+the exported encoder and denoiser through ONNX Runtime and the crops from the service's own decoder, so that what is
+fitted is what will be served, to the last bit of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cytoserve_scoring.cells import decode_cells
+from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from .cells import load_cells
+from .checkpoint import Again, PackConfig, fit_scoring, part_cells
+
+Floats = NDArray[np.float32]
+
+ROWS_PER_CALL = 128
+"""Rows of one run of the denoiser; larger batches are no faster on a CPU, whose cache is small."""
+
+
+@dataclass(frozen=True)
+class RefitConfig:
+    """What is fitted again, and on what.
+
+    Attributes
+    ----------
+    checkpoint : str
+        Its ``scoring/scoring.json`` is replaced.
+    repository : str
+        Model repository that was exported from the checkpoint.
+    run : str
+        Folder that keeps the computed errors; found there, they are taken again.
+    pack : PackConfig
+        The parting of the validation cells and the bank's settings, as when the checkpoint was packed.
+    """
+
+    checkpoint: str = "models/reference"
+    repository: str = "model_repository"
+    run: str = "runs/refit"
+    pack: PackConfig = field(default_factory=PackConfig)
+
+
+class ServedGraphs:
+    """Encoder and denoiser of a model repository in this process.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        ``onnxruntime`` is not installed (extra ``export`` or ``serve``).
+    """
+
+    def __init__(self, repository: Path, threads: int) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        paths = {name: repository / name / "1" / "model.onnx" for name in ("encoder", "denoiser")}
+        self.sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths.values())).hexdigest()
+        self._encoder, self._denoiser = (onnxruntime.InferenceSession(str(path), options) for path in paths.values())
+
+    def latents(self, files: list[Path], um_per_pixel: float) -> Floats:
+        """Return the (M, c, h, w) latents of M image files.
+
+        Raises
+        ------
+        ValueError
+            A file was refused.
+        """
+        out = []
+        for start in range(0, len(files), 64):
+            part = files[start : start + 64]
+            cells = decode_cells([f.read_bytes() for f in part], np.full(len(part), um_per_pixel, np.float32))
+            if any(cells.error):
+                raise ValueError(f"refused: {next(pair for pair in zip(part, cells.error, strict=True) if pair[1])}")
+            out.append(self._encoder.run(None, {"CROP": cells.crop})[0])
+        return np.concatenate(out)
+
+    def errors(self, latents: Floats, probes: int, classes: int, told: str = "errors") -> Floats:
+        """Return the (M, P, C) errors of M latents under all probes and classes, with a progress bar."""
+        index = np.array([(p, c) for p in range(probes) for c in range(classes)], np.int32)
+        out = np.empty((len(latents), len(index)), np.float32)
+        for cell in track(range(len(latents)), told, console=Console(stderr=True)):
+            for start in range(0, len(index), ROWS_PER_CALL):
+                rows = index[start : start + ROWS_PER_CALL]
+                feed = {
+                    "LATENT": np.repeat(latents[cell][None], len(rows), 0),
+                    "PROBE": rows[:, :1],
+                    "CLASS": rows[:, 1:],
+                }
+                out[cell, start : start + len(rows)] = self._denoiser.run(None, feed)[0].reshape(-1)
+        return out.reshape(len(latents), probes, classes)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One part of the validation cells.
+
+    Attributes
+    ----------
+    latents : (M, c, h, w) ndarray of float32
+    errors : (M, P, C) ndarray of float64
+    labels : (M,) ndarray of int64
+    """
+
+    latents: Floats
+    errors: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+def refit(config: RefitConfig) -> Path:
+    """Fit the scoring again and write it into the checkpoint; return the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        Checkpoint, repository or data are not where they should be.
+    """
+    path = Path(config.checkpoint) / "scoring" / "scoring.json"
+    packed = json.loads(path.read_text())
+    known = ScoringConfig.from_json(packed)
+    graphs = ServedGraphs(Path(config.repository), config.pack.threads)
+    choosing, calibrating = measure_parts(config, graphs, known)
+    if known.second_look is None:
+        again = None
+    else:
+
+        def measure(rows: torch.Tensor) -> NDArray[np.float64]:
+            found = graphs.errors(rows.numpy(), known.probes, len(known.classes), "near ties, turned")
+            return found.astype(np.float64)
+
+        again = Again(known.second_look, (choosing.latents, calibrating.latents), measure)
+    scoring = fit_scoring(
+        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, again
+    )
+    scoring["bank_tried"] = packed["bank_tried"]
+    scoring["fitted_on"] = (
+        f"pbc/val: {len(choosing.labels)} cells chose the bank, the elimination and the anomaly profiles, "
+        f"{len(calibrating.labels)} others calibrated; parted by hash of the name; errors of the served graphs"
+    )
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(scoring, indent=1) + "\n")
+    os.replace(aside, path)
+    return path
+
+
+def measure_parts(config: RefitConfig, graphs: ServedGraphs, known: ScoringConfig) -> tuple[Measured, Measured]:
+    """Return the choosing and the calibrating cells with all their errors, computed or kept from an earlier run."""
+    folder = Path(config.pack.data) / "val"
+    cells = load_cells(folder)
+    found = []
+    for name, rows in zip(("choosing", "calibrating"), part_cells(cells, config.pack), strict=True):
+        names = [cells.names[row] for row in rows.tolist()]
+        key = hashlib.sha256(f"{graphs.sha256} {names}".encode()).hexdigest()[:16]
+        kept = Path(config.run) / f"{name}-{key}.npz"
+        if not kept.exists():
+            latents = graphs.latents([folder / cell for cell in names], PBC_UM_PER_PIXEL)
+            errors = graphs.errors(latents, known.probes, len(known.classes), f"{name} cells")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(kept, latents=latents, errors=errors)
+        held: Any = np.load(kept)
+        found.append(Measured(held["latents"], held["errors"].astype(np.float64), cells.labels[rows].numpy()))
+    return found[0], found[1]
