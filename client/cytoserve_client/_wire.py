@@ -56,24 +56,32 @@ RPCS: Final = (INFER, METADATA, READY)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, datatype and rank (number of dimensions) of a tensor in the contract."""
+    """Name, datatype and rank (number of dimensions) of a tensor in the contract.
+
+    ``optional`` numbers may be missing one by one: :data:`NOT_COMPUTED` stands for them.
+    """
 
     name: str
     datatype: str
     rank: int
+    optional: bool = False
+
+
+NOT_COMPUTED: Final = -1.0
+"""On the wire, a number that was not computed or is not known (NaN is no JSON); NaN once it is read."""
 
 
 SCORER_OUTPUTS: Final = (
     TensorSpec("LABEL", "INT32", 1),
-    TensorSpec("POSTERIOR", "FP32", 2),
-    TensorSpec("POSTERIOR_INTERVAL", "FP32", 2),
-    TensorSpec("SCORES", "FP32", 2),
-    TensorSpec("UNCERTAINTY", "FP32", 1),
-    TensorSpec("ANOMALY", "FP32", 2),
+    TensorSpec("POSTERIOR", "FP32", 2, optional=True),
+    TensorSpec("POSTERIOR_INTERVAL", "FP32", 2, optional=True),
+    TensorSpec("SCORES", "FP32", 2, optional=True),
+    TensorSpec("UNCERTAINTY", "FP32", 1, optional=True),
+    TensorSpec("ANOMALY", "FP32", 2, optional=True),
     TensorSpec("DECISION", "UINT8", 1),
     TensorSpec("REASONS", "BYTES", 1),
     TensorSpec("EVALUATIONS", "INT32", 1),
-    TensorSpec("CONFORMAL", "FP32", 2),
+    TensorSpec("CONFORMAL", "FP32", 2, optional=True),
 )
 
 SMEAR_MODEL: Final = "smear_analysis"
@@ -88,14 +96,14 @@ OUTPUTS: Final[dict[str, tuple[TensorSpec, ...]]] = {
         TensorSpec("BOX", "FP32", 2),
         TensorSpec("KIND", "UINT8", 1),
         TensorSpec("DETECTION_SCORE", "FP32", 1),
-        TensorSpec("SCALE", "FP32", 1),
+        TensorSpec("SCALE", "FP32", 1, optional=True),
         TensorSpec("SCALE_SOURCE", "BYTES", 1),
         TensorSpec("CELL_INDEX", "INT32", 1),
         TensorSpec("CELL_FLAGS", "INT32", 1),
         *SCORER_OUTPUTS,
     ),
     CELL_MODEL: (
-        TensorSpec("SCALE", "FP32", 1),
+        TensorSpec("SCALE", "FP32", 1, optional=True),
         TensorSpec("CELL_FLAGS", "INT32", 1),
         TensorSpec("CELL_ERROR", "BYTES", 1),
         *SCORER_OUTPUTS,
@@ -266,5 +274,6 @@ def read_tensors(model: str, response: Any) -> Tensors:
         dtype = _DTYPES[spec.datatype]
         if len(raw) != count * dtype.itemsize:
             raise InvalidAnswer(f"{model}: {spec.name} has {len(raw)} bytes, its shape says {count * dtype.itemsize}")
-        arrays[spec.name] = np.frombuffer(raw, dtype).reshape(shape)
+        values = np.frombuffer(raw, dtype).reshape(shape)
+        arrays[spec.name] = np.where(values == NOT_COMPUTED, np.float32(np.nan), values) if spec.optional else values
     return Tensors(arrays, texts)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .constants import NOT_COMPUTED
 from .errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
 from .metrics import CANCELLED, REFUSED, Meter, error_codes
 
@@ -80,7 +81,7 @@ class TritonModel:
         codes = pb_utils.TritonError
         try:
             outputs = self.answer(request.tensors(), request)
-            return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, finite(value)) for name, value in outputs.items()])
         except CytoserveError as error:
             self.meter.refused(error, request.is_cancelled())
             code = codes.CANCELLED if isinstance(error, DeadlineExceeded) else codes.INVALID_ARG
@@ -217,6 +218,29 @@ def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     if tensor.size not in (1, count):
         raise BadShape(f"UM_PER_PIXEL must have 1 value or one for each of the {count} images, it has {tensor.size}")
     return np.broadcast_to(tensor.reshape(-1), (count,))
+
+
+def finite(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an output as it travels: ``NOT_COMPUTED`` in the place of NaN and of infinity (no deadline)."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.isfinite(values), values, values.dtype.type(NOT_COMPUTED))
+
+
+def moment(tensor: NDArray[np.float64] | None) -> float | None:
+    """Return the moment that a ``DEADLINE`` tensor holds, or None if none was sent; no deadline is infinite.
+
+    Raises
+    ------
+    BadShape
+        If it is not one number.
+    """
+    if tensor is None:
+        return None
+    if tensor.size != 1:
+        raise BadShape(f"DEADLINE must be one number, it has {tensor.size}")
+    value = float(tensor.reshape(-1)[0])
+    return value if value >= 0 else NO_DEADLINE
 
 
 def texts(values: list[str]) -> NDArray[np.object_]:

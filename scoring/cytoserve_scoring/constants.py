@@ -47,5 +47,9 @@ WHITE_GAIN_LIMITS: Final = (0.8, 1.6)
 """White balance of crops: the pixels above this percentile of green are brought to this level in every channel, by
 gains within these limits."""
 
+NOT_COMPUTED: Final = -1.0
+"""What stands on the wire for a number that was not computed or is not known. NaN and infinity are no JSON, and every
+such number (probabilities, distances, errors, scales, moments) is at least 0. In memory it is NaN."""
+
 MAX_CELLS: Final = 512
 """Most single-cell images in one request."""

@@ -89,7 +89,7 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
         "POSTERIOR_INTERVAL": np.tile(np.array([0.75, 0.99], np.float32), (m, 1)),
         "SCORES": np.ones((m, c), np.float32),
         "UNCERTAINTY": np.linspace(0.1, 0.9, m).astype(np.float32),
-        "ANOMALY": np.tile(np.array([1.5, np.nan], np.float32), (m, 1)),
+        "ANOMALY": np.tile(np.array([1.5, -1], np.float32), (m, 1)),
         "DECISION": np.array([int(row in reviews) for row in range(m)], np.uint8),
         "REASONS": [reviews.get(row, "").encode() for row in range(m)],
         "EVALUATIONS": np.full(m, 192, np.int32),

@@ -104,15 +104,16 @@ def test_a_spoilt_cell_does_not_sink_its_chunk(server: FakeServer, open_client: 
     assert [(failure.source, failure.error) for failure in result.failures] == [("bytes[1]", "invalid_answer")]
 
 
-def test_numbers_not_computed_are_null(server: FakeServer, open_client: Open) -> None:
+@pytest.mark.parametrize("missing", [-1.0, np.nan], ids=["as the contract says", "as the release before said"])
+def test_numbers_not_computed_are_null(server: FakeServer, open_client: Open, missing: float) -> None:
     def judge(call: Call) -> dict[str, Any]:
         answer = smear([6, 6], {1: "low_confidence"})
         answer["LABEL"][1] = -1
-        answer["POSTERIOR"][1] = np.nan
-        answer["POSTERIOR_INTERVAL"][:] = np.nan
-        answer["UNCERTAINTY"][:] = np.nan
-        answer["ANOMALY"][:] = np.nan
-        answer["SCALE"][:] = np.nan
+        answer["POSTERIOR"][1] = missing
+        answer["POSTERIOR_INTERVAL"][:] = missing
+        answer["UNCERTAINTY"][:] = missing
+        answer["ANOMALY"][:] = missing
+        answer["SCALE"][:] = missing
         answer["SCALE_SOURCE"] = [b"none"]
         return answer
 

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from cytoserve_scoring.adapter import NO_DEADLINE, TritonModel, texts
+from cytoserve_scoring.adapter import TritonModel, moment, texts
 from cytoserve_scoring.site import CALIBRATION_ENV, load_engine
 
 
@@ -19,11 +19,11 @@ class TritonPythonModel(TritonModel):
 
     def answer(self, tensors, request):
         """Score the cells of one request within its time."""
-        sent = tensors.get("DEADLINE")
-        deadline = request.deadline() if sent is None else float(sent.reshape(-1)[0])
+        sent = moment(tensors.get("DEADLINE"))
+        deadline = request.deadline() if sent is None else sent
 
         def check():
-            request.check(deadline if deadline == deadline else NO_DEADLINE)
+            request.check(deadline)
 
         def evaluate(latents, probes, classes):
             self.meter.round()
