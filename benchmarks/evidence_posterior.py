@@ -60,7 +60,7 @@ def _apart(found: dict[str, Any], interval: str) -> str:
 def probe_interval(results: Results) -> Section:
     """Return the section on the interval of the posterior over the draw of the probes."""
     title, found = "Posterior: how far other probes would move it", results.get("probe_interval")
-    command = "python -m benchmarks.probe_interval runs/denoiser3 --out docs/results/probe_interval.json"
+    command = "python -m benchmarks.probe_interval models/reference --out docs/results/probe_interval.json"
     if found is None:
         return Section("probe_interval", title, [command], [], "")
     expected, cells = found["expected_coverage"], found["cells"]

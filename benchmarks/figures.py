@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from .evidence_text import percent, table
 
 RESULTS: Final = Path("docs/results")
@@ -127,7 +129,32 @@ def probes() -> str:
     return table(heads, rows)
 
 
-PARTS: Final[dict[str, Callable[[], str]]] = {"classification": classification, "cost": cost, "probes": probes}
+def speed() -> str:
+    """Return the table of the server beside ONNX Runtime in process."""
+    found = read("server_speed")
+    low, middle, high = found["ratio_min_median_max"]
+    through, alone = (
+        float(np.median(found[f"evaluations_per_second_{side}"])) for side in ("through_server", "in_process")
+    )
+    rows = [
+        ["evaluations a second through the server, median", f"{through:.0f}"],
+        [f"the same number in process, batches of {found['baseline_batch']}, median", f"{alone:.0f}"],
+        ["ratio, median of the pairs", f"{middle:.2f} (from {low:.2f} to {high:.2f})"],
+        ["cells a second through the server", f"{found['cells_per_second_through_server']}"],
+    ]
+    return (
+        f"{found['cells']} cells of `{found['data']}`, the first of each class by name; "
+        f"{found['evaluations_per_cell']} evaluations a cell, as Triton counts them at the denoiser.\n\n"
+        + table(["figure", "value"], rows)
+    )
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "classification": classification,
+    "cost": cost,
+    "probes": probes,
+    "speed": speed,
+}
 
 
 def rewritten(text: str) -> str:

@@ -1,12 +1,13 @@
 """Does the interval of a probability hold what other noise would have said? Its coverage on real cells.
 
-    python -m benchmarks.probe_interval runs/denoiser3 --out docs/results/probe_interval.json
+    python -m benchmarks.probe_interval models/reference --out docs/results/probe_interval.json
 
 Some banks are drawn afresh: the timesteps and weights that are served, other noises. Each in turn answers the cells
 as the engine does, classes leaving early, and tells its interval (:mod:`cytoserve_scoring.probe_interval`); the truth
 it is held against is the probability of the answered class, at the same temperature and with the same classes asked,
 under all other banks together. Cells are chosen by the bank that is served, so no bank that is judged chose its
-cells. Cells that tie under the served bank are looked at again, in a row of their own. All cells of a bank share its
+cells. Cells that tie under the served bank are looked at again, in a row of their own, over the probes that both tied
+classes saw, as the engine does. All cells of a bank share its
 noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's over the
 banks.
 """
@@ -25,16 +26,16 @@ import torch
 from cytoserve_scoring.calibration import first_looks, replay
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
-from cytoserve_scoring.scores import paired_statistic, softmax_posterior, tied_pair
+from cytoserve_scoring.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
 from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
 from cytoserve_training.cells import load_cells
-from cytoserve_training.checkpoint import part_cells
+from cytoserve_training.checkpoint import PackConfig, part_cells
+from cytoserve_training.refit import RefitConfig, ServedGraphs, measure_parts
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from scipy import special, stats
 
-from .anytime import packing, stored_errors
 from .denoiser import Bank, Denoiser, crops_of, file_hash, serving_bank
 
 Doubles = NDArray[np.float64]
@@ -71,6 +72,26 @@ class Looked:
         return found
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where model, cells and kept errors lie.
+
+    Attributes
+    ----------
+    checkpoint, repository : Path
+        The model and what was exported from it.
+    data : Path
+        Folder that holds ``val``.
+    run : Path
+        Keeps what was computed.
+    """
+
+    checkpoint: Path
+    repository: Path
+    data: Path
+    run: Path
+
+
 def fresh_bank(bank: Bank, seed: int) -> Bank:
     """Return the same timesteps and weights with other noises, rounded to half as the served ones are."""
     generator = torch.Generator().manual_seed(seed)
@@ -103,16 +124,15 @@ def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, 
     return Looked(upright, turned)
 
 
-def measured(
-    run: Path, data: Path, rows: NDArray[np.int64], pairs: Pairs, look: SecondLook, banks: int
-) -> list[Looked]:
-    """Return the rows' errors under each fresh bank, kept in the run's folder."""
-    key = hashlib.sha256(f"{file_hash(run / 'state.pt')} {rows.tolist()} {sorted(pairs.items())} {SEED}".encode())
-    path = run / f"fresh_banks_{banks}_{key.hexdigest()[:12]}.npz"
+def measured(place: Place, rows: NDArray[np.int64], pairs: Pairs, look: SecondLook, banks: int) -> list[Looked]:
+    """Return the rows' errors under each fresh bank, computed or kept from an earlier run."""
+    weights = file_hash(place.checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    key = hashlib.sha256(f"{weights} {rows.tolist()} {sorted(pairs.items())} {SEED}".encode())
+    path = place.run / f"fresh_banks_{banks}_{key.hexdigest()[:12]}.npz"
     if not path.exists():
-        denoiser, bank = Denoiser.open(run), serving_bank(run)
-        val = load_cells(data / "val")
-        latents = denoiser.latents(crops_of(val, part_cells(val, packing(run))[1][torch.from_numpy(rows)]))
+        denoiser, bank = Denoiser.open(place.checkpoint), serving_bank(place.checkpoint)
+        val = load_cells(place.data / "val")
+        latents = denoiser.latents(crops_of(val, part_cells(val, PackConfig())[1][torch.from_numpy(rows)]))
         with Progress(console=Console(stderr=True)) as progress:
             found = [
                 looked(denoiser, fresh_bank(bank, SEED + number), latents, pairs, look)
@@ -173,11 +193,17 @@ def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs
     for cell, pair in pairs.items():
         # The better of the two under this bank stands first, as it would in the engine.
         pair = pair if answers.scores[cell, pair[0]] <= answers.scores[cell, pair[1]] else pair[::-1]
-        again, truth = Again(pair, one.lag(cell, pair)), Again(pair, others.lag(cell, pair))
+        count = shared_probes(seen[cell], np.array(pair))
+        if count < 2:  # under this bank one of them was dropped at once: nothing ties, nothing is asked again
+            continue
+        again = Again(pair, one.lag(cell, pair)[:, :count])
+        truth = Again(pair, others.lag(cell, pair)[:, :count])
         scores, winner, _ = revised(answers.scores[cell], again)
         asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
         told = softmax_posterior(scores[None], temperature)[0, winner]
-        low, high = posterior_interval(scores, winner, probe_lags(seen[cell], winner, again), temperature)
+        low, high = posterior_interval(
+            scores, winner, probe_lags(seen[cell], winner, again), temperature, config.spread_prior
+        )
         rows.append((told, probability_of(probe_lags(asked, winner, truth), winner, temperature), low, high))
     told, found, low, high = np.array(rows).T
     return Judged(told, found, np.stack([low, high], axis=1))
@@ -214,16 +240,19 @@ def turns_correlation(banks: list[Looked], pairs: Pairs) -> float:
     return float(np.mean(found))
 
 
-def report(run: Path, data: Path, scoring: Path, hard: int, others: int, banks: int) -> dict[str, Any]:
+def report(place: Place, hard: int, others: int, banks: int) -> dict[str, Any]:
     """Return the coverage at some budgets, and after the second look."""
+    scoring = place.repository / "scorer" / "1" / "scoring.json"
     config = ScoringConfig.from_json(json.loads(scoring.read_text()))
     look, plain = config.second_look, replace(config, second_look=None)
     if look is None:
         raise SystemExit(f"{scoring} has no second look: this benchmark is of a model that has one")
-    stored = stored_errors(run)["calibrating"]
+    pack = PackConfig(data=str(place.data))
+    kept = RefitConfig(str(place.checkpoint), str(place.repository), str(place.run), pack)
+    stored = measure_parts(kept, ServedGraphs(place.repository, pack.threads), config)[1].errors
     rows = hardest_and_others(stored, plain, hard, others)
     pairs = tied_pairs(config, stored[rows], look, config.probes)
-    found = measured(run, data, rows, pairs, look, banks)
+    found = measured(place, rows, pairs, look, banks)
     total = Looked(np.sum([one.upright for one in found], axis=0), np.sum([one.turned for one in found], axis=0))
     rest = [
         Looked((total.upright - one.upright) / (banks - 1), (total.turned - one.turned) / (banks - 1)) for one in found
@@ -257,21 +286,22 @@ def expected_coverage(probes: int, banks: int) -> float:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the run that the served weights were packed from")
+    parser.add_argument("checkpoint", type=Path, help="the served weights")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="exported from it")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
-    parser.add_argument("--scoring", type=Path, default=Path("model_repository/scorer/1/scoring.json"))
+    parser.add_argument("--run", type=Path, default=Path("runs/refit"), help="keeps what was computed")
     parser.add_argument("--hard", type=int, default=100, help="least sure cells")
     parser.add_argument("--others", type=int, default=100)
     parser.add_argument("--banks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
-    args = vars(parser.parse_args())
-    torch.set_num_threads(args.pop("threads"))
-    out: Path | None = args.pop("out")
-    result = report(**args)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    place = Place(args.checkpoint, args.repository, args.data, args.run)
+    result = report(place, args.hard, args.others, args.banks)
     print(json.dumps(result, indent=1))
-    if out:
-        out.write_text(json.dumps(result, indent=1) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

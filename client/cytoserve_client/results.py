@@ -77,8 +77,9 @@ class ScoredCell(_Frozen):
 
         The promise holds class by class (Mondrian conformal prediction, Vovk, Gammerman & Shafer 2005, chapter 4) for
         cells exchangeable with those of the calibration, and requests that were calibrated (no ``not_calibrated``
-        among the reasons). An empty set says: like none of the classes. The label may be missing from the set: it is
-        the best class, and yet unlike the reference cells of that class.
+        among the reasons). An empty set says: like none of the classes. A set that is not empty holds the label, also
+        where the label's own p-value would leave it out (the best class, and yet unlike the reference cells of it):
+        a label outside its set reads as a contradiction, and a larger set covers no less.
 
         Parameters
         ----------
@@ -91,7 +92,8 @@ class ScoredCell(_Frozen):
         """
         if self.conformal is None:
             return None
-        return tuple(name for name, p_value in self.conformal.items() if p_value > error)
+        kept = {name for name, p_value in self.conformal.items() if p_value > error}
+        return tuple(name for name in self.conformal if name in kept or (kept and name == self.label))
 
 
 class Cell(ScoredCell):

@@ -7,6 +7,7 @@ from typing import Any
 
 from .elimination import Elimination
 from .errors import CytoserveError
+from .probe_interval import NO_PRIOR, Prior
 from .profile import Profile
 from .second_look import SecondLook
 
@@ -62,6 +63,11 @@ class ScoringConfig:
     elimination: Elimination | None = None
     calibrated: tuple[int, ...] | None = None
     second_look: SecondLook | None = None
+
+    @property
+    def spread_prior(self) -> Prior:
+        """What is believed of the spread of a lag: as the elimination has it; nothing where there is none."""
+        return NO_PRIOR if self.elimination is None else Prior(self.elimination.spread, self.elimination.prior)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:

@@ -169,12 +169,20 @@ def test_the_prediction_set_is_in_the_json_where_its_promise_holds() -> None:
     sets = {name: json.loads(one.model_dump_json())["prediction_set_95"] for name, one in told.items()}
     # p > 0.05 stays (a p-value of exactly 0.05 is excluded), in the model's order.
     assert sets == {
-        "usual": ["erythroblast", "lymphocyte"],
+        "usual": ["erythroblast", "lymphocyte", "neutrophil"],
         "strict": [],
         "not computed": None,
         "not calibrated": None,
     }
-    assert told["not calibrated"].prediction_set(0.2) == ("lymphocyte",)
+    assert told["not calibrated"].prediction_set(0.2) == ("lymphocyte", "neutrophil")
+
+
+def test_a_set_that_is_not_empty_holds_the_label() -> None:
+    """The demo showed a `lymphocyte` whose 95 % set was `monocyte` alone."""
+    outside = cell(label="lymphocyte", conformal={"lymphocyte": 0.02, "monocyte": 0.3, "neutrophil": 0.01})
+    assert outside.prediction_set() == ("lymphocyte", "monocyte")
+    assert outside.prediction_set(0.5) == ()
+    assert cell(label=None, conformal={"lymphocyte": 0.02, "monocyte": 0.3}).prediction_set() == ("monocyte",)
 
 
 def test_every_reason_that_occurs_is_explained_once_and_no_other() -> None:

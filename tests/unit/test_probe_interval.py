@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.elimination import calibrate
 from cytoserve_scoring.engine import ScoringEngine
-from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.probe_interval import LEVEL, NO_PRIOR, Prior, posterior_interval, probe_lags
 from cytoserve_scoring.scores import softmax_posterior
 from cytoserve_scoring.second_look import TURNS, Again, SecondLook
 from scipy import special, stats
@@ -144,3 +146,32 @@ def test_a_cell_without_a_score_has_no_interval():
     out = engine().score(broken, np.zeros(3, np.int32), World())
     assert np.isnan(out.interval[1]).all()
     assert np.isfinite(out.interval[[0, 2]]).all()
+
+
+def test_the_prior_spread_is_mixed_in_as_so_many_more_probes():
+    """One rival: the conjugate normal model's predictive, its variance and its degrees of freedom."""
+    errors = np.random.default_rng(0).normal(MEANS[:2], 0.3, (3, 2))
+    lag, prior = errors[:, 1] - errors[:, 0], Prior(spread=0.4, weight=3.0)
+    variance = (3.0 * 0.4**2 + 2 * lag.var(ddof=1)) / 5.0
+    expected = stats.t.interval(LEVEL, 5, lag.mean() / 0.2, np.sqrt(variance / 3) / 0.2)
+    found = posterior_interval(errors.mean(axis=0), 0, probe_lags(errors, 0), 0.2, prior)
+    assert found == pytest.approx(tuple(special.expit(expected)), rel=1e-9)
+
+
+def test_two_probes_that_agree_by_chance_do_not_say_everything_or_nothing():
+    """Without the prior, two probes gave 1.000 (0.00 to 1.00); two equal ones 1.000 (1.00 to 1.00)."""
+    scores, temperature, prior = np.array([1.0, 2.0]), 0.1, Prior(spread=0.15, weight=3.0)
+    apart = np.array([[1.0, 1.9], [1.0, 2.1]])
+    assert posterior_interval(scores, 0, probe_lags(apart, 0), temperature)[0] < 0.9
+    low, high = posterior_interval(scores, 0, probe_lags(apart, 0), temperature, prior)
+    assert 0.95 < low < high <= 1
+    same = np.array([[1.0, 2.0], [1.0, 2.0]])
+    low, high = posterior_interval(scores, 0, probe_lags(same, 0), temperature, prior)
+    assert low < special.expit(10.0) < high
+
+
+def test_the_engine_takes_the_eliminations_spread_for_the_prior():
+    rule = calibrate(np.random.default_rng(1).normal(MEANS, 0.1, (400, 8, 3)))
+    config = ScoringConfig(CLASSES, (1, 2, 2), 8, 8, (0.2,) * 8, (0.5,) * 8)
+    assert config.spread_prior == NO_PRIOR
+    assert replace(config, elimination=rule).spread_prior == Prior(rule.spread, rule.prior)

@@ -66,6 +66,9 @@ def in_set(cells: Answered) -> tuple[Flags, Flags, Integers]:
     """Return, per cell: whether p-values were computed, whether the true class is in the set, the set's size."""
     known = np.isfinite(cells.conformal).all(axis=1)
     members = np.nan_to_num(cells.conformal) > SET_ERROR
+    # as the client's prediction_set: a set that is not empty holds the label
+    labelled = np.flatnonzero(members.any(axis=1) & (cells.label >= 0))
+    members[labelled, cells.label[labelled]] = True
     return known, members[np.arange(len(cells)), cells.truth] & known, np.where(known, members.sum(axis=1), 0)
 
 
