@@ -26,6 +26,7 @@ from cytoserve_client.errors import (
     InvalidImage,
     InvalidInput,
     NotAnImage,
+    OwnOverlay,
     ServerError,
     ServerUnavailable,
     TooManyBytes,
@@ -50,6 +51,7 @@ from cytoserve_client.results import (
     Kind,
     ModelInfo,
     ReviewItem,
+    Skipped,
     SmearAnalysis,
 )
 from cytoserve_client.review import review_order
@@ -87,6 +89,7 @@ __all__ = [
     "Kind",
     "ModelInfo",
     "NotAnImage",
+    "OwnOverlay",
     "Priority",
     "Reason",
     "RetryPolicy",
@@ -94,6 +97,7 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "ServiceInfo",
+    "Skipped",
     "SmearAnalysis",
     "TokenProvider",
     "TooManyBytes",

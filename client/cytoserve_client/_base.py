@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from cytoserve_files import writable_text
+
 from cytoserve_client import _constants as c
 from cytoserve_client import _plan
 from cytoserve_client._answers import assemble_cells, assemble_smear, failure_of
@@ -15,7 +17,8 @@ from cytoserve_client._flow import Flows
 from cytoserve_client._plan import Chunk
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike, Source, check_scale, check_scales, sources_of
-from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, SmearAnalysis
+from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, Skipped, SmearAnalysis
+from cytoserve_client.selection import refuse_overlay, sift
 
 
 class _Transport(Protocol):
@@ -79,13 +82,21 @@ class FieldsJob:
     sources: Sequence[Source]
     single: bool
     um_per_pixel: float
+    skipped: tuple[Skipped, ...] = ()
 
     @classmethod
     def of(cls, images: ImageLike | Sequence[ImageLike], um_per_pixel: float | None) -> FieldsJob:
-        """Check what can be checked without the server; a single image is read, so that its mistakes come first."""
+        """Check what can be checked without the server; a single image is read, so that its mistakes come first.
+
+        Files are compared here (see `cytoserve_client.selection.sift`), so this may wait for a disk.
+        """
         sources, single = sources_of(images)
         scale = check_scale(um_per_pixel)
-        return cls(_read_single(sources) if single else sources, single, scale)
+        if single:
+            refuse_overlay(sources[0])
+            return cls(_read_single(sources), single, scale)
+        kept, skipped = sift(sources)
+        return cls([sources[i] for i in kept], single, scale, tuple(skipped))
 
     def result(
         self, model: ModelInfo, answers: Sequence[FieldAnalysis | CytoserveClientError], sample: str | None
@@ -94,7 +105,8 @@ class FieldsJob:
         fields = [answer for answer in answers if isinstance(answer, FieldAnalysis)]
         pairs = zip(self.sources, answers, strict=True)
         failures = [failure_of(answer, s.name) for s, answer in pairs if isinstance(answer, CytoserveClientError)]
-        return assemble_smear(model, fields, failures, sample)
+        name = None if sample is None else writable_text(sample)
+        return assemble_smear(model, fields, failures, name).model_copy(update={"skipped": self.skipped})
 
 
 @dataclass(frozen=True)

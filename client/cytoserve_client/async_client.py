@@ -72,7 +72,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> SmearAnalysis:
         """Analyse the fields of one sample; see `Client.analyze`."""
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
-        job = FieldsJob.of(images, um_per_pixel)
+        job = await asyncio.to_thread(FieldsJob.of, images, um_per_pixel)
         model = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
         answers = await in_tasks(
             lambda source: self._run(self._flows.field(source, job.um_per_pixel, options, model, job.single)),

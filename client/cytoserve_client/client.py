@@ -130,7 +130,9 @@ class Client(BaseClient[SyncTransport]):
         Parameters
         ----------
         images : path, bytes, (H, W, 3) uint8 RGB array, EncodedImage, or a list of those
-            One field, or all fields of the sample. Each travels as one request.
+            One field, or all fields of the sample. Each travels as one request. In a list equal contents (byte for
+            byte, whatever their names) count once, and pictures that this program annotated do not count: both are
+            named in ``skipped``.
         um_per_pixel : float, optional
             Physical scale of all fields, micrometres per pixel; measured on the red cells when not given.
         sample : str, optional
@@ -156,7 +158,8 @@ class Client(BaseClient[SyncTransport]):
         Returns
         -------
         SmearAnalysis
-            Fields in the order given. In a list, images that fail are in ``failures`` and the others are answered.
+            Fields in the order given. In a list, images that fail are in ``failures`` and the others are answered;
+            those that must not count (again) are in ``skipped``.
 
         Raises
         ------
@@ -206,7 +209,8 @@ class Client(BaseClient[SyncTransport]):
         Parameters
         ----------
         images : as in `analyze`
-            One cell, or many; many travel in chunks.
+            One cell, or many; many travel in chunks. Nothing is added up here, so every image of the list gets its
+            answer, equal ones too; the commands that count cells leave repeats out (`cytoserve_client.selection`).
         um_per_pixel : float or sequence of float, optional
             Physical scale of all images, or of each, micrometres per pixel.
         timeout : float, optional

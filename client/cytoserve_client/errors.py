@@ -8,6 +8,7 @@
     +-- InvalidInput                invalid_argument    the caller's input, never retried
     |   +-- InvalidImage            not_an_image
     |   |   +-- UnreadableFile      unreadable          (found by the client)
+    |   |   +-- OwnOverlay          own_overlay         (found by the client)
     |   |   +-- InvalidArray        bad_array           (found by the client)
     |   |   +-- EmptyImage          empty
     |   |   +-- NotAnImage          not_an_image
@@ -117,9 +118,15 @@ class InvalidImage(InvalidInput):
 
 
 class UnreadableFile(InvalidImage):
-    """The file is not there, is a folder, or may not be read."""
+    """The file is not there, is no regular file (a folder, a named pipe, a device), or may not be read."""
 
     default_code = "unreadable"
+
+
+class OwnOverlay(InvalidImage):
+    """The image is an annotated picture that this program drew, not a photograph."""
+
+    default_code = "own_overlay"
 
 
 class InvalidArray(InvalidImage):

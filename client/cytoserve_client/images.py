@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
+from cytoserve_files import NotRegularFile, open_regular, shown, writable_text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,8 +34,8 @@ from cytoserve_client.errors import (
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 """Formats that the service reads (docs/contract.md)."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
-"""File name endings taken for images when a folder is given."""
+OVERLAY_KEY = "cytoserve:overlay"
+"""Mark of an annotated picture that this program drew: a PNG text key. Such a picture is no field of a sample."""
 
 SYNTHETIC_KEY = "cytoserve:synthetic"
 """Mark of a generated image: a PNG text key of this name (or ``Synthetic``), or this word in the EXIF software or
@@ -75,6 +76,8 @@ class Source:
 
     name: str
     load: Callable[[], EncodedImage]
+    opened: Callable[[], BinaryIO] | None = None
+    """Opens the content anew, to compare it; None where there is none to compare."""
 
 
 def sources_of(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Source], bool]:
@@ -99,16 +102,18 @@ def sources_of(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Source], b
 def _source(image: Any, index: int | None) -> Source:
     where = "" if index is None else f"[{index}]"
     if isinstance(image, EncodedImage):
-        return Source(image.name, lambda: checked(image.name, image.data))
+        name = writable_text(image.name)
+        return Source(name, lambda: checked(name, image.data), lambda: io.BytesIO(image.data))
     if isinstance(image, (bytes, bytearray, memoryview)):
         data, name = bytes(image), f"bytes{where}"
-        return Source(name, lambda: checked(name, data))
+        return Source(name, lambda: checked(name, data), lambda: io.BytesIO(data))
     if isinstance(image, np.ndarray):
         name = f"array{where}"
-        return Source(name, lambda: EncodedImage(name, encode_array(image, name)))
+        pixels = lambda: io.BytesIO(f"{image.dtype} {image.shape} ".encode() + image.tobytes())  # noqa: E731
+        return Source(name, lambda: EncodedImage(name, encode_array(image, name)), pixels)
     if isinstance(image, (str, os.PathLike)):
         path = Path(image)
-        return Source(str(path), lambda: read_file(path))
+        return Source(shown(path), lambda: read_file(path), lambda: open_regular(path))
     name = f"item{where}"
     kind = type(image).__name__
 
@@ -124,18 +129,22 @@ def read_file(path: Path) -> EncodedImage:
     Raises
     ------
     UnreadableFile, EmptyImage, TooManyBytes
-        With the path as ``source``.
+        With the path as ``source``, as `cytoserve_files.shown` writes it. A named pipe, a device or a socket is
+        refused at once: it could keep the call waiting past its deadline.
     """
-    name = str(path)
+    name = shown(path)
     try:
-        size = path.stat().st_size
-        if path.is_file() and size > c.MAX_FILE_BYTES:
-            raise _too_many_bytes(name, size)
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > c.MAX_FILE_BYTES:
+                raise _too_many_bytes(name, size)
+            data = file.read(c.MAX_FILE_BYTES + 1)  # it may have grown since
     except FileNotFoundError:
         raise UnreadableFile("no such file. Check the path.", source=name) from None
-    except IsADirectoryError:
-        raise UnreadableFile("is a folder; give the image files in it.", source=name) from None
+    except (NotRegularFile, IsADirectoryError) as error:
+        kind = getattr(error, "kind", "a folder")
+        cure = "give the image files in it" if kind == "a folder" else "save the image to a file and give that"
+        raise UnreadableFile(f"is {kind}; {cure}.", source=name) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableFile(f"cannot be read: {reason}.", source=name) from error

@@ -141,6 +141,14 @@ class Failure(_Frozen):
     message: str
 
 
+class Skipped(_Frozen):
+    """A file that was passed over without asking the server; see `cytoserve_client.selection`."""
+
+    source: str
+    reason: str = Field(description="stable code: 'duplicate', 'own_overlay', 'unsupported_format', 'folder', ...")
+    message: str
+
+
 class SmearAnalysis(_Frozen):
     """The fields of one sample, its differential and its review list."""
 
@@ -151,6 +159,7 @@ class SmearAnalysis(_Frozen):
     differential: dict[str, ClassCount]
     review: tuple[ReviewItem, ...] = Field(description="[field, cell] pairs, most urgent first")
     failures: tuple[Failure, ...] = ()
+    skipped: tuple[Skipped, ...] = Field(default=(), description="files that were not read, or count once already")
 
     @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
     @property
@@ -183,6 +192,7 @@ class CellsAnalysis(_Frozen):
     model: ModelInfo
     cells: tuple[CellAnswer, ...]
     failures: tuple[Failure, ...] = ()
+    skipped: tuple[Skipped, ...] = Field(default=(), description="files that were not read, or count once already")
 
     @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
     @property

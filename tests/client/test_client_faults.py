@@ -84,7 +84,7 @@ def test_attempts_on_a_server_that_is_always_full_are_bounded(server: FakeServer
     with pytest.raises(errors.ServerUnavailable):
         client.analyze(b"x")
     assert server.fake.attempts["smear_analysis"] == 4
-    result = client.analyze([b"x"] * 20)
+    result = client.analyze([b"%d" % i for i in range(20)])
     assert {failure.error for failure in result.failures} == {"unavailable"}
     # The throttle is spent by now: hardly more requests than images.
     assert server.fake.attempts["smear_analysis"] <= 4 + 20 + 5

@@ -60,8 +60,15 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
 def test_the_client_imports_nothing_of_the_other_rooms() -> None:
     code = "import sys, cytoserve_client.cli.main; print([m for m in sys.modules if m.startswith('cytoserve_')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    foreign = [name for name in eval(run.stdout) if not name.startswith("cytoserve_client")]
+    foreign = [name for name in eval(run.stdout) if not name.startswith(("cytoserve_client", "cytoserve_files"))]
     assert foreign == []
+
+
+def test_the_package_of_files_imports_nothing_but_the_standard_library() -> None:
+    code = "import sys; before = set(sys.modules); import cytoserve_files; print(set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    foreign = {name.split(".")[0] for name in eval(run.stdout)} - set(sys.stdlib_module_names)
+    assert foreign == {"cytoserve_files"}
 
 
 def test_the_table_of_subcommands_names_extras_that_exist() -> None:

@@ -61,7 +61,7 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     assert document["schema"] == "cytoserve.analysis/1"
     assert set(document) == {
         *("schema", "sample", "model", "fields", "differential", "review", "failures"),
-        "reasons_explained",
+        *("reasons_explained", "skipped"),
     }
     assert set(document["model"]) == {"name", "version", "classes", "weights_sha256"}
     assert set(document["fields"][0]) == {

@@ -23,8 +23,8 @@ def run(*words: object) -> Result:
 def pictures(tmp_path: Path) -> list[Path]:
     """Three files; what is in them is the fake server's business."""
     paths = [tmp_path / f"p{i}.png" for i in range(3)]
-    for path in paths:
-        path.write_bytes(b"picture")
+    for i, path in enumerate(paths):
+        path.write_bytes(b"picture %d" % i)
     return paths
 
 
@@ -91,7 +91,7 @@ def test_few_cells_are_listed_one_by_one_with_their_sets(server: FakeServer, pic
 
 def test_many_accepted_cells_are_counted_not_listed(server: FakeServer, tmp_path: Path) -> None:
     for i in range(21):
-        (tmp_path / f"{i}.png").write_bytes(b"picture")
+        (tmp_path / f"{i}.png").write_bytes(b"picture %d" % i)
     result = run("classify", tmp_path, "--url", server.url)
     assert result.exit_code == 0, result.output
     assert "21 cell(s)" in result.output

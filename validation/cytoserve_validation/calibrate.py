@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from cytoserve_client import ServiceInfo
-from cytoserve_client.cli.files import write_atomically
+from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_scoring import site as site_file
 from cytoserve_scoring.calibration import Answers, Promise, document, fit_budget, upper_bound
 from cytoserve_scoring.config import ScoringConfig
@@ -21,7 +22,7 @@ from cytoserve_scoring.scores import conformal_p_value
 from scipy import special
 
 from .answers import Answered, Flags
-from .errors import AlreadyThere, BadSetting, NothingScored, UnboundModel
+from .errors import AlreadyThere, BadSetting, BadTarget, NothingScored, UnboundModel
 from .selective import curve
 
 NOTICE: Final = "For research use; not a medical device."
@@ -267,14 +268,21 @@ def warnings(fitted: Mapping[str, Any], classes: Sequence[str], level: float) ->
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """Say so before any work is done.
+    """Say so before any work is done: also if the file could not be written after it.
 
     Raises
     ------
     AlreadyThere
+        Something is there: a file, a folder, a link, a device.
+    BadTarget
+        It cannot be written.
     """
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         raise AlreadyThere(f"{path} exists; calibrations are kept, not overwritten: give another name")
+    try:
+        check_output(path)
+    except NotWritable as error:
+        raise BadTarget(str(error)) from error
 
 
 def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,7 +296,7 @@ def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
     """
     refuse_to_overwrite(path)
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, text.encode("utf-8"))
+    write_text(path, text)
     try:
         return site_file.read(path, site_file.Served(whole["weights_sha256"], whole["procedure_sha256"]))
     except BaseException:

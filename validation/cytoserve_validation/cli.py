@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cytoserve_client import CellsAnalysis, Client, CytoserveClientError
+from cytoserve_client import CellsAnalysis, Client, CytoserveClientError, Skipped
 from cytoserve_client import _constants as defaults
-from cytoserve_client.cli import exit_codes
+from cytoserve_client import selection as chosen
+from cytoserve_client.cli import exit_codes, tables
 from cytoserve_client.cli.connect import server_address
 from cytoserve_client.cli.tables import NOTICE, plain
-from cytoserve_client.images import SUFFIXES, check_scale
+from cytoserve_client.images import check_scale, sources_of
+from cytoserve_files import shown
 from cytoserve_scoring.errors import CytoserveError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -89,7 +91,7 @@ def calibrate_command(
         )
         whole = calibrate.write(to, calibrate.build(found, info, promise, made, probes, failed))
     _tell_calibration(whole, cells, to, out)
-    raise typer.Exit(exit_codes.SOME_FAILED if failed else exit_codes.OK)
+    raise typer.Exit(exit_codes.SOME_FAILED if failed or _lost(cells.ignored) else exit_codes.OK)
 
 
 def _tell_calibration(whole: dict[str, Any], cells: LabelledCells, to: Path, out: Console) -> None:
@@ -137,10 +139,10 @@ def validate_command(
         calibrate.check_promise(0.5, confidence)
         check_scale(um_per_pixel)
         documents.refuse_to_overwrite(report)
-        cells = labelled.scan(folder)
-        table = labelled.read_groups(groups, cells) if groups else None
-        strange_files = _images_below(anomalies) if anomalies else []
-        hashes = labelled.file_hashes(cells.files)
+        everything = labelled.scan(folder)
+        table = labelled.read_groups(groups, everything) if groups else None
+        cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
+        strange_files, strange_ignored = _images_below(anomalies) if anomalies else ([], ())
         with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
@@ -149,26 +151,28 @@ def validate_command(
         found, failed = _labelled_answers(analysis, cells)
         strange, strange_failed = _strange_answers(strange_analysis, strange_files, anomalies)
         source = documents.Source(
-            name=folder.resolve().name,
+            name=shown(folder.resolve().name),
             data_sha256=labelled.data_sha256(cells.names, hashes),
             created=calibrate.now(),
             um_per_pixel=um_per_pixel,
             budget=budget,
             failed=failed,
-            remarks=_remarks(cells, hashes),
+            remarks=_remarks((*cells.ignored, *strange_ignored)),
             strange_failed=strange_failed,
             calibration=(info.model_extra or {}).get("calibration"),
         )
-        kept = _groups_of(found, table, cells)
+        kept = _groups_of(found, table, everything)
         text = documents.to_json(documents.build(found, info.model, source, kept, strange, confidence))
         whole = json.loads(text)
         documents.write(report, whole, page.render(whole))
-    _tell_report(whole, cells, report, out)
-    raise typer.Exit(exit_codes.SOME_FAILED if failed or strange_failed else exit_codes.OK)
+    ignored = (*cells.ignored, *strange_ignored)
+    _tell_report(whole, ignored, report, out)
+    incomplete = failed or strange_failed or _lost(ignored)
+    raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
 
 
-def _tell_report(whole: dict[str, Any], cells: LabelledCells, folder: Path, out: Console) -> None:
-    _tell_failures([*whole["data"]["failed"], *whole["anomalies_failed"]], cells.ignored, out)
+def _tell_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Path, out: Console) -> None:
+    _tell_failures([*whole["data"]["failed"], *whole["anomalies_failed"]], ignored, out)
     for name, row in whole["overall"]["headline"].items():
         shown = "-" if row["value"] is None else f"{row['value']:.4g}  ({row['low']:.4g} to {row['high']:.4g})"
         out.print(plain(f"{name.replace('_', ' ')}: {shown}"))
@@ -192,8 +196,8 @@ def _asked(
 
 
 def _labelled_answers(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered, list[dict[str, str]]]:
-    names = {str(file): cells.name(file) for file in cells.files}
-    truth = {str(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
+    names = {shown(file): cells.name(file) for file in cells.files}
+    truth = {shown(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
     return answers.arrays(analysis, names, truth), answers.failures(analysis, names)
 
 
@@ -202,7 +206,7 @@ def _strange_answers(
 ) -> tuple[Answered | None, list[dict[str, str]]]:
     if analysis is None or folder is None:
         return None, []
-    names = {str(file): f"{folder.name}/{file.relative_to(folder).as_posix()}" for file in files}
+    names = {shown(file): shown(f"{folder.name}/{file.relative_to(folder).as_posix()}") for file in files}
     return answers.arrays(analysis, names, None), answers.failures(analysis, names)
 
 
@@ -216,8 +220,8 @@ def _groups_of(found: Answered, table: Groups | None, cells: LabelledCells) -> G
     return Groups(tuple(table.group[i] for i in index), slides)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Return the images in a folder and its folders.
+def _images_below(folder: Path) -> tuple[list[Path], tuple[Skipped, ...]]:
+    """Return the images in a folder and its folders, each content once, and what was passed over.
 
     Raises
     ------
@@ -225,30 +229,35 @@ def _images_below(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise BadLabelledFolder(f"{folder} is no folder; give one that holds images of anomalies")
-    files = sorted(item for item in folder.rglob("*") if item.is_file() and item.suffix.lower() in SUFFIXES)
-    if not files:
+    found = chosen.list_tree(folder)
+    kept, repeated = chosen.sift(sources_of(found.files)[0])
+    if not kept:
         raise NoCells(f"no image lies in {folder}")
-    return files
+    return [found.files[i] for i in kept], labelled.relative((*found.skipped, *repeated), folder)
 
 
-def _remarks(cells: LabelledCells, hashes: Sequence[str]) -> list[str]:
+def _lost(ignored: Sequence[Skipped]) -> bool:
+    """Return whether something was passed over that looks like an image."""
+    return any(item.reason in chosen.UNREAD for item in ignored)
+
+
+def _remarks(ignored: Sequence[Skipped]) -> list[str]:
     out = []
-    copies = labelled.repeats(cells.names, hashes)
+    copies = [f"{item.source} ({item.message})" for item in ignored if item.reason == chosen.DUPLICATE]
     if copies:
-        pairs = labelled.some([f"{name} = {first}" for name, first in copies])
-        out.append(f"The same image lies there twice and counts twice: {pairs}.")
-    if cells.ignored:
-        out.append(f"Files whose ending is no image's were left out: {labelled.some(cells.ignored)}.")
+        out.append(f"The same image lies there more than once and counts once: {labelled.some(copies)}.")
+    others = [f"{item.source} ({item.message})" for item in ignored if item.reason != chosen.DUPLICATE]
+    if others:
+        out.append(f"Files that were left out: {labelled.some(others)}.")
     return out
 
 
-def _tell_failures(failed: Sequence[dict[str, str]], ignored: Sequence[str], out: Console) -> None:
+def _tell_failures(failed: Sequence[dict[str, str]], ignored: Sequence[Skipped], out: Console) -> None:
     if failed:
         out.print(plain(f"{len(failed)} image(s) without an answer or a label:", "red"))
         for item in failed[: labelled.NAMES_SHOWN]:
             out.print(plain(f"  {item['file']}: {item['message']} [{item['error']}]", "red"))
-    if ignored:
-        out.print(plain(f"not read, the ending is no image's: {labelled.some(ignored)}", "yellow"))
+    tables.print_skipped(ignored, out)
 
 
 @contextmanager

@@ -11,6 +11,7 @@
     +-- UnboundModel          the server does not say which weights it runs
     +-- NothingScored         no labelled cell got an answer
     +-- AlreadyThere          the file to write exists
+    +-- BadTarget             the file to write cannot be written
     +-- BadSetting            a number outside its range
 """
 
@@ -51,6 +52,10 @@ class NothingScored(ValidationError):
 
 class AlreadyThere(ValidationError):
     """The file to be written exists; calibrations and reports are never overwritten."""
+
+
+class BadTarget(ValidationError):
+    """The file to be written cannot be: no permission, a read-only file system, a file in place of a folder."""
 
 
 class BadSetting(ValidationError):

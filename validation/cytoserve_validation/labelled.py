@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cytoserve_client.images import SUFFIXES
+from cytoserve_client import Skipped
+from cytoserve_client import selection as chosen
+from cytoserve_files import FileProblem, read_bytes, read_text, shown
 
 from .errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
 
@@ -28,18 +31,18 @@ class LabelledCells:
         Sorted by their name relative to ``root``.
     truth : tuple of str
         Name of the folder that each file lies in.
-    ignored : tuple of str
-        Relative names of files whose ending is no image's; they are told, not read.
+    ignored : tuple of Skipped
+        Files that were passed over, by their relative names, with the reason; they are told, not read.
     """
 
     root: Path
     files: tuple[Path, ...]
     truth: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[Skipped, ...] = ()
 
     def name(self, file: Path) -> str:
-        """Return a file's name relative to the folder, with forward slashes."""
-        return file.relative_to(self.root).as_posix()
+        """Return a file's name relative to the folder, with forward slashes, as valid text (`cytoserve_files`)."""
+        return shown(file.relative_to(self.root).as_posix())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,26 +67,65 @@ def scan(folder: Path) -> LabelledCells:
     """
     if not folder.is_dir():
         raise BadLabelledFolder(f"{folder} is no folder; give one that holds a folder per class")
-    parts = [part for part in sorted(folder.iterdir()) if not part.name.startswith(".")]
-    loose = [part.name for part in parts if part.is_file() and part.suffix.lower() in SUFFIXES]
-    if loose:
+    top = chosen.list_folder(folder)
+    if top.files:
+        loose = [shown(file.name) for file in top.files]
         raise BadLabelledFolder(f"{some(loose)} lie(s) directly in {folder}; put each image into its class's folder")
-    files, truth, ignored = [], [], [part.name for part in parts if part.is_file()]
-    for part in (part for part in parts if part.is_dir()):
-        for item in sorted(part.iterdir()):
-            name = f"{part.name}/{item.name}"
-            if item.name.startswith("."):
-                continue
-            if item.is_dir():
-                raise BadLabelledFolder(f"{name} is a folder inside a class folder; put the images directly into it")
-            if item.suffix.lower() in SUFFIXES:
-                files.append(item)
-                truth.append(part.name)
-            else:
-                ignored.append(name)
+    files, truth = [], []
+    ignored = [item for item in top.skipped if item.reason not in _FOLDERS]
+    for part in sorted(item for item in folder.iterdir() if item.is_dir() and not chosen.is_system(item.name)):
+        found = chosen.list_folder(part)
+        nested = [item.source for item in found.skipped if item.reason in _FOLDERS]
+        if nested:
+            raise BadLabelledFolder(f"{nested[0]} is a folder inside a class folder; put the images directly into it")
+        drawn = {file for file in found.files if chosen.is_overlay_file(file)}
+        kept = [file for file in found.files if file not in drawn]
+        files += kept
+        truth += [shown(part.name)] * len(kept)
+        ignored += [*found.skipped, *(chosen.overlay_skipped(file) for file in sorted(drawn))]
     if not files:
-        raise NoCells(f"no image ({', '.join(sorted(SUFFIXES))}) lies in a class folder of {folder}")
-    return LabelledCells(folder, tuple(files), tuple(truth), tuple(ignored))
+        raise NoCells(f"no image ({', '.join(sorted(chosen.SUFFIXES))}) lies in a class folder of {folder}")
+    return LabelledCells(folder, tuple(files), tuple(truth), relative(ignored, folder))
+
+
+_FOLDERS = frozenset({chosen.FOLDER, chosen.FOLDER_WITH_IMAGES})
+
+
+def relative(skipped: Sequence[Skipped], root: Path) -> tuple[Skipped, ...]:
+    """Return what was passed over with names relative to a folder; the system's files are left out."""
+    start = f"{shown(root)}/"
+    return tuple(
+        item.model_copy(update={"source": item.source.removeprefix(start)})
+        for item in skipped
+        if item.reason != chosen.SYSTEM_FILE
+    )
+
+
+def without_repeats(cells: LabelledCells, hashes: Sequence[str]) -> tuple[LabelledCells, list[str]]:
+    """Return the cells and hashes with each content once; the copies are among ``ignored``.
+
+    Raises
+    ------
+    RepeatedImage
+        The same image lies in two classes: one of the labels is wrong, and nobody can tell which.
+    """
+    copies = dict(repeats(cells.names, hashes))
+    truth = dict(zip(cells.names, cells.truth, strict=True))
+    split = [f"{name} = {first}" for name, first in copies.items() if truth[name] != truth[first]]
+    if split:
+        raise RepeatedImage(f"{some(split)}: the same image in two classes; keep it in the right one")
+    kept = [i for i, name in enumerate(cells.names) if name not in copies]
+    repeated = [
+        Skipped(source=name, reason=chosen.DUPLICATE, message=f"the same content as {first}; it counts once")
+        for name, first in copies.items()
+    ]
+    fewer = replace(
+        cells,
+        files=tuple(cells.files[i] for i in kept),
+        truth=tuple(cells.truth[i] for i in kept),
+        ignored=(*cells.ignored, *repeated),
+    )
+    return fewer, [hashes[i] for i in kept]
 
 
 def check_classes(cells: LabelledCells, classes: Sequence[str]) -> list[str]:
@@ -105,7 +147,7 @@ def file_hashes(files: Sequence[Path]) -> list[str]:
     found = []
     for file in files:
         try:
-            found.append(hashlib.sha256(file.read_bytes()).hexdigest())
+            found.append(hashlib.sha256(read_bytes(file)).hexdigest())
         except OSError:
             found.append("unreadable")
     return found
@@ -175,10 +217,11 @@ def read_groups(path: Path, cells: LabelledCells) -> Groups:
         Not readable, a missing column or value, a file twice, a file that is not there, a cell without a row.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            columns = reader.fieldnames or []
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig")))
+        columns = reader.fieldnames or []
+        rows = list(reader)
+    except FileProblem as error:
+        raise BadGroups(str(error)) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadGroups(f"{path} cannot be read as CSV in UTF-8 ({type(error).__name__})") from error
     lacking = [name for name in ("file", "group") if name not in columns]
@@ -209,7 +252,7 @@ def _keys(cells: LabelledCells) -> dict[str, str]:
     """Return what a row may call each file: its relative name, or its bare name where that is unique."""
     bare = Counter(file.name for file in cells.files)
     keys = {cells.name(file): cells.name(file) for file in cells.files}
-    keys.update({file.name: cells.name(file) for file in cells.files if bare[file.name] == 1})
+    keys.update({shown(file.name): cells.name(file) for file in cells.files if bare[file.name] == 1})
     return keys
 
 

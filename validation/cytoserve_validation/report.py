@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_client.cli.files import write_atomically
 from cytoserve_client.results import ModelInfo
+from cytoserve_files import NotWritable, check_output_folder, write_text
 
 from .anomalies import describe_anomalies
 from .answers import Answered
-from .errors import AlreadyThere
+from .errors import AlreadyThere, BadTarget
 from .figures import describe, restricted
 from .grouped import describe_groups
 from .labelled import Groups
@@ -152,17 +153,23 @@ def _notes(
 
 
 def refuse_to_overwrite(folder: Path) -> None:
-    """Say so before any work is done.
+    """Say so before any work is done: also if the reports could not be written after it.
 
     Raises
     ------
     AlreadyThere
+    BadTarget
+        The folder cannot be written into.
     """
     for name in (JSON_NAME, HTML_NAME):
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             raise AlreadyThere(f"{folder / name} exists; reports are kept, not overwritten: give another folder")
     if folder.exists() and not folder.is_dir():
         raise AlreadyThere(f"{folder} is a file; give a folder")
+    try:
+        check_output_folder(folder)
+    except NotWritable as error:
+        raise BadTarget(str(error)) from error
 
 
 def to_json(report: Mapping[str, Any]) -> str:
@@ -191,5 +198,5 @@ def write(folder: Path, report: Mapping[str, Any], page: str) -> None:
     AlreadyThere
     """
     refuse_to_overwrite(folder)
-    write_atomically(folder / JSON_NAME, to_json(report).encode("utf-8"))
-    write_atomically(folder / HTML_NAME, page.encode("utf-8"))
+    write_text(folder / JSON_NAME, to_json(report))
+    write_text(folder / HTML_NAME, page)

@@ -2,9 +2,10 @@
 
 ==== =========================================================================
 0    every image was answered
-1    something unforeseen
+1    something unforeseen, or the JSON could not be written
 2    wrong usage: unknown option, no such folder content, part not installed
-3    some images failed, the others were answered
+3    some images failed, the others were answered; or a file that looks like an
+     image was not read, or an annotated picture not written
 4    all images failed
 5    the server is not there, or went away
 6    the time given was not enough
@@ -43,7 +44,7 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
 
-def of_result(answered: int, failures: Sequence[Failure]) -> int:
+def of_result(answered: int, failures: Sequence[Failure], lost: bool = False) -> int:
     """Return the exit code of a call that came to its end.
 
     Parameters
@@ -52,9 +53,11 @@ def of_result(answered: int, failures: Sequence[Failure]) -> int:
         Images with an answer.
     failures : sequence of Failure
         Images without one.
+    lost : bool
+        Whether files that look like images were not read at all.
     """
     if not failures:
-        return OK
+        return SOME_FAILED if lost else OK
     if answered:
         return SOME_FAILED
     codes = {failure.error for failure in failures}
@@ -63,6 +66,13 @@ def of_result(answered: int, failures: Sequence[Failure]) -> int:
     if codes == {DeadlineExceeded.default_code}:
         return DEADLINE
     return ALL_FAILED
+
+
+def with_outputs(code: int, written: bool, drawn: bool = True) -> int:
+    """Return the exit code of a result with this code of its own, by what of it was written."""
+    if not written:
+        return UNFORESEEN
+    return SOME_FAILED if code == OK and not drawn else code
 
 
 def of_error(error: CytoserveClientError) -> int:

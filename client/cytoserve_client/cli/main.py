@@ -6,7 +6,9 @@ Without ``--url`` (or the environment's ``CYTOSERVE_URL``) a local server is sta
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from cytoserve_files import NotWritable, check_output, check_output_folder, path_of, shown, write_bytes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,12 +27,13 @@ from cytoserve_client._answers import split_by_field
 from cytoserve_client._options import Options
 from cytoserve_client.cli import exit_codes, mounts, tables
 from cytoserve_client.cli.connect import server_address
-from cytoserve_client.cli.files import expand, overlay_names, write_atomically
+from cytoserve_client.cli.files import overlay_names
 from cytoserve_client.cli.overlay import draw_overlay, read_displayed
 from cytoserve_client.client import Client
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import check_scale
-from cytoserve_client.results import SmearAnalysis
+from cytoserve_client.results import CellsAnalysis, Skipped, SmearAnalysis
+from cytoserve_client.selection import Selection, gather
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +76,7 @@ def _common(
     ] = False,
 ) -> None:
     """Hold the options that come before a subcommand."""
+    _print_anything()
 
 
 @app.command()
@@ -91,11 +96,13 @@ def analyze(
 ) -> None:
     """Find and classify the cells of smear fields, count them, list what a person should look at."""
     out, notes = _consoles(json_out)
-    sources = _sources(images)
     with _errors_told(notes):
         # Before a server is started for it.
         check_scale(um_per_pixel)
         asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    selected = _selected(images, out)
+    sources = selected.files
+    _check_outputs(json_out, overlay, sources, notes)
     with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
         whole = _with_bar(
             lambda progress: client.analyze(
@@ -104,14 +111,17 @@ def analyze(
             sources,
             notes,
         )
-        analyses = split_by_field(whole) if per_image else [whole]
-        for analysis in analyses:
-            tables.print_analysis(analysis, out)
-        if json_out is not None:
-            _write_json(json_out, _per_image_json(analyses) if per_image else whole.model_dump_json(indent=2), notes)
-        if overlay is not None:
-            _write_overlays(overlay, whole, notes)
-    raise typer.Exit(exit_codes.of_result(len(whole.fields), whole.failures))
+    whole = whole.model_copy(update={"skipped": (*selected.skipped, *whole.skipped)})
+    analyses = split_by_field(whole) if per_image else [whole]
+    for analysis in analyses:
+        tables.print_analysis(analysis, out)
+    if per_image:
+        tables.print_skipped(whole.skipped, out)
+    document = (lambda: _per_image_json(analyses, whole.skipped)) if per_image else (lambda: _json(whole))
+    written = json_out is None or _write_json(json_out, document, notes)
+    drawn = overlay is None or _write_overlays(overlay, whole, notes)
+    code = exit_codes.of_result(len(whole.fields), whole.failures, selected.lost)
+    raise typer.Exit(exit_codes.with_outputs(code, written, drawn))
 
 
 @app.command()
@@ -128,21 +138,24 @@ def classify(
 ) -> None:
     """Classify single-cell images, as an analyser delivers them."""
     out, notes = _consoles(json_out)
-    sources = _sources(images)
     with _errors_told(notes):
         # Before a server is started for it.
         check_scale(um_per_pixel)
         asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    selected = _selected(images, out)
+    sources = selected.files
+    _check_outputs(json_out, None, sources, notes)
     with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
         result = _with_bar(
             lambda progress: client.classify(sources, um_per_pixel, on_progress=progress, **asked.arguments),
             sources,
             notes,
         )
-        tables.print_cells(result, out)
-        if json_out is not None:
-            _write_json(json_out, result.model_dump_json(indent=2), notes)
-    raise typer.Exit(exit_codes.of_result(len(result.cells), result.failures))
+    result = result.model_copy(update={"skipped": selected.skipped})
+    tables.print_cells(result, out)
+    written = json_out is None or _write_json(json_out, lambda: _json(result), notes)
+    code = exit_codes.of_result(len(result.cells), result.failures, selected.lost)
+    raise typer.Exit(exit_codes.with_outputs(code, written))
 
 
 @app.command()
@@ -160,11 +173,19 @@ def main() -> None:
     """Run the command line; the entry point of the distribution."""
     # Pillow remarks on damaged EXIF while the metadata is read; whether the image is usable, the server says.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    _print_anything()
     try:
         app()
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(exit_codes.INTERRUPTED)
+
+
+def _print_anything() -> None:
+    """Let a character that the terminal's encoding lacks be printed as an escape rather than end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _consoles(json_out: Path | None) -> tuple[Console, Console]:
@@ -178,12 +199,35 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _sources(paths: Sequence[Path]) -> list[Path]:
-    sources = expand(paths)
-    if not sources:
+def _selected(paths: Sequence[Path], out: Console) -> Selection:
+    """Return the images meant; without any, what was passed over is named and the command ends."""
+    selected = gather(paths)
+    if not selected.files:
+        tables.print_skipped(selected.skipped, out)
         typer.echo("no image files in the folder(s) given", err=True)
         raise typer.Exit(exit_codes.USAGE)
-    return sources
+    return selected
+
+
+def _check_outputs(json_out: Path | None, overlay: Path | None, sources: Sequence[Path], notes: Console) -> None:
+    """Refuse, before the work, outputs that could not be written after it or would overwrite an input."""
+    try:
+        if json_out is not None and str(json_out) != "-":
+            check_output(json_out)
+            if any(_same_file(json_out, source) for source in sources):
+                raise NotWritable(f"cannot write {shown(json_out)}: it is one of the images; give another name")
+        if overlay is not None:
+            check_output_folder(overlay)
+    except NotWritable as error:
+        notes.print(tables.plain(error, "red"))
+        raise typer.Exit(exit_codes.USAGE) from None
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
@@ -201,7 +245,7 @@ def _errors_told(notes: Console) -> Iterator[None]:
         notes.print("interrupted")
         raise typer.Exit(exit_codes.INTERRUPTED) from None
     except OSError as error:
-        notes.print(tables.plain(f"cannot write the result: {error}", "red"))
+        notes.print(tables.plain(f"the system refused: {error}", "red"))
         raise typer.Exit(exit_codes.UNFORESEEN) from None
 
 
@@ -216,30 +260,52 @@ def _with_bar(
         return work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def _per_image_json(analyses: Sequence[SmearAnalysis]) -> str:
-    documents = [analysis.model_dump(mode="json") for analysis in analyses]
-    return json.dumps({"schema": "cytoserve.analyses/1", "analyses": documents}, indent=2, ensure_ascii=False)
+def _json(analysis: SmearAnalysis | CellsAnalysis) -> str:
+    return analysis.model_dump_json(indent=2)
 
 
-def _write_json(path: Path, text: str, notes: Console) -> None:
-    if str(path) == "-":
-        sys.stdout.write(text + "\n")
-        return
-    write_atomically(path, (text + "\n").encode("utf-8"))
-    notes.print(tables.plain(f"JSON: {path}"))
+def _per_image_json(analyses: Sequence[SmearAnalysis], skipped: Sequence[Skipped]) -> str:
+    whole = {
+        "schema": "cytoserve.analyses/1",
+        "analyses": [analysis.model_dump(mode="json") for analysis in analyses],
+        "skipped": [item.model_dump(mode="json") for item in skipped],
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)
 
 
-def _write_overlays(folder: Path, analysis: SmearAnalysis, notes: Console) -> None:
-    """Write one annotated picture per field; a picture that cannot be drawn is told, and the others are written."""
-    names = overlay_names(field.source for field in analysis.fields)
+def _write_json(path: Path, document: Callable[[], str], notes: Console) -> bool:
+    """Write a document, UTF-8 whatever the terminal's encoding; return whether it is written."""
+    try:
+        data = (document() + "\n").encode("utf-8")
+        if str(path) == "-":
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+            return True
+        write_bytes(path, data)
+    except OSError as error:
+        notes.print(tables.plain(f"cannot write the result: {error}", "red"))
+        return False
+    notes.print(tables.plain(f"JSON: {shown(path)}"))
+    return True
+
+
+def _write_overlays(folder: Path, analysis: SmearAnalysis, notes: Console) -> bool:
+    """Write one annotated picture per field; one that fails is told and the others are written.
+
+    Returns whether all were.
+    """
+    names = overlay_names((field.source for field in analysis.fields), folder)
+    whole = True
     for field, name in zip(analysis.fields, names, strict=True):
         try:
-            data = draw_overlay(read_displayed(Path(field.source)), field)
-        except CytoserveClientError as error:
-            notes.print(tables.plain(f"no overlay: {error}", "yellow"))
+            write_bytes(folder / name, draw_overlay(read_displayed(path_of(field.source)), field))
+        except Exception as error:  # whatever it is, it concerns this picture and not the next
+            notes.print(tables.plain(f"no overlay of {field.source}: {error}", "yellow"))
+            whole = False
             continue
-        write_atomically(folder / name, data)
-        notes.print(tables.plain(f"overlay: {folder / name}"))
+        notes.print(tables.plain(f"overlay: {shown(folder / name)}"))
+    return whole
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from cytoserve_files import open_regular, shown
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from cytoserve_client._constants import MAX_PIXELS
 from cytoserve_client.cli.tables import NOTICE, SYNTHETIC
 from cytoserve_client.errors import InvalidImage, TooManyPixels
-from cytoserve_client.images import FORMATS, SYNTHETIC_KEY
+from cytoserve_client.images import FORMATS, OVERLAY_KEY, SYNTHETIC_KEY
 from cytoserve_client.reasons import in_words
 from cytoserve_client.results import Cell, FieldAnalysis
 
@@ -56,14 +57,14 @@ def read_displayed(path: Path) -> Image.Image:
         If the header announces more pixels than the service accepts; nothing is decoded then.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise TooManyPixels("is too large to draw on", source=str(path))
+                raise TooManyPixels("is too large to draw on", source=shown(path))
             return ImageOps.exif_transpose(image).convert("RGB")
     except InvalidImage:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise InvalidImage(f"cannot be drawn on: {error}", source=str(path)) from error
+        raise InvalidImage(f"cannot be drawn on: {error}", source=shown(path)) from error
 
 
 def draw_overlay(picture: Image.Image, field: FieldAnalysis) -> bytes:
@@ -179,6 +180,7 @@ def _legend_rows(
 def _png(page: Image.Image, field: FieldAnalysis) -> bytes:
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "cytoserve")
+    text.add_text(OVERLAY_KEY, "1")
     text.add_text("Disclaimer", NOTICE)
     if field.synthetic:
         text.add_text(SYNTHETIC_KEY, "true")

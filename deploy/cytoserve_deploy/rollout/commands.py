@@ -20,7 +20,9 @@ from cytoserve_client import Client
 from cytoserve_client._config import TLS
 from cytoserve_client.cli.tables import plain
 from cytoserve_client.errors import CytoserveClientError
-from cytoserve_client.images import SUFFIXES
+from cytoserve_client.images import sources_of
+from cytoserve_client.selection import SYSTEM_FILE, list_tree, sift
+from cytoserve_files import NotWritable, check_output, write_text
 from rich.console import Console
 from rich.table import Table
 
@@ -153,6 +155,8 @@ def promote(
         if skip_checks != bool(reason and reason.strip()):
             raise e.ObjectRefused("--skip-checks and --reason go together: the reason is kept on the cluster's object")
         limits = checks.Limits(min_agreement, max_p99_ratio, latency_requests)
+        if report is not None:
+            _check_report(report)
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
         line = read_line(cluster, name)
         if line.mode is n.Mode.STANDARD and percent != 100:
@@ -173,7 +177,7 @@ def promote(
             tls = TLS(tls_ca, tls_key, tls_cert, tls_server_name) if tls_ca else None
             found = _checked(running_url, candidate_url, tls, cells, limits)
             if report is not None:
-                report.write_text(found.to_json() + "\n", encoding="utf-8")
+                _write_report(report, found.to_json() + "\n")
             for text in found.sentences():
                 _note(text)
             checks.require(found)
@@ -250,10 +254,30 @@ def _checked(
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if not found:
+    """Return the images in a folder and its folders, each content once; what is passed over is named."""
+    found = list_tree(folder)
+    kept, repeated = sift(sources_of(found.files)[0])
+    for item in (*found.skipped, *repeated):
+        if item.reason != SYSTEM_FILE:
+            _note(f"{item.source} was left out: {item.message} [{item.reason}]")
+    if not kept:
         raise e.ObjectRefused(f"no image lies in {folder}")
-    return found
+    return [found.files[i] for i in kept]
+
+
+def _check_report(path: Path) -> None:
+    try:
+        check_output(path)
+    except NotWritable as error:
+        raise e.ObjectRefused(str(error)) from error
+
+
+def _write_report(path: Path, text: str) -> None:
+    """Write the figures. Without its record a version is not promoted."""
+    try:
+        write_text(path, text)
+    except NotWritable as error:
+        raise e.ObjectRefused(f"{error}; nothing was changed on the cluster") from error
 
 
 def _document(line: Line) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 from cytoserve_client.images import SYNTHETIC_KEY, EncodedImage
+from cytoserve_files import read_bytes, shown
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
@@ -123,7 +124,7 @@ def from_files(files: Sequence[Path], um_per_pixel: float | None) -> GoldenSet:
         If a file cannot be read.
     """
     try:
-        cells = [EncodedImage(str(file), file.read_bytes()) for file in files]
+        cells = [EncodedImage(shown(file), read_bytes(file)) for file in files]
     except OSError as error:
         raise GoldenSetError(f"a golden cell cannot be read: {error}") from error
     return _of(cells, um_per_pixel)
