@@ -86,6 +86,7 @@ def test_a_sites_calibration_changes_what_is_told(tmp_path: Path, monkeypatch: p
         "schema": site.SCHEMA,
         "site": "north",
         "weights_sha256": SERVICE["weights_sha256"],
+        "procedure_sha256": site.procedure_sha256(model),
         "default_budget": 4,
         "calibrated": [4],
     }
