@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cytoserve_deploy import telemetry
+
+# before any test module imports onnxruntime or diffusers: the tests call home no more than the product does
+telemetry.switch_off()
+# the tests' own calls of their servers (urllib, tritonclient); tests about proxies take this away again
+for _variable in ("no_proxy", "NO_PROXY"):
+    os.environ[_variable] = ",".join(filter(None, (os.environ.get(_variable), "127.0.0.1,localhost,::1")))
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cytoserve_client import _constants as c
+from cytoserve_client._loopback import host_of, is_loopback
 from cytoserve_client.errors import ConfigurationError
 
 TokenProvider = Callable[[], str]
@@ -160,13 +161,12 @@ class ClientConfig:
     @property
     def host(self) -> str:
         """The host part of the address."""
-        host = self.authority.rpartition(":")[0] or self.authority
-        return host.strip("[]")
+        return host_of(self.authority)
 
     @property
     def loopback(self) -> bool:
         """Whether the address is this machine."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)
 
 
 def check_timeout(timeout: float) -> float:

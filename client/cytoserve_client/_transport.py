@@ -19,6 +19,7 @@ import grpc.aio
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._config import ClientConfig
+from cytoserve_client._loopback import NO_PROXY
 from cytoserve_client._retry import Attempts, Deadline, Throttle
 from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
 
@@ -43,7 +44,7 @@ def channel_options(config: ClientConfig) -> list[tuple[str, Any]]:
         options.append(("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})))
     if config.loopback:
         # gRPC would send even loopback calls through the proxy of the environment.
-        options.append(("grpc.enable_http_proxy", 0))
+        options.append(NO_PROXY)
     if config.tls is not None and config.tls.server_name:
         options.append(("grpc.ssl_target_name_override", config.tls.server_name))
     return options

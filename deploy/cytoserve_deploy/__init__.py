@@ -1,1 +1,5 @@
 """Run CytoServe: the local Triton server."""
+
+from . import telemetry
+
+telemetry.switch_off()

@@ -28,6 +28,7 @@ from .errors import DeployError, ServerDied, ServerNotReady
 from .launch import truth
 from .manifest_check import ENV_SKIP, check_repository_files
 from .probe import Target, ask
+from .telemetry import without_telemetry
 from .triton_arguments import STUB_TIMEOUT_S, ServeOptions, triton_arguments
 
 ENV_KEY: Final = "CYTOSERVE_RESTRICTED_KEY"
@@ -50,7 +51,7 @@ def assemble(options: ServeOptions, environ: Mapping[str, str]) -> tuple[list[st
     """
     native = shutil.which("tritonserver", path=environ.get("PATH"))
     if native:
-        return [native, *triton_arguments(options)], dict(environ)
+        return [native, *triton_arguments(options)], without_telemetry(environ)
     from . import launch, runtime
 
     found = runtime.find_runtime()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import repository, runtime
+from . import repository, runtime, telemetry
 from .errors import DeployError, PortTaken
 
 LOOPBACK: Final = "127.0.0.1"
@@ -145,8 +145,8 @@ def command_line(options: ServerOptions, found: runtime.TritonRuntime, layout: L
 
 
 def environment(options: ServerOptions, found: runtime.TritonRuntime, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the server and its stubs, made from `base`."""
-    env = dict(base)
+    """Return the environment of the server and its stubs, made from `base`; without telemetry."""
+    env = telemetry.without_telemetry(base)
     env["LD_LIBRARY_PATH"] = os.pathsep.join((str(found.libraries), str(found.libpython)))
     # see runtime.find_interpreter
     env["PATH"] = os.pathsep.join((str(found.interpreter), env.get("PATH", os.defpath)))

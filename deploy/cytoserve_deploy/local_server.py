@@ -13,15 +13,13 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from . import repository, runtime, supervisor, warmup
+from . import channel, repository, runtime, supervisor, warmup
 from .errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
 from .launch import LOOPBACK, Layout, ServerOptions, command_line, environment, lay_out, truth
 from .manifest_check import ENV_SKIP, check_repository_files
@@ -243,7 +241,7 @@ class LocalServer:
     def _wait_until_ready(self) -> None:
         """Return when the server is ready and has answered; raise otherwise."""
         until = time.monotonic() + self.options.ready_timeout_s
-        while not _http_ok(f"{self.http_url}/v2/health/ready"):
+        while not channel.loopback_get_ok(f"{self.http_url}/v2/health/ready"):
             self.check()
             if time.monotonic() > until:
                 raise ServerNotReady(
@@ -272,12 +270,3 @@ def important_lines(log: str, count: int = LOG_LINES) -> str:
     lines = [line for line in log.splitlines() if line.strip() and not NOISE.search(line)]
     telling = [line.split(STUB_TRACE)[0] for line in lines if TELLING.search(line)]
     return "\n".join((telling or lines)[-count:]) or "(the log is empty)"
-
-
-def _http_ok(url: str) -> bool:
-    """Return True if a GET of `url` answers 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from .channel import triton_client
 from .errors import ServerError
 from .warmup import ONE_PROBE, cell_png, picture_inputs, score_empty_crop, scores_latents_only, tensor
 
@@ -58,12 +59,11 @@ def ask(target: Target, model: str, deadline_s: float) -> str:
     ProbeFailed
         With the reason.
     """
-    from tritonclient import grpc
     from tritonclient.utils import InferenceServerException
 
     inputs, parameters = _request(model)
     try:
-        with _connect(grpc, target) as client:
+        with _connect(target) as client:
             if model == "cell_analysis" and scores_latents_only(client):
                 return _cell(score_empty_crop(client, deadline_s), "empty crop")
             answer = client.infer(model, inputs, parameters=parameters, client_timeout=deadline_s)
@@ -76,24 +76,23 @@ def ask(target: Target, model: str, deadline_s: float) -> str:
         raise ProbeFailed(f"a TLS file cannot be read: {error}") from None
 
 
-def _connect(grpc: Any, target: Target) -> Any:
+def _connect(target: Target) -> Any:
     """Return a client; a server's name that is not its address goes into the channel's arguments."""
     if not target.tls_ca:
         if target.tls_cert or target.tls_key or target.tls_server_name:
             raise ProbeFailed("--tls-cert, --tls-key and --tls-server-name need --tls-ca, which switches TLS on")
-        return grpc.InferenceServerClient(target.url)
+        return triton_client(target.url)
     if bool(target.tls_cert) != bool(target.tls_key):
         raise ProbeFailed("--tls-cert and --tls-key go together; one of them is missing")
     for path in filter(None, (target.tls_ca, target.tls_cert, target.tls_key)):
         Path(path).read_bytes()
-    arguments = [("grpc.ssl_target_name_override", target.tls_server_name)] if target.tls_server_name else []
-    return grpc.InferenceServerClient(
+    return triton_client(
         target.url,
+        target.tls_server_name,
         ssl=True,
         root_certificates=target.tls_ca,
         private_key=target.tls_key or None,
         certificate_chain=target.tls_cert or None,
-        channel_args=arguments or None,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from .channel import triton_client
 from .errors import WarmUpFailed
 
 BACKGROUND = (235, 232, 236)
@@ -75,11 +76,10 @@ def warm_up(grpc_url: str, timeout_s: float) -> None:
     WarmUpFailed
         If one is refused or does not answer in time.
     """
-    from tritonclient import grpc
     from tritonclient.utils import InferenceServerException
 
     requests = (("cell_analysis", cell_png(), 0.18), ("smear_analysis", field_png(), 0.15))
-    with grpc.InferenceServerClient(grpc_url) as client:
+    with triton_client(grpc_url) as client:
         model = "scorer"
         try:
             if scores_latents_only(client):

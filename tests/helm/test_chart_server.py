@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from chart import MODES, VARIANTS, Helm, container, pod_of
-from cytoserve_deploy import entrypoint
+from chart import MODES, VARIANTS, Helm, container, env, pod_of
+from cytoserve_deploy import entrypoint, telemetry
 
 
 def test_both_modes_run_the_same_container(helm: Helm) -> None:
@@ -37,6 +37,24 @@ def test_further_arguments_reach_triton(helm: Helm) -> None:
     args = container(helm, triton__extraArgs=["--cuda-memory-pool-byte-size=0:1"])["args"]
     given = entrypoint.parser().parse_args(args)
     assert given.extra == ["--cuda-memory-pool-byte-size=0:1"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_container_of_the_chart_sends_telemetry(helm: Helm, name: str) -> None:
+    files, values = VARIANTS[name]
+    manifests = helm.render(*files, **values)
+    pod = pod_of(manifests)
+    tester = next(item for item in manifests if item["kind"] == "Pod")["spec"]
+    for item in [*pod["containers"], *pod.get("initContainers", []), *tester["containers"]]:
+        assert telemetry.VARIABLES.items() <= env(item).items(), item["name"]
+
+
+@MODES
+def test_a_variable_of_the_operator_stands_once_and_rules(helm: Helm, mode: str) -> None:
+    own = [{"name": "ORT_DISABLE_TELEMETRY", "value": "0"}]
+    names = [(entry["name"], entry.get("value")) for entry in container(helm, mode=mode, extraEnv=own)["env"]]
+    assert [value for name, value in names if name == "ORT_DISABLE_TELEMETRY"] == ["0"]
+    assert ("HF_HUB_OFFLINE", "1") in names
 
 
 @MODES

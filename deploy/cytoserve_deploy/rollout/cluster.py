@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from cytoserve_client._loopback import is_loopback
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -90,6 +93,7 @@ class Cluster:
         found = _load(settings, kubeconfig, context)
         # A write whose answer was lost is not sent twice behind our back; conflicts are handled below.
         settings.retries = False
+        _spare_loopback_the_proxy(settings)
         self.namespace = namespace or found
         self.dry_run = dry_run
         self.api = client.ApiClient(settings)
@@ -296,6 +300,13 @@ def _load(settings: client.Configuration, kubeconfig: str | None, context: str |
         return _load_in_cluster(settings, error)
     chosen = next((item for item in contexts if item["name"] == context), current)
     return str(chosen.get("context", {}).get("namespace") or "default")
+
+
+def _spare_loopback_the_proxy(settings: client.Configuration) -> None:
+    """Ask an API server of this machine directly (``kubectl proxy``, kind); a ``proxy-url`` of the kubeconfig stays."""
+    host = urlsplit(settings.host).hostname or ""
+    if is_loopback(host) and settings.proxy in getproxies().values():
+        settings.proxy = None
 
 
 def _load_in_cluster(settings: client.Configuration, outside: Exception) -> str:

@@ -75,11 +75,26 @@
 - --deadline={{ .deadline }}
 {{- end }}
 
+{{/* The variables of cytoserve_deploy.telemetry; one that extraEnv names is the operator's. */}}
+{{- define "cytoserve.noTelemetry" -}}
+{{- $own := list }}
+{{- range .Values.extraEnv }}
+{{- $own = append $own .name }}
+{{- end }}
+{{- range list "ORT_DISABLE_TELEMETRY" "HF_HUB_DISABLE_TELEMETRY" "HF_HUB_OFFLINE" "HF_HUB_DISABLE_UPDATE_CHECK" "DO_NOT_TRACK" }}
+{{- if not (has . $own) }}
+- name: {{ . }}
+  value: "1"
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "cytoserve.env" -}}
 - name: HOME
   value: /tmp
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
+{{- include "cytoserve.noTelemetry" . | trimSuffix "\n" }}
 {{- if gt (int .Values.triton.onnxThreads) 0 }}
 - name: CYTOSERVE_ONNX_THREADS
   value: {{ .Values.triton.onnxThreads | quote }}
@@ -284,6 +299,7 @@ volumeMounts:
   env:
     - name: HOME
       value: /tmp
+    {{- include "cytoserve.noTelemetry" . | trim | nindent 4 }}
   {{- with .Values.model.downloader.secret }}
   envFrom:
     - secretRef:

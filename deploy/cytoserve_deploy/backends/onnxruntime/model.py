@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
+from cytoserve_deploy import telemetry
+
+# before onnxruntime: also where this backend is used by a tritonserver that our launcher did not start
+telemetry.switch_off()
+
+import onnxruntime  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 Tensors = dict[str, NDArray[Any]]
 
