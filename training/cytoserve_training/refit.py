@@ -65,7 +65,6 @@ class ServedGraphs:
     """
 
     def __init__(self, repository: Path, threads: int) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
