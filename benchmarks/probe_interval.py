@@ -202,7 +202,7 @@ def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs
         asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
         told = softmax_posterior(scores[None], temperature)[0, winner]
         low, high = posterior_interval(
-            scores, winner, probe_lags(seen[cell], winner, again), temperature, config.spread_prior
+            scores, winner, probe_lags(seen[cell], winner, again), temperature, config.usual_spread
         )
         rows.append((told, probability_of(probe_lags(asked, winner, truth), winner, temperature), low, high))
     told, found, low, high = np.array(rows).T

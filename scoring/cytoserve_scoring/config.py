@@ -7,7 +7,6 @@ from typing import Any
 
 from .elimination import Elimination
 from .errors import CytoserveError
-from .probe_interval import NO_PRIOR, Prior
 from .profile import Profile
 from .second_look import SecondLook
 
@@ -65,9 +64,9 @@ class ScoringConfig:
     second_look: SecondLook | None = None
 
     @property
-    def spread_prior(self) -> Prior:
-        """What is believed of the spread of a lag: as the elimination has it; nothing where there is none."""
-        return NO_PRIOR if self.elimination is None else Prior(self.elimination.spread, self.elimination.prior)
+    def usual_spread(self) -> float | None:
+        """Usual spread of a lag over probes, as the elimination knows it; None where there is none."""
+        return None if self.elimination is None else self.elimination.spread
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:

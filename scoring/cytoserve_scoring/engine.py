@@ -276,7 +276,7 @@ class ScoringEngine:
         for cell in scored:
             best = int(out.label[cell])
             lags = probe_lags(errors[cell], best, again.get(int(cell)))
-            out.interval[cell] = posterior_interval(out.scores[cell], best, lags, temperature, self.config.spread_prior)
+            out.interval[cell] = posterior_interval(out.scores[cell], best, lags, temperature, self.config.usual_spread)
             out.anomaly[cell] = self._anomaly(out.scores[cell], best, request.budget)
             out.conformal[cell] = self._conformal(out.scores[cell], request.budget)
             reasons = self._reasons(out, int(cell), statistic[int(cell)], int(flags[cell]), request)

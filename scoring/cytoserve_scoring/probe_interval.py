@@ -8,7 +8,6 @@ calibration, prediction sets and the anomaly check.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,23 +22,10 @@ LEVEL: Final = 0.95
 """Nominal share of cells whose probability under endlessly many probes lies within; measured in docs/evidence.md."""
 
 
-@dataclass(frozen=True)
-class Prior:
-    """What is believed of the spread of a lag before a cell has shown its own (:class:`.elimination.Elimination`).
-
-    Attributes
-    ----------
-    spread : float
-        Usual standard deviation, over probes, of the lag of a rival; in units of the error.
-    weight : float
-        In probes. 0: nothing is believed.
-    """
-
-    spread: float
-    weight: float
-
-
-NO_PRIOR: Final = Prior(0.0, 0.0)
+LEAST_FREEDOM: Final = 3.0
+"""Degrees of freedom up to which the usual spread stands in for probes that a cell did not see. Below, Student's factor
+makes every interval 0 to 1; beyond, a cell's own spread covers better (docs/evidence.md): ties spread less than usual,
+clear cells more."""
 
 
 def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) -> Doubles:
@@ -76,7 +62,7 @@ def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) ->
 
 
 def posterior_interval(
-    scores: NDArray[Any], winner: int, lags: Doubles, temperature: float, prior: Prior = NO_PRIOR
+    scores: NDArray[Any], winner: int, lags: Doubles, temperature: float, usual_spread: float | None = None
 ) -> tuple[float, float]:
     """Return the :data:`LEVEL` interval of the answered class's posterior over the draw of the probes.
 
@@ -89,9 +75,9 @@ def posterior_interval(
         See :func:`probe_lags`.
     temperature : float
         Of the softmax, as used for the posterior.
-    prior : Prior
-        Two or three numbers may lie together by chance, and Student's factor of one degree of freedom makes every
-        interval 0 to 1; the usual spread stands in for what so few cannot tell.
+    usual_spread : float, optional
+        Usual standard deviation, over probes, of the lag of a rival, in units of the error
+        (:class:`.elimination.Elimination`); it fills up the degrees of freedom to :data:`LEAST_FREEDOM`.
 
     Returns
     -------
@@ -102,12 +88,12 @@ def posterior_interval(
     The log-odds of the answer are ``g = -log sum_c exp(-lag_c / T)`` over its rivals, with ``dg/dlag_c = w_c / T`` and
     ``w`` the rivals' shares of that sum. To first order (delta method) the error of ``g`` is a sum over probes of
     ``w_c (lag_pc - mean) / (T sqrt(n_c (n_c - 1)))``, added up over the rivals that saw the probe; with every rival
-    on every probe, the sum of its squares is the usual variance of a mean. It is mixed with the variance under the
-    prior spread, ``V = (prior V_0 + (n - 1) V_own) / (prior + n - 1)`` with ``n`` the probes of the rival that weighs
-    most; ``V_0 = (sum_c w_c spread / (T sqrt(n_c)))^2`` takes the rivals' lags to move together, since the winner's
-    noise is in all of them. The interval is Student's on the log-odds with ``prior + n - 1`` degrees of freedom
-    (conjugate normal model: Gelman et al. 2013, Bayesian Data Analysis, section 3.3), carried back by the logistic
-    function.
+    on every probe, the sum of its squares is the usual variance of a mean. With ``n`` the probes of the rival that
+    weighs most and ``k = LEAST_FREEDOM - (n - 1)`` degrees of freedom lacking, it is mixed with the variance under the
+    usual spread, ``V = max(V_own, (k V_0 + (n - 1) V_own) / (k + n - 1))`` (conjugate normal model: Gelman et al.
+    2013, Bayesian Data Analysis, section 3.3); ``V_0 = (sum_c w_c spread / (T sqrt(n_c)))^2`` takes the rivals' lags
+    to move together, since the winner's noise is in all of them. The interval is Student's on the log-odds with
+    ``k + n - 1`` degrees of freedom, carried back by the logistic function.
     """
     rivals = np.isfinite(scores) & (np.arange(len(scores)) != winner)
     seen = np.isfinite(lags[:, rivals])
@@ -118,9 +104,10 @@ def posterior_interval(
     weight = special.softmax(exponent)
     apart = np.where(seen, lags[:, rivals] - np.nanmean(lags[:, rivals], axis=0), 0.0)
     influence = apart @ (weight / (temperature * np.sqrt(count * (count - 1.0))))
-    usual = float((weight * prior.spread / (temperature * np.sqrt(count))).sum()) ** 2
     own, freedom = float((influence**2).sum()), float(count[weight.argmax()] - 1.0)
-    variance = (prior.weight * usual + freedom * own) / (prior.weight + freedom)
-    reach = special.stdtrit(prior.weight + freedom, 0.5 + LEVEL / 2) * np.sqrt(variance)
+    lacking = 0.0 if usual_spread is None else max(0.0, LEAST_FREEDOM - freedom)
+    usual = float((weight * (usual_spread or 0.0) / (temperature * np.sqrt(count))).sum()) ** 2
+    variance = max(own, (lacking * usual + freedom * own) / (lacking + freedom))
+    reach = special.stdtrit(lacking + freedom, 0.5 + LEVEL / 2) * np.sqrt(variance)
     odds = -special.logsumexp(exponent)
     return float(special.expit(odds - reach)), float(special.expit(odds + reach))

@@ -9,7 +9,7 @@ import pytest
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.elimination import calibrate
 from cytoserve_scoring.engine import ScoringEngine
-from cytoserve_scoring.probe_interval import LEVEL, NO_PRIOR, Prior, posterior_interval, probe_lags
+from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
 from cytoserve_scoring.scores import softmax_posterior
 from cytoserve_scoring.second_look import TURNS, Again, SecondLook
 from scipy import special, stats
@@ -148,30 +148,36 @@ def test_a_cell_without_a_score_has_no_interval():
     assert np.isfinite(out.interval[[0, 2]]).all()
 
 
-def test_the_prior_spread_is_mixed_in_as_so_many_more_probes():
-    """One rival: the conjugate normal model's predictive, its variance and its degrees of freedom."""
+def test_few_probes_are_filled_up_with_the_usual_spread():
+    """One rival: the conjugate normal model, its variance and its degrees of freedom."""
     errors = np.random.default_rng(0).normal(MEANS[:2], 0.3, (3, 2))
-    lag, prior = errors[:, 1] - errors[:, 0], Prior(spread=0.4, weight=3.0)
-    variance = (3.0 * 0.4**2 + 2 * lag.var(ddof=1)) / 5.0
-    expected = stats.t.interval(LEVEL, 5, lag.mean() / 0.2, np.sqrt(variance / 3) / 0.2)
-    found = posterior_interval(errors.mean(axis=0), 0, probe_lags(errors, 0), 0.2, prior)
+    lag = errors[:, 1] - errors[:, 0]
+    assert lag.var(ddof=1) < 0.4**2
+    variance = (1.0 * 0.4**2 + 2 * lag.var(ddof=1)) / 3.0
+    expected = stats.t.interval(LEVEL, 3, lag.mean() / 0.2, np.sqrt(variance / 3) / 0.2)
+    found = posterior_interval(errors.mean(axis=0), 0, probe_lags(errors, 0), 0.2, usual_spread=0.4)
     assert found == pytest.approx(tuple(special.expit(expected)), rel=1e-9)
+    wide = posterior_interval(errors.mean(axis=0), 0, probe_lags(errors, 0), 0.2, usual_spread=1e-6)
+    own = stats.t.interval(LEVEL, 3, lag.mean() / 0.2, stats.sem(lag) / 0.2)
+    assert wide == pytest.approx(tuple(special.expit(own)), rel=1e-9), "never narrower than what the cell showed"
+    many = np.random.default_rng(0).normal(MEANS[:2], 0.3, (4, 2))
+    assert posterior_interval(many.mean(axis=0), 0, probe_lags(many, 0), 0.2, usual_spread=9.0) == interval(many)
 
 
 def test_two_probes_that_agree_by_chance_do_not_say_everything_or_nothing():
-    """Without the prior, two probes gave 1.000 (0.00 to 1.00); two equal ones 1.000 (1.00 to 1.00)."""
-    scores, temperature, prior = np.array([1.0, 2.0]), 0.1, Prior(spread=0.15, weight=3.0)
+    """Without the usual spread, two probes gave 1.000 (0.00 to 1.00); two equal ones 1.000 (1.00 to 1.00)."""
+    scores, temperature, usual = np.array([1.0, 2.0]), 0.1, 0.15
     apart = np.array([[1.0, 1.9], [1.0, 2.1]])
     assert posterior_interval(scores, 0, probe_lags(apart, 0), temperature)[0] < 0.9
-    low, high = posterior_interval(scores, 0, probe_lags(apart, 0), temperature, prior)
+    low, high = posterior_interval(scores, 0, probe_lags(apart, 0), temperature, usual)
     assert 0.95 < low < high <= 1
     same = np.array([[1.0, 2.0], [1.0, 2.0]])
-    low, high = posterior_interval(scores, 0, probe_lags(same, 0), temperature, prior)
+    low, high = posterior_interval(scores, 0, probe_lags(same, 0), temperature, usual)
     assert low < special.expit(10.0) < high
 
 
-def test_the_engine_takes_the_eliminations_spread_for_the_prior():
+def test_the_engine_takes_the_eliminations_spread_for_the_usual_one():
     rule = calibrate(np.random.default_rng(1).normal(MEANS, 0.1, (400, 8, 3)))
     config = ScoringConfig(CLASSES, (1, 2, 2), 8, 8, (0.2,) * 8, (0.5,) * 8)
-    assert config.spread_prior == NO_PRIOR
-    assert replace(config, elimination=rule).spread_prior == Prior(rule.spread, rule.prior)
+    assert config.usual_spread is None
+    assert replace(config, elimination=rule).usual_spread == rule.spread
