@@ -15,6 +15,7 @@
     +-- BadShape                  bad_shape
     +-- BadParameter              bad_parameter
     +-- DeadlineExceeded          deadline
+    +-- Unavailable               unavailable
 """
 
 from __future__ import annotations
@@ -102,3 +103,9 @@ class DeadlineExceeded(CytoserveError):
     """The caller's time ran out between two rounds of scoring."""
 
     code = "deadline"
+
+
+class Unavailable(CytoserveError):
+    """The server is stopping, or a model behind this one cannot take the request now; sending it again is safe."""
+
+    code = "unavailable"

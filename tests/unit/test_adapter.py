@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cytoserve_scoring import constants
-from cytoserve_scoring.adapter import NO_DEADLINE, Request, micrometres, texts
+from cytoserve_scoring.adapter import DRAIN_ENV, NO_DEADLINE, Request, micrometres, refused_by_callee, texts
 from cytoserve_scoring.cells import decode_cells
-from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded
+from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
 from cytoserve_scoring.service import describe
 from PIL import Image
 
@@ -62,6 +62,40 @@ def test_deadline_is_a_moment() -> None:
 def test_deadline_over_on_arrival(left: object) -> None:
     with pytest.raises(DeadlineExceeded, match="arrival"):
         Request(Sent(deadline_ms=left)).deadline()
+
+
+def test_nothing_is_begun_while_the_server_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "draining"
+    monkeypatch.setenv(DRAIN_ENV, str(file))
+    assert Request(Sent()).deadline() == NO_DEADLINE
+    file.touch()
+    with pytest.raises(Unavailable, match="send it again"):
+        Request(Sent(deadline_ms=50)).deadline()
+    Request(Sent()).check(NO_DEADLINE)  # what has begun goes on
+
+
+class Codes:
+    """As ``pb_utils.TritonError``."""
+
+    INTERNAL, UNAVAILABLE = 1, 5
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code, self.message = lambda: code, lambda: message
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (Codes.INTERNAL, "Model denoiser - Error when running inference: Server not ready", Unavailable),
+        (Codes.INTERNAL, "Server is stopping, scheduler for model has stopped accepting new", Unavailable),
+        (Codes.INTERNAL, "Request for unknown model: 'denoiser' has no available versions", Unavailable),
+        (Codes.UNAVAILABLE, "Exceeds maximum queue size", Unavailable),
+        (Codes.UNAVAILABLE, "anything", Unavailable),
+        (Codes.INTERNAL, "denoiser: out of memory", RuntimeError),
+    ],
+)
+def test_a_callee_that_is_stopped_is_no_failure(code: int, message: str, kind: type[Exception]) -> None:
+    assert type(refused_by_callee("denoiser", Codes(code, message), Codes)) is kind
 
 
 def test_cancelled_request() -> None:
