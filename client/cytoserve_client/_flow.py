@@ -72,6 +72,10 @@ Step = Call | Load | Pause
 Flow = Generator[Step, Any, _Result]
 
 
+MOMENT_S = 1e-3
+"""Time of a request whose wait used up its deadline: it fails as any other that is late."""
+
+
 class Flows:
     """The flows of one client, and what it knows about the server.
 
@@ -207,8 +211,9 @@ class Flows:
         while True:
             if away is not None:
                 yield from self._back(away, call, deadline, name, options, served)
+                call = replace(call, timeout=max(deadline.remaining(), MOMENT_S))
             try:
-                answer = yield replace(call, timeout=max(deadline.remaining(), c.DEADLINE_MARGIN_S))
+                answer = yield call
             except ServerUnavailable as error:
                 vanished += loss_of(error) is Loss.VANISHED
                 if not self._outage.worth_waiting(error, vanished):

@@ -16,7 +16,7 @@ import typer
 from cytoserve_client import CellsAnalysis, Client, CytoserveClientError
 from cytoserve_client import _constants as defaults
 from cytoserve_client.cli import exit_codes
-from cytoserve_client.cli.connect import server_address
+from cytoserve_client.cli.connect import TlsCa, TlsCert, TlsKey, TlsServerName, server_address, tls_of
 from cytoserve_client.cli.tables import NOTICE, plain
 from cytoserve_client.images import SUFFIXES, check_scale
 from cytoserve_scoring.errors import CytoserveError
@@ -57,6 +57,10 @@ def calibrate_command(
     ] = calibrate.ANOMALY_LEVEL,
     budget: Budget = None,
     timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Fit thresholds and references on labelled cells of one site, into one file bound to the model.
 
@@ -68,11 +72,12 @@ def calibrate_command(
         name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
         level = calibrate.check_anomaly_level(anomaly_level)
         check_scale(um_per_pixel)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
         calibrate.refuse_to_overwrite(to)
         cells = labelled.scan(folder)
         hashes = labelled.file_hashes(cells.files)
         labelled.refuse_repeats(cells.names, hashes)
-        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
             weights, (spent, probes) = calibrate.weights_of(info), calibrate.budget_of(info, budget)
@@ -123,6 +128,10 @@ def validate_command(
     ] = 0.95,
     budget: Budget = None,
     timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Measure a server on labelled cells: one JSON document and one HTML page.
 
@@ -136,12 +145,13 @@ def validate_command(
     with _errors_told(notes):
         calibrate.check_promise(0.5, confidence)
         check_scale(um_per_pixel)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
         documents.refuse_to_overwrite(report)
         cells = labelled.scan(folder)
         table = labelled.read_groups(groups, cells) if groups else None
         strange_files = _images_below(anomalies) if anomalies else []
         hashes = labelled.file_hashes(cells.files)
-        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
             analysis = _asked(client, cells.files, um_per_pixel, budget, notes)
