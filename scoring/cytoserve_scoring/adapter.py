@@ -130,7 +130,7 @@ class Request:
         try:
             if isinstance(value, bool) or not isinstance(value, (int, str)):
                 raise ValueError
-            number = int(value)
+            number = int(_plain(value))
         except ValueError:
             raise BadParameter(f"{name} must be an integer from {low} to {high}") from None
         if not low <= number <= high:
@@ -151,8 +151,8 @@ class Request:
         try:
             if isinstance(value, bool):
                 raise ValueError
-            found = float(value)
-        except (TypeError, ValueError):
+            found = float(_plain(value))
+        except (TypeError, ValueError, OverflowError):
             raise BadParameter(f"{name} must be a number from {low} to {high}") from None
         if not low <= found <= high:
             raise BadParameter(f"{name} must be from {low} to {high}, it is {found}")
@@ -205,6 +205,18 @@ class Request:
             raise DeadlineExceeded("the time given for this request is over; send fewer cells or allow more time")
         if self.is_cancelled():
             raise DeadlineExceeded("the caller cancelled this request")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or its text, but no text that only Python reads as one (``1_0``, digits of other scripts).
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
+        raise ValueError
+    return value
 
 
 def _meter(model: str) -> Meter:

@@ -36,7 +36,7 @@ def test_integer_parameter(value: object, number: int) -> None:
     assert Request(Sent(budget=value)).integer("budget", 1, 10) == number
 
 
-@pytest.mark.parametrize("value", [0, 11, -3, "11", 1.5, "1.5", True, "", "many", [1]])
+@pytest.mark.parametrize("value", [0, 11, -3, "11", 1.5, "1.5", True, "", "many", [1], "1_0", "\u0663"])
 def test_bad_integer_parameter_names_the_range(value: object) -> None:
     with pytest.raises(BadParameter, match="1 to 10"):
         Request(Sent(budget=value)).integer("budget", 1, 10)
@@ -72,6 +72,14 @@ def test_nothing_is_begun_while_the_server_drains(tmp_path: Path, monkeypatch: p
     with pytest.raises(Unavailable, match="send it again"):
         Request(Sent(deadline_ms=50)).deadline()
     Request(Sent()).check(NO_DEADLINE)  # what has begun goes on
+
+
+def test_a_message_never_outgrows_the_header_that_carries_it() -> None:
+    assert BadParameter("budget is wrong").wire() == "[cytoserve:bad_parameter] budget is wrong"
+    for letter in ("x", "\u0663", "\U0001f52c", "\ud800"):
+        text = BadParameter(letter * 100_000).wire()
+        assert text.startswith(f"[cytoserve:bad_parameter] {'?' if letter == chr(0xD800) else letter}")
+        assert len(text.encode()) <= 2020
 
 
 class Codes:
