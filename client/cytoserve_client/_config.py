@@ -17,31 +17,43 @@ TokenProvider = Callable[[], str]
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request that never reached a server is sent again.
+    """How often, and how long, a request that got no answer is sent again, within its own deadline.
 
-    Only that kind of failure is retried (connection refused, name not resolved, queue full): nothing has been
-    computed then. A server that died during the call is reported, because the request may be what killed it.
+    Only a server that is not there is a reason; whatever it answers is final. Sending again is safe: a request changes
+    nothing on the server.
+
+    A request that no model has seen (connection refused, name not resolved, queue full) is tried ``max_attempts``
+    times. If a server goes away that has answered this client before, everything that is under way or queued waits for
+    it to be ready again, up to ``outage`` seconds. It is then asked for its model before anything is sent: another
+    model or calibration ends the call with `ContractMismatch`, because the answers of two do not make one sample. A
+    request that was lost *while the server worked on it* is sent again once and no more: it may be what ended the
+    server.
 
     Parameters
     ----------
     max_attempts : int
-        Attempts in all, the first included; 1 switches retries off.
+        Attempts in all, the first included; 1 switches everything here off.
     first_delay, max_delay : float
         Ceilings of the first and of any wait, seconds. Each wait is uniform between 0 and its ceiling (full jitter).
     multiplier : float
         Growth of the ceiling.
+    outage : float
+        Seconds that a server may be away, counted once for all requests of a client; 0: none are waited.
     """
 
     max_attempts: int = c.MAX_ATTEMPTS
     first_delay: float = c.RETRY_FIRST_DELAY_S
     max_delay: float = c.RETRY_MAX_DELAY_S
     multiplier: float = c.RETRY_MULTIPLIER
+    outage: float = c.OUTAGE_S
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts must be 1 or more, not {self.max_attempts}")
         if not (0 <= self.first_delay <= self.max_delay < math.inf) or not 1 <= self.multiplier < math.inf:
             raise ConfigurationError("retry delays must satisfy 0 <= first_delay <= max_delay and multiplier >= 1")
+        if not 0 <= self.outage < math.inf:
+            raise ConfigurationError(f"outage must be a finite number of seconds, 0 or more, not {self.outage}")
 
     def ceiling(self, failures: int) -> float:
         """Return the longest wait after that many failures (1 = after the first), seconds."""

@@ -24,6 +24,12 @@ RETRY_MAX_DELAY_S: Final = 2.0
 RETRY_MULTIPLIER: Final = 2.0
 """Ceiling of the n-th wait: ``min(max, first * multiplier**n)``; the wait itself is uniform in [0, ceiling]."""
 
+OUTAGE_S: Final = 60.0
+"""How long a server that has answered before may be away before requests fail; a restart takes seconds."""
+
+RESENDS_AFTER_LOSS: Final = 1
+"""How often a request is sent again that was lost while the server worked on it: it may be what ended the server."""
+
 RETRY_TOKENS: Final = 10.0
 RETRY_TOKEN_RATIO: Final = 0.1
 """Retry throttle shared by all threads of a client (gRFC A6): a failure costs one token, a success gives a

@@ -68,6 +68,11 @@ def parse_info(response: Any) -> ServiceInfo:
     return info
 
 
+def basis_of(info: ServiceInfo) -> str:
+    """Return all that answers depend on (model, calibration, defaults) as text to compare; no versions of Triton."""
+    return json.dumps(info.model_dump(mode="json", exclude={"server", "limits"}), sort_keys=True)
+
+
 def check_expectation(info: ServiceInfo, expect: Expectation) -> None:
     """Compare the served model with what the caller requires.
 

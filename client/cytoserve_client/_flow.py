@@ -7,14 +7,15 @@ outcome is thrown into it. How a step is waited for is all that the blocking and
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cytoserve_client import _constants as c
 from cytoserve_client import _plan, _wire
 from cytoserve_client._config import ClientConfig, check_timeout
-from cytoserve_client._contract import ServiceInfo, check_expectation, check_metadata, parse_info
+from cytoserve_client._contract import ServiceInfo, basis_of, check_expectation, check_metadata, parse_info
 from cytoserve_client._options import Options
+from cytoserve_client._outage import Loss, Outage, loss_of
 from cytoserve_client._plan import Chunk, Loaded
 from cytoserve_client._retry import Deadline
 from cytoserve_client.errors import (
@@ -23,6 +24,8 @@ from cytoserve_client.errors import (
     CytoserveClientError,
     DeadlineExceeded,
     InvalidImage,
+    InvalidInput,
+    ServerError,
     ServerUnavailable,
     concerns_all,
 )
@@ -57,8 +60,20 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a call found served, and goes on with: the model, and all that its answers depend on as one text."""
+
+    model: ModelInfo
+    basis: str
+
+
 Step = Call | Load | Pause
 Flow = Generator[Step, Any, _Result]
+
+
+MOMENT_S = 1e-3
+"""Time of a request whose wait used up its deadline: it fails as any other that is late."""
 
 
 class Flows:
@@ -78,6 +93,7 @@ class Flows:
         self._config = config
         self._info: ServiceInfo | None = None
         self._checked: frozenset[str] = frozenset()
+        self._outage = Outage(config.retry)
 
     def ready(self, timeout: float | None) -> Flow[bool]:
         """Ask whether the server is ready; False if it cannot be reached in time."""
@@ -117,7 +133,7 @@ class Flows:
         self._info = info
         return info
 
-    def served(self, name: str, options: Options) -> Flow[ModelInfo]:
+    def served(self, name: str, options: Options) -> Flow[Served]:
         """Check the contract of model ``name`` (once, and again after an outage) and the options against it.
 
         Raises
@@ -128,15 +144,19 @@ class Flows:
             If the served model has no such classes, or fewer probes than the budget.
         """
         limit = min(c.CONTROL_TIMEOUT_S, options.timeout)
-        info = self._info or (yield from self.info(limit))
+        info = self._info
+        if info is None:
+            info = yield from self.info(limit)
+            if self._outage.given_up:
+                self._outage.end()  # it answers: an outage that was given up is over
         options.check_served(info)
         if name not in self._checked:
             check_metadata(name, (yield Call(_wire.METADATA, _wire.metadata_request(name), limit)))
             self._checked |= {name}
-        return info.model
+        return Served(info.model, basis_of(info))
 
     def field(
-        self, source: Source, scale: float, options: Options, model: ModelInfo, single: bool
+        self, source: Source, scale: float, options: Options, served: Served, single: bool
     ) -> Flow[FieldAnalysis | CytoserveClientError]:
         """Analyse one field; its error is returned if others of the list may fare better, else raised."""
 
@@ -144,22 +164,23 @@ class Flows:
             image = yield Load(source.load)
             request_id = _plan.new_id()
             request = _plan.field_request(image, scale, options, request_id)
-            answer = yield Call(_wire.INFER, request, options.timeout, image.name, request_id)
-            return _plan.read_field(answer, model, image, request_id)
+            call = Call(_wire.INFER, request, options.timeout, image.name, request_id)
+            answer = yield from self._answered(call, _wire.SMEAR_MODEL, options, served)
+            return _plan.read_field(answer, served.model, image, request_id)
 
         return self._caught(asked(), single)
 
-    def chunk(self, chunk: Chunk, options: Options, model: ModelInfo) -> Flow[list[CellAnswer | CytoserveClientError]]:
+    def chunk(self, chunk: Chunk, options: Options, served: Served) -> Flow[list[CellAnswer | CytoserveClientError]]:
         """Classify one chunk of single-cell images: an answer or an error for each, in order."""
         groups, errors = yield Load(lambda: _plan.load_chunk(chunk))
         answers: dict[int, CellAnswer | CytoserveClientError] = dict(errors)
         for group in groups:
-            found = yield from self._group(group, options, model)
+            found = yield from self._group(group, options, served)
             answers.update(zip((position for position, _, _ in group), found, strict=True))
         return [answers[i] for i in range(len(chunk.sources))]
 
     def _group(
-        self, group: Sequence[Loaded], options: Options, model: ModelInfo
+        self, group: Sequence[Loaded], options: Options, served: Served
     ) -> Flow[list[CellAnswer | CytoserveClientError]]:
         images = [image for _, image, _ in group]
 
@@ -167,8 +188,9 @@ class Flows:
             request_id = _plan.new_id()
             request = _plan.cells_request(images, [scale for _, _, scale in group], options, request_id)
             source = images[0].name if len(images) == 1 else None
-            answer = yield Call(_wire.INFER, request, options.timeout, source, request_id)
-            return _plan.read_cells(answer, model, images, request_id)
+            call = Call(_wire.INFER, request, options.timeout, source, request_id)
+            answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)
+            return _plan.read_cells(answer, served.model, images, request_id)
 
         result = yield from self._caught(asked(), single=False)
         if not isinstance(result, CytoserveClientError):
@@ -177,9 +199,67 @@ class Flows:
             # The whole request was refused for one of its images: ask for each alone, the others are fine.
             alone: list[CellAnswer | CytoserveClientError] = []
             for item in group:
-                alone += yield from self._group([item], options, model)
+                alone += yield from self._group([item], options, served)
             return alone
         return [result for _ in group]
+
+    def _answered(self, call: Call, name: str, options: Options, served: Served) -> Flow[Any]:
+        """Send a request; if the server goes away, wait until it is ready and send it again, within the deadline."""
+        deadline = Deadline(call.timeout)
+        vanished = 0
+        away = self._outage.error
+        while True:
+            if away is not None:
+                yield from self._back(away, call, deadline, name, options, served)
+                call = replace(call, timeout=max(deadline.remaining(), MOMENT_S))
+            try:
+                answer = yield call
+            except ServerUnavailable as error:
+                vanished += loss_of(error) is Loss.VANISHED
+                if not self._outage.worth_waiting(error, vanished):
+                    raise
+                self._outage.begin(error)
+                away = error
+            except (InvalidInput, ServerError):
+                self._outage.end()  # it has answered
+                raise
+            else:
+                self._outage.end()
+                return answer
+
+    def _back(
+        self, away: CytoserveClientError, call: Call, deadline: Deadline, name: str, options: Options, served: Served
+    ) -> Flow[None]:
+        """Return when the server is ready again with the model that this call began with.
+
+        Raises
+        ------
+        ServerUnavailable
+            The outage lasts longer than the policy or the request's deadline allows.
+        ContractMismatch
+            It came back with another model.
+        """
+        tries = 0
+        while not self._outage.given_up:
+            tries += 1
+            yield Pause(min(self._outage.pause(tries), deadline.remaining()))
+            left = deadline.remaining()
+            if left <= c.DEADLINE_MARGIN_S:
+                break
+            if not (yield from self.ready(min(left, c.CONTROL_TIMEOUT_S))):
+                continue
+            self._info, self._checked = None, frozenset()
+            try:
+                found = yield from self.served(name, options)
+            except (ServerUnavailable, DeadlineExceeded):
+                continue
+            if found != served:
+                raise ContractMismatch(
+                    "the server came back with another model or calibration during the call; one sample needs one: "
+                    "start the call again"
+                )
+            return
+        raise ServerUnavailable(away.message, source=call.source, request_id=call.request_id or None)
 
     def _caught(self, flow: Flow[_Result], single: bool) -> Flow[_Result | CytoserveClientError]:
         """Return the flow's result or its error; errors that concern every image are raised."""

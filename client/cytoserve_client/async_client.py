@@ -73,15 +73,15 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Analyse the fields of one sample; see `Client.analyze`."""
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
         job = await asyncio.to_thread(FieldsJob.of, images, um_per_pixel)
-        model = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
+        served = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
         answers = await in_tasks(
-            lambda source: self._run(self._flows.field(source, job.um_per_pixel, options, model, job.single)),
+            lambda source: self._run(self._flows.field(source, job.um_per_pixel, options, served, job.single)),
             job.sources,
             lambda _: 1,
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(model, answers, sample)
+        return job.result(served.model, answers, sample)
 
     async def classify(
         self,
@@ -98,15 +98,15 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Classify single-cell images; see `Client.classify`."""
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
-        model = await self._run(self._flows.served(_wire.CELL_MODEL, options))
+        served = await self._run(self._flows.served(_wire.CELL_MODEL, options))
         parts = await in_tasks(
-            lambda chunk: self._run(self._flows.chunk(chunk, options, model)),
+            lambda chunk: self._run(self._flows.chunk(chunk, options, served)),
             job.chunks,
             lambda chunk: len(chunk.sources),
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(model, parts)
+        return job.result(served.model, parts)
 
     async def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, awaiting each of its steps; a cancellation ends the flow where it stands."""

@@ -39,7 +39,7 @@ class Client(BaseClient[SyncTransport]):
     timeout : float
         Seconds that one request (one field, or one chunk of cells) may take, retries included. Always finite.
     retry : RetryPolicy, optional
-        How often a request that never reached the server is sent again.
+        How often, and how long, a request that got no answer is sent again; a restart of the server is waited for.
     tls : TLS, optional
         Certificates; without it, and without ``grpcs://``, the connection is in clear text.
     headers : mapping of str to str, optional
@@ -182,15 +182,15 @@ class Client(BaseClient[SyncTransport]):
         """
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
         job = FieldsJob.of(images, um_per_pixel)
-        model = self._run(self._flows.served(_wire.SMEAR_MODEL, options))
+        served = self._run(self._flows.served(_wire.SMEAR_MODEL, options))
         answers = in_threads(
-            lambda source: self._run(self._flows.field(source, job.um_per_pixel, options, model, job.single)),
+            lambda source: self._run(self._flows.field(source, job.um_per_pixel, options, served, job.single)),
             job.sources,
             lambda _: 1,
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(model, answers, sample)
+        return job.result(served.model, answers, sample)
 
     def classify(
         self,
@@ -230,15 +230,15 @@ class Client(BaseClient[SyncTransport]):
         """
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
-        model = self._run(self._flows.served(_wire.CELL_MODEL, options))
+        served = self._run(self._flows.served(_wire.CELL_MODEL, options))
         parts = in_threads(
-            lambda chunk: self._run(self._flows.chunk(chunk, options, model)),
+            lambda chunk: self._run(self._flows.chunk(chunk, options, served)),
             job.chunks,
             lambda chunk: len(chunk.sources),
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(model, parts)
+        return job.result(served.model, parts)
 
     def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, waiting for each of its steps in this thread."""

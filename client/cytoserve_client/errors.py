@@ -20,7 +20,7 @@
     |   +-- BadScale                bad_scale
     |   +-- BadShape                bad_shape
     |   +-- BadParameter            bad_parameter
-    +-- ServerUnavailable           unavailable         not there, gone during the call, or its queue is full
+    +-- ServerUnavailable           unavailable         not there, stopping, gone during the call, or its queue is full
     +-- DeadlineExceeded            deadline            the time given was not enough
     +-- AccessDenied                access_denied       missing or refused credentials
     +-- ContractMismatch            contract            the server does not speak this client's contract
@@ -196,7 +196,7 @@ class BadParameter(InvalidInput):
 
 
 class ServerUnavailable(CytoserveClientError):
-    """The server is not there, went away during the call, or its queue is full."""
+    """The server is not there, is stopping, went away during the call, or its queue is full."""
 
     default_code = "unavailable"
     default_retryable = True
@@ -254,6 +254,7 @@ _BY_CODE: Final[dict[str, type[CytoserveClientError]]] = {
         BadShape,
         BadParameter,
         DeadlineExceeded,
+        ServerUnavailable,
         ServerError,
     )
 }
@@ -314,8 +315,9 @@ def error_from_status(
     if coded is not None:
         return coded
     kind = _BY_STATUS.get(status, ServerError)
-    if status == "UNAVAILABLE" and "unknown model" in details:
-        kind = ContractMismatch  # Triton answers so for a model that is not in its repository
+    if status == "UNAVAILABLE" and "unknown model" in details and "no available versions" not in details:
+        # Triton answers so for a model that is not in its repository; one without versions is on its way out or in.
+        kind = ContractMismatch
     remedy = _REMEDY.get(kind, "")
     if status == "DEADLINE_EXCEEDED":
         details = "no answer within the time given"  # gRPC only says "Deadline Exceeded"

@@ -6,8 +6,6 @@ import urllib.error
 import urllib.request
 from typing import Any, Final
 
-from cytoserve_client._loopback import NO_PROXY, host_of, is_loopback
-
 MESSAGE_BYTES: Final = 2**31 - 1
 """Size of a message; tritonclient's own default, which it drops when other channel options are given."""
 
@@ -16,6 +14,8 @@ _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def channel_arguments(url: str, server_name: str = "") -> list[tuple[str, Any]]:
     """Return the gRPC channel options for ``HOST:PORT``; `server_name` is expected in the server's certificate."""
+    from cytoserve_client._loopback import NO_PROXY, host_of, is_loopback
+
     arguments: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),

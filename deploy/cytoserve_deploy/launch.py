@@ -47,7 +47,7 @@ class ServerOptions:
     ready_timeout_s : float
         Seconds until ready, warm inference included.
     exit_timeout_s : int
-        Seconds that requests in flight get when the server is stopped.
+        Seconds that requests under way get when the server is stopped; new ones are refused meanwhile.
     skip_verification : bool or None
         Serve models that are not those of their ``manifest.json``; a warning is logged. None: environment
         ``CYTOSERVE_SKIP_VERIFICATION``, else False.
@@ -89,6 +89,11 @@ class Layout:
     scratch: Path
     shm_prefix: str
     log: Path
+
+    @property
+    def drain_file(self) -> Path:
+        """File that tells the models to refuse new requests (`cytoserve_deploy.drain`)."""
+        return self.scratch / "draining"
 
 
 def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[Path]) -> Layout:

@@ -7,6 +7,7 @@ with LocalServer() as server:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from . import channel, repository, runtime, supervisor, warmup
+from .drain import ENV_FILE
 from .errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
 from .launch import LOOPBACK, Layout, ServerOptions, command_line, environment, lay_out, truth
 from .manifest_check import ENV_SKIP, check_repository_files
@@ -136,7 +138,7 @@ class LocalServer:
             try:
                 self._launch(found, folders)
                 self._wait_until_ready()
-                self.is_ready = True
+                self._tell_ready()
                 break
             except BaseException as error:
                 lost_race = isinstance(error, ServerDied) and "in use" in str(error)
@@ -159,9 +161,11 @@ class LocalServer:
         if process is None:
             return
         if process.stdin is not None:
-            process.stdin.close()
+            with contextlib.suppress(OSError):  # it has ended already
+                process.stdin.close()
         try:
-            process.wait(self.options.exit_timeout_s + 20)
+            # the requests under way and then the server itself have this time each
+            process.wait(2 * self.options.exit_timeout_s + 20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -220,6 +224,8 @@ class LocalServer:
             log=str(layout.log),
             scratch=str(layout.scratch),
             shm_prefix=layout.shm_prefix,
+            drain_file=str(layout.drain_file),
+            drain_s=float(self.options.exit_timeout_s),
             grace_s=self.options.exit_timeout_s + 5.0,
             parent=os.getpid(),
         )
@@ -228,7 +234,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(self.options, found, os.environ),
+            env={**environment(self.options, found, os.environ), ENV_FILE: str(layout.drain_file)},
             start_new_session=True,
         )
         atexit.register(self.stop)
@@ -251,6 +257,15 @@ class LocalServer:
             time.sleep(0.05)
         if self.options.warm_up:
             warmup.warm_up(self.grpc_url, max(1.0, until - time.monotonic()))
+
+    def _tell_ready(self) -> None:
+        """Note that the server has answered, and tell the supervisor: from now on there may be work to wait for."""
+        self.is_ready = True
+        assert self._supervisor is not None
+        assert self._supervisor.stdin is not None
+        with contextlib.suppress(OSError):  # it has just ended: the next `check` says so
+            self._supervisor.stdin.write("r")
+            self._supervisor.stdin.flush()
 
     def _last_words(self) -> str:
         """Return the lines of the log that matter."""

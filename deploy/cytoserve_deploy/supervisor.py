@@ -2,8 +2,10 @@
 
 Run as ``python -m cytoserve_deploy.supervisor PLAN`` where ``PLAN`` is JSON (see `Plan`). It starts the server in a
 process group of its own, prints the server's process id, and waits. It stops the server when its standard input
-closes (the caller ended or asked for it), on SIGTERM, or when its parent changes; then it sees that the
-whole group is gone and removes shared memory and scratch files. It exits with the server's status.
+closes (the caller ended or asked for it), on SIGTERM, or when its parent changes. A server that was ready (the caller
+says so by one byte on standard input) first gets time for the requests under way (`cytoserve_deploy.drain`). In the
+end it sees that the whole group is gone and removes shared memory and scratch files. It exits with the server's
+status.
 
 Notes
 -----
@@ -27,6 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from .drain import drain
+
 PR_SET_PDEATHSIG: Final = 1
 SHARED_MEMORY: Final = Path("/dev/shm")
 POLL_S: Final = 0.05
@@ -48,6 +52,10 @@ class Plan:
         Folder to remove at the end.
     shm_prefix : str
         Files in ``/dev/shm`` that begin with this are removed at the end.
+    drain_file : str
+        See `cytoserve_deploy.drain.drain`.
+    drain_s : float
+        Seconds that requests under way get before SIGTERM.
     grace_s : float
         Seconds the server gets to end by itself after SIGTERM.
     parent : int
@@ -58,6 +66,8 @@ class Plan:
     log: str
     scratch: str
     shm_prefix: str
+    drain_file: str
+    drain_s: float
     grace_s: float
     parent: int
 
@@ -87,11 +97,16 @@ def main() -> int:
             preexec_fn=_end_with_parent,
         )
     print(server.pid, flush=True)
+    ready = False
     while server.poll() is None and not asked and os.getppid() == plan.parent:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
-        if readable and not os.read(sys.stdin.fileno(), 1):
-            break
+        if readable:
+            if not os.read(sys.stdin.fileno(), 1):
+                break
+            ready = True
     by_itself = server.poll() is not None
+    if ready and not by_itself:
+        drain(plan.drain_file, lambda: group_members(server.pid), plan.drain_s)
     status = _stop(server, plan.grace_s)
     # a server that ended by itself has its log in the scratch folder: the caller reads it, then removes the folder
     sweep(server.pid, plan.shm_prefix, None if by_itself else plan.scratch)

@@ -6,7 +6,6 @@ Only JSON and safetensors are read. Weights come back in single precision: fp16 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,7 @@ from .errors import (
     UnsupportedArchitecture,
     WrongClassCount,
 )
+from .files import read_json
 
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 SEGMENTER_WEIGHTS: Final = "model.safetensors"
@@ -44,24 +44,6 @@ _UNTYPED_UNET: Any = UNet2DConditionModel
 _UNTYPED_KL: Any = AutoencoderKL
 
 _META: Final = torch.device("meta")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    MissingFile, MalformedFile
-    """
-    if not path.is_file():
-        raise MissingFile(f"{path} is missing; the layout is described in docs/contract.md under Files")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MalformedFile(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise MalformedFile(f"{path} must hold a JSON object, not a {type(value).__name__}")
-    return value
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import onnx
 
-from .checkpoint import hash_file, read_json
+from .checkpoint import hash_file
 from .errors import EngineMismatch, MissingFile, UnknownOperator
+from .files import read_json
 from .graphs import external_files
 
 SUFFIX: Final = ".plan"

@@ -16,11 +16,12 @@ from cytoserve_deploy import manifest_check
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
 from . import manifest
-from .checkpoint import Checkpoint, read_json
+from .checkpoint import Checkpoint
 from .configs import graph_config, refit
 from .decisions import Cells
 from .engine import check_operators
 from .errors import DecisionChanged, ManifestMismatch, MissingFile, PrecisionRefused, RepositoryError
+from .files import read_json
 from .graphs import export_graph
 from .isolation import Job, check_apart
 from .networks import Denoiser, build

@@ -10,13 +10,16 @@ from typing import Any, Final
 
 import onnx
 from cytoserve_deploy import manifest_check
-from cytoserve_deploy.errors import RepositoryError as Refused
 
-from .checkpoint import Checkpoint, read_json
-from .errors import ManifestMismatch, MixedWeights
+from .checkpoint import Checkpoint
+from .errors import MixedWeights
+from .files import read_json
 from .graphs import external_files
 from .isolation import Outcome
 from .specs import SPECS, GraphSpec
+from .verification import verify
+
+__all__ = ["compose", "describe", "describe_file", "tool_versions", "verify"]
 
 NAME: Final = manifest_check.NAME
 SCHEMA: Final = manifest_check.SCHEMA
@@ -140,24 +143,3 @@ def kept_entries(target: Path, renewed: set[str], checkpoint: Checkpoint) -> dic
 def _unchanged(target: Path, entry: Mapping[str, Any], files: Mapping[str, Any]) -> bool:
     names = (entry["file"], *entry.get("external_data", ()))
     return all((target / n).is_file() and manifest_check.sha256(target / n) == files[n]["sha256"] for n in names)
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Recompute every hash of the manifest in ``folder`` and return the manifest.
-
-    Raises
-    ------
-    MissingFile
-        There is no manifest.
-    ManifestMismatch
-        It is not a manifest of this version, a file is gone or another one, or there is one that it does not name.
-    """
-    manifest = read_json(folder / NAME)
-    try:
-        found = manifest_check.compare(folder).problems()
-    except Refused as error:
-        raise ManifestMismatch(str(error)) from error
-    if found:
-        cure = f"export again or, after an edit of your own, run: cytoserve export manifest {folder}"
-        raise ManifestMismatch("\n".join([*found, cure]))
-    return manifest

@@ -7,6 +7,7 @@ not when this module is imported.
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -17,10 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .constants import NOT_COMPUTED
-from .errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
+from .errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
 from .metrics import CANCELLED, REFUSED, Meter, error_codes
 
 NO_DEADLINE: Final = float("inf")
+DRAIN_ENV: Final = "CYTOSERVE_DRAIN_FILE"
+"""While the file that it names exists, the server is about to stop: no new request is begun."""
+
+NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size")
+"""What Triton says of a model that is being stopped or unloaded, or whose queue is full."""
+
 MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
 
 Tensors = dict[str, NDArray[Any]]
@@ -84,8 +91,7 @@ class TritonModel:
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, finite(value)) for name, value in outputs.items()])
         except CytoserveError as error:
             self.meter.refused(error, request.is_cancelled())
-            code = codes.CANCELLED if isinstance(error, DeadlineExceeded) else codes.INVALID_ARG
-            return pb_utils.InferenceResponse(error=codes(error.wire(), code))
+            return pb_utils.InferenceResponse(error=codes(error.wire(), _status(error, codes)))
         except Exception as error:
             self.meter.refused(error)
             pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
@@ -125,7 +131,7 @@ class Request:
         try:
             if isinstance(value, bool) or not isinstance(value, (int, str)):
                 raise ValueError
-            number = int(value)
+            number = int(_plain(value))
         except ValueError:
             raise BadParameter(f"{name} must be an integer from {low} to {high}") from None
         if not low <= number <= high:
@@ -146,8 +152,8 @@ class Request:
         try:
             if isinstance(value, bool):
                 raise ValueError
-            found = float(value)
-        except (TypeError, ValueError):
+            found = float(_plain(value))
+        except (TypeError, ValueError, OverflowError):
             raise BadParameter(f"{name} must be a number from {low} to {high}") from None
         if not low <= found <= high:
             raise BadParameter(f"{name} must be from {low} to {high}, it is {found}")
@@ -173,12 +179,16 @@ class Request:
         """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
 
         The parameter ``deadline_ms`` counts from the arrival of the request at the ensemble's first step, which is
-        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``.
+        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. As only a first step
+        asks for it, this is also where a request that has not begun yet is refused when the server is about to stop.
 
         Raises
         ------
-        BadParameter, DeadlineExceeded
+        BadParameter, DeadlineExceeded, Unavailable
         """
+        drain = os.environ.get(DRAIN_ENV)
+        if drain and os.path.exists(drain):
+            raise Unavailable("the server is stopping and begins no new request; send it again")
         left = self.integer("deadline_ms", -MAX_DEADLINE_MS, MAX_DEADLINE_MS)
         if left is None:
             return NO_DEADLINE
@@ -196,6 +206,18 @@ class Request:
             raise DeadlineExceeded("the time given for this request is over; send fewer cells or allow more time")
         if self.is_cancelled():
             raise DeadlineExceeded("the caller cancelled this request")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or its text, but no text that only Python reads as one (``1_0``, digits of other scripts).
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
+        raise ValueError
+    return value
 
 
 def _meter(model: str) -> Meter:
@@ -248,6 +270,34 @@ def texts(values: list[str]) -> NDArray[np.object_]:
     out = np.empty(len(values), dtype=np.object_)
     out[:] = [value.encode("utf-8") for value in values]
     return out
+
+
+def _status(error: CytoserveError, codes: Any) -> Any:
+    """Return Triton's code for an error of the tree; one without a code of its own is ours, not the caller's."""
+    if isinstance(error, DeadlineExceeded):
+        return codes.CANCELLED
+    if isinstance(error, Unavailable):
+        return codes.UNAVAILABLE
+    return codes.INTERNAL if error.code == CytoserveError.code else codes.INVALID_ARG
+
+
+def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:
+    """Return what to raise for the error of a model that a model called.
+
+    Parameters
+    ----------
+    model : str
+        The one that was called.
+    error : pb_utils.TritonError
+        Its answer.
+    codes : type
+        ``pb_utils.TritonError``, which has the codes.
+    """
+    text = error.message().lower()
+    # by its text too: Triton 2.51 hands a model's UNAVAILABLE to the model that called it as INTERNAL
+    if error.code() == codes.UNAVAILABLE or any(mark in text for mark in NOT_NOW):
+        return Unavailable(f"{model} takes no request now: the server is stopping or overloaded; send it again")
+    return RuntimeError(f"{model}: {error.message()}")
 
 
 def _where(error: BaseException) -> str:

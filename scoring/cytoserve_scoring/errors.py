@@ -15,11 +15,16 @@
     +-- BadShape                  bad_shape
     +-- BadParameter              bad_parameter
     +-- DeadlineExceeded          deadline
+    +-- Unavailable               unavailable
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+WIRE_BYTES: Final = 2000
+"""Longest message on the wire. gRPC carries it in a header, each byte of other alphabets as three, and drops the whole
+answer beyond 8 to 16 KiB: a sentence that quotes what the caller sent must not grow with it."""
 
 
 class CytoserveError(ValueError):
@@ -28,8 +33,12 @@ class CytoserveError(ValueError):
     code: ClassVar[str] = "internal"
 
     def wire(self) -> str:
-        """Return the message as it travels: ``[cytoserve:<code>] sentence``."""
-        return f"[cytoserve:{self.code}] {self}"
+        """Return the message as it travels: ``[cytoserve:<code>] sentence``, cut to `WIRE_BYTES`."""
+        text = f"[cytoserve:{self.code}] {self}"
+        encoded = text.encode("utf-8", "replace")
+        if len(encoded) <= WIRE_BYTES:
+            return text
+        return encoded[:WIRE_BYTES].decode("utf-8", "ignore") + " ... (cut)"
 
 
 class InvalidImage(CytoserveError):
@@ -102,3 +111,9 @@ class DeadlineExceeded(CytoserveError):
     """The caller's time ran out between two rounds of scoring."""
 
     code = "deadline"
+
+
+class Unavailable(CytoserveError):
+    """The server is stopping, or a model behind this one cannot take the request now; sending it again is safe."""
+
+    code = "unavailable"

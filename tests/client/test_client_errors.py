@@ -23,6 +23,7 @@ CONTRACT_CODES = {
     "bad_shape": errors.BadShape,
     "bad_parameter": errors.BadParameter,
     "deadline": errors.DeadlineExceeded,
+    "unavailable": errors.ServerUnavailable,
     "internal": errors.ServerError,
 }
 

@@ -45,11 +45,10 @@ def test_the_servers_own_deadline_answer_is_a_deadline(server: FakeServer, open_
         (grpc.StatusCode.INTERNAL, "boom", errors.ServerError),
         (grpc.StatusCode.DATA_LOSS, "boom", errors.ServerError),
         (grpc.StatusCode.UNAUTHENTICATED, "who are you", errors.AccessDenied),
-        (grpc.StatusCode.UNAVAILABLE, "Socket closed", errors.ServerUnavailable),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "too large", errors.ServerError),
     ],
 )
-def test_what_reached_the_server_is_never_sent_again(
+def test_what_the_server_answered_is_never_sent_again(
     server: FakeServer, open_client: Open, status: grpc.StatusCode, details: str, kind: type[Exception]
 ) -> None:
     def judge(call: Call) -> dict[str, Any]:

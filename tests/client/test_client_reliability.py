@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cytoserve_client import AsyncClient, Client, errors
+from cytoserve_client import AsyncClient, Client, RetryPolicy, errors
 from fake_server import Call, FakeServer, sleeping, smear
 
 FAKE = Path(__file__).with_name("fake_server.py")
@@ -62,7 +62,7 @@ def mortal(tmp_path: Path) -> Iterator[Mortal]:
 
 
 def test_killed_during_a_call_then_back(mortal: Mortal, open_client: Callable[..., Any]) -> None:
-    client = open_client(mortal.url, timeout=10.0)
+    client = open_client(mortal.url, timeout=10.0, retry=RetryPolicy(outage=1.0))
     assert client.analyze(b"x").fields
     called = Path(f"{mortal.sign}.called")
 
@@ -115,7 +115,7 @@ def test_a_peer_that_accepts_and_never_speaks_meets_the_deadline(open_client: Ca
 def test_another_model_after_an_outage_is_noticed(server: FakeServer, open_client: Callable[..., Any]) -> None:
     from cytoserve_client import Expectation
 
-    client = open_client(server.url, expect=Expectation(version="1.2.3"))
+    client = open_client(server.url, expect=Expectation(version="1.2.3"), retry=RetryPolicy(outage=0))
     client.analyze(b"x")
     port = server.port
     server.stop()

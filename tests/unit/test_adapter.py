@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cytoserve_scoring import constants
-from cytoserve_scoring.adapter import NO_DEADLINE, Request, micrometres, texts
+from cytoserve_scoring.adapter import DRAIN_ENV, NO_DEADLINE, Request, micrometres, refused_by_callee, texts
 from cytoserve_scoring.cells import decode_cells
-from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded
+from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
 from cytoserve_scoring.service import describe
 from PIL import Image
 
@@ -36,7 +36,7 @@ def test_integer_parameter(value: object, number: int) -> None:
     assert Request(Sent(budget=value)).integer("budget", 1, 10) == number
 
 
-@pytest.mark.parametrize("value", [0, 11, -3, "11", 1.5, "1.5", True, "", "many", [1]])
+@pytest.mark.parametrize("value", [0, 11, -3, "11", 1.5, "1.5", True, "", "many", [1], "1_0", "\u0663"])
 def test_bad_integer_parameter_names_the_range(value: object) -> None:
     with pytest.raises(BadParameter, match="1 to 10"):
         Request(Sent(budget=value)).integer("budget", 1, 10)
@@ -62,6 +62,48 @@ def test_deadline_is_a_moment() -> None:
 def test_deadline_over_on_arrival(left: object) -> None:
     with pytest.raises(DeadlineExceeded, match="arrival"):
         Request(Sent(deadline_ms=left)).deadline()
+
+
+def test_nothing_is_begun_while_the_server_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "draining"
+    monkeypatch.setenv(DRAIN_ENV, str(file))
+    assert Request(Sent()).deadline() == NO_DEADLINE
+    file.touch()
+    with pytest.raises(Unavailable, match="send it again"):
+        Request(Sent(deadline_ms=50)).deadline()
+    Request(Sent()).check(NO_DEADLINE)  # what has begun goes on
+
+
+def test_a_message_never_outgrows_the_header_that_carries_it() -> None:
+    assert BadParameter("budget is wrong").wire() == "[cytoserve:bad_parameter] budget is wrong"
+    for letter in ("x", "\u0663", "\U0001f52c", "\ud800"):
+        text = BadParameter(letter * 100_000).wire()
+        assert text.startswith(f"[cytoserve:bad_parameter] {'?' if letter == chr(0xD800) else letter}")
+        assert len(text.encode()) <= 2020
+
+
+class Codes:
+    """As ``pb_utils.TritonError``."""
+
+    INTERNAL, UNAVAILABLE = 1, 5
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code, self.message = lambda: code, lambda: message
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "kind"),
+    [
+        (Codes.INTERNAL, "Model denoiser - Error when running inference: Server not ready", Unavailable),
+        (Codes.INTERNAL, "Server is stopping, scheduler for model has stopped accepting new", Unavailable),
+        (Codes.INTERNAL, "Request for unknown model: 'denoiser' has no available versions", Unavailable),
+        (Codes.UNAVAILABLE, "Exceeds maximum queue size", Unavailable),
+        (Codes.UNAVAILABLE, "anything", Unavailable),
+        (Codes.INTERNAL, "denoiser: out of memory", RuntimeError),
+    ],
+)
+def test_a_callee_that_is_stopped_is_no_failure(code: int, message: str, kind: type[Exception]) -> None:
+    assert type(refused_by_callee("denoiser", Codes(code, message), Codes)) is kind
 
 
 def test_cancelled_request() -> None:

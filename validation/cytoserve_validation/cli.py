@@ -17,7 +17,7 @@ from cytoserve_client import CellsAnalysis, Client, CytoserveClientError, Skippe
 from cytoserve_client import _constants as defaults
 from cytoserve_client import selection as chosen
 from cytoserve_client.cli import exit_codes, tables
-from cytoserve_client.cli.connect import server_address
+from cytoserve_client.cli.connect import TlsCa, TlsCert, TlsKey, TlsServerName, server_address, tls_of
 from cytoserve_client.cli.tables import NOTICE, plain
 from cytoserve_client.images import check_scale, sources_of
 from cytoserve_files import shown
@@ -59,6 +59,10 @@ def calibrate_command(
     ] = calibrate.ANOMALY_LEVEL,
     budget: Budget = None,
     timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Fit thresholds and references on labelled cells of one site, into one file bound to the model.
 
@@ -70,11 +74,12 @@ def calibrate_command(
         name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
         level = calibrate.check_anomaly_level(anomaly_level)
         check_scale(um_per_pixel)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
         calibrate.refuse_to_overwrite(to)
         cells = labelled.scan(folder)
         hashes = labelled.file_hashes(cells.files)
         labelled.refuse_repeats(cells.names, hashes)
-        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
             bound_to, (spent, probes) = calibrate.bound_to(info), calibrate.budget_of(info, budget)
@@ -125,6 +130,10 @@ def validate_command(
     ] = 0.95,
     budget: Budget = None,
     timeout: Timeout = defaults.DEFAULT_TIMEOUT_S,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Measure a server on labelled cells: one JSON document and one HTML page.
 
@@ -138,12 +147,13 @@ def validate_command(
     with _errors_told(notes):
         calibrate.check_promise(0.5, confidence)
         check_scale(um_per_pixel)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
         documents.refuse_to_overwrite(report)
         everything = labelled.scan(folder)
         table = labelled.read_groups(groups, everything) if groups else None
         cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
         strange_files, strange_ignored = _images_below(anomalies) if anomalies else ([], ())
-        with server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+        with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
             info = client.info()
             labelled.check_classes(cells, info.classes)
             analysis = _asked(client, cells.files, um_per_pixel, budget, notes)

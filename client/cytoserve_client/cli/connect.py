@@ -1,4 +1,4 @@
-"""Where the server is: the one asked for, or a local one that lives as long as the command."""
+"""Where the server is: the one asked for, or a local one that lives as long as the command; and how to trust it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,58 @@ import importlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from cytoserve_client._config import TLS
 from cytoserve_client.cli import exit_codes
 from cytoserve_client.cli.mounts import MOUNTS, missing
-from cytoserve_client.errors import ServerUnavailable
+from cytoserve_client.errors import ConfigurationError, ServerUnavailable
+
+TlsCa = Annotated[
+    Path | None,
+    typer.Option("--tls-ca", envvar="CYTOSERVE_CLIENT_TLS_CA", help="PEM of the authority to trust; switches TLS on."),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", envvar="CYTOSERVE_CLIENT_TLS_CERT", help="PEM of our certificate (mutual TLS)."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", envvar="CYTOSERVE_CLIENT_TLS_KEY", help="PEM of our key (mutual TLS).")
+]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-server-name",
+        envvar="CYTOSERVE_CLIENT_TLS_SERVER_NAME",
+        help="Name in the server's certificate, where it is not that of --url.",
+    ),
+]
+
+
+def tls_of(
+    url: str | None, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None
+) -> TLS | None:
+    """Return the material of the TLS options, files read now; None where none was given.
+
+    Raises
+    ------
+    ConfigurationError
+        Certificate without key, a file that cannot be read, or no address that they could be for.
+    """
+    if not (ca or cert or key or server_name):
+        return None
+    if not url:
+        raise ConfigurationError(
+            "--tls-ca, --tls-cert, --tls-key and --tls-server-name (or CYTOSERVE_CLIENT_TLS_...) need --url: "
+            "the local server is called on loopback without TLS"
+        )
+    roots, private, chain = TLS(ca, key, cert).material()
+    return TLS(roots, private, chain, server_name)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from cytoserve_client import _constants as c
 from cytoserve_client._answers import split_by_field
 from cytoserve_client._options import Options
 from cytoserve_client.cli import exit_codes, mounts, tables
-from cytoserve_client.cli.connect import server_address
+from cytoserve_client.cli.connect import TlsCa, TlsCert, TlsKey, TlsServerName, server_address, tls_of
 from cytoserve_client.cli.files import overlay_names
 from cytoserve_client.cli.overlay import draw_overlay, read_displayed
 from cytoserve_client.client import Client
@@ -93,6 +93,10 @@ def analyze(
     alpha: Alpha = None,
     classes: Classes = None,
     priority: Urgency = "routine",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Find and classify the cells of smear fields, count them, list what a person should look at."""
     out, notes = _consoles(json_out)
@@ -100,10 +104,15 @@ def analyze(
         # Before a server is started for it.
         check_scale(um_per_pixel)
         asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     sources = selected.files
     _check_outputs(json_out, overlay, sources, notes)
-    with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+    with (
+        _errors_told(notes),
+        server_address(url, notes) as address,
+        Client(address, timeout=timeout, tls=tls) as client,
+    ):
         whole = _with_bar(
             lambda progress: client.analyze(
                 sources, um_per_pixel, sample=sample, on_progress=progress, **asked.arguments
@@ -135,6 +144,10 @@ def classify(
     alpha: Alpha = None,
     classes: Classes = None,
     priority: Urgency = "routine",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Classify single-cell images, as an analyser delivers them."""
     out, notes = _consoles(json_out)
@@ -142,10 +155,15 @@ def classify(
         # Before a server is started for it.
         check_scale(um_per_pixel)
         asked = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     sources = selected.files
     _check_outputs(json_out, None, sources, notes)
-    with _errors_told(notes), server_address(url, notes) as address, Client(address, timeout=timeout) as client:
+    with (
+        _errors_told(notes),
+        server_address(url, notes) as address,
+        Client(address, timeout=timeout, tls=tls) as client,
+    ):
         result = _with_bar(
             lambda progress: client.classify(sources, um_per_pixel, on_progress=progress, **asked.arguments),
             sources,
@@ -159,10 +177,18 @@ def classify(
 
 
 @app.command()
-def info(url: Url = None) -> None:
+def info(
+    url: Url = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_server_name: TlsServerName = None,
+) -> None:
     """Print what the server serves, as JSON: model, classes, hashes, limits, versions."""
     notes = Console(stderr=True)
-    with _errors_told(notes), server_address(url, notes) as address, Client(address) as client:
+    with _errors_told(notes):
+        tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
+    with _errors_told(notes), server_address(url, notes) as address, Client(address, tls=tls) as client:
         typer.echo(client.info().model_dump_json(indent=2))
 
 

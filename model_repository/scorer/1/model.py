@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from cytoserve_scoring.adapter import TritonModel, moment, texts
+from cytoserve_scoring.adapter import TritonModel, moment, refused_by_callee, texts
 from cytoserve_scoring.site import CALIBRATION_ENV, load_engine
 
 
@@ -83,5 +83,5 @@ def denoise(latents, probes, classes):
     )
     response = call.exec()
     if response.has_error():
-        raise RuntimeError(f"denoiser: {response.error().message()}")
+        raise refused_by_callee("denoiser", response.error(), pb_utils.TritonError)
     return pb_utils.get_output_tensor_by_name(response, "ERROR").as_numpy().reshape(-1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from numpy.typing import NDArray  # noqa: E402
 Tensors = dict[str, NDArray[Any]]
 
 ENV_THREADS = "CYTOSERVE_ONNX_THREADS"
+
+SHAPE_ERRORS = ("Fail", "RuntimeException")
+MISFIT = re.compile(r"shape|dimension|\baxis\b", re.IGNORECASE)
+"""Kinds and words of ONNX Runtime for tensors whose shapes do not go together inside the graph."""
 
 
 class TritonPythonModel:
@@ -51,6 +56,8 @@ class TritonPythonModel:
         self.batched = int(config.get("max_batch_size", 0)) > 0
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
+        # dimensions other than the rows that the configuration leaves to the caller
+        self.free = any(-1 in entry["dims"][0 if self.batched else 1 :] for entry in _numbers(config["input"]))
         self.output_config = {entry["name"]: entry for entry in config["output"]}
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self.session = onnxruntime.InferenceSession(
@@ -85,15 +92,23 @@ class TritonPythonModel:
         return responses
 
     def _answer_alone(self, request: Any) -> Any:
+        feed: Tensors = {}
         try:
-            return self._response(self._run(self._read(request)))
+            feed = self._read(request)
+            return self._response(self._run(feed))
         except Exception as error:
             # Triton checked names, types and shapes; what ONNX Runtime still calls an invalid argument is a value
             # (such as an index beyond a table), which is the caller's
             invalid = type(error).__name__ == "InvalidArgument" or "out of data bounds" in str(error)
+            text = f"{self.name}: {_short(error)}"
+            if self.free and type(error).__name__ in SHAPE_ERRORS and MISFIT.search(str(error)):
+                # the configuration leaves a dimension open and the graph has its own idea of it (a multiple of 32)
+                invalid = True
+                shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
+                text = f"[cytoserve:bad_shape] {self.name} cannot take {shapes}: {_short(error)}"
             code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
             pb_utils.Logger.log_error(f"{self.name}: {_short(error)}")
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {_short(error)}", code))
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
     def _read(self, request: Any) -> Tensors:
         return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
@@ -121,6 +136,11 @@ class TritonPythonModel:
     @staticmethod
     def _response(results: Tensors) -> Any:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in results.items()])
+
+
+def _numbers(entries: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+    """Return the dimensions of the configuration's tensors as numbers; Triton writes them as text."""
+    return [{"dims": [int(d) for d in entry["dims"]]} for entry in entries]
 
 
 def _session_options(parameters: Mapping[str, Any]) -> Any:

@@ -1,0 +1,195 @@
+"""A server that goes away during a call and comes back: what waits, what is sent again, and when it is given up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from cytoserve_client import RetryPolicy, errors
+from cytoserve_client._outage import Loss, Outage, loss_of
+from fake_server import Call, FakeServer, Refuse, smear
+
+Open = Callable[..., Any]
+FOR_GOOD = 1e6
+STOPPING = "in ensemble 'smear_analysis', Server is stopping, scheduler for model has stopped accepting new requests"
+WORDS = {
+    "Triton's word": STOPPING,
+    "our word": "in ensemble 'smear_analysis', [cytoserve:unavailable] the server is stopping; send it again",
+    "unloaded": "Request for unknown model: 'smear_analysis' has no available versions",
+}
+
+
+class Restart:
+    """Behaviour: refuse everything from the second field on, for some seconds."""
+
+    def __init__(self, server: FakeServer, details: str, seconds: float, change: Callable[[], None] | None = None):
+        self.server, self.details, self.seconds, self.change = server, details, seconds, change
+        self.began: float | None = None
+
+    def __call__(self, call: Call) -> dict[str, Any]:
+        fake = self.server.fake
+        with fake.lock:
+            if self.began is None and len(fake.calls) >= 2:
+                self.began = time.monotonic()
+                fake.is_ready = False
+                if self.seconds < FOR_GOOD:
+                    threading.Timer(self.seconds, self.come_back).start()
+        if self.began is None:
+            return smear([6])
+        if not fake.is_ready:
+            raise Refuse(grpc.StatusCode.UNAVAILABLE, self.details)
+        return smear([6])
+
+    def come_back(self) -> None:
+        if self.change is not None:
+            self.change()
+        self.server.fake.is_ready = True
+
+
+@pytest.fixture
+def restart(server: FakeServer) -> Callable[..., Restart]:
+    def make(details: str = STOPPING, seconds: float = 0.6, change: Callable[[], None] | None = None) -> Restart:
+        server.fake.on_smear = made = Restart(server, details, seconds, change)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_restart_loses_nothing_and_what_is_queued_waits(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart], word: str
+) -> None:
+    restart(WORDS[word])
+    client = open_client(server.url, timeout=20.0, max_in_flight=4)
+    result = client.analyze([b"x"] * 30)
+    assert not result.failures
+    assert len(result.fields) == 30
+    # each of the four under way was refused at most once; the queued ones were not sent to be refused
+    assert server.fake.attempts["smear_analysis"] <= 30 + 4
+
+
+def test_a_restart_loses_no_cells(server: FakeServer, open_client: Open) -> None:
+    refused: list[Call] = []
+
+    def judge(call: Call) -> dict[str, Any]:
+        if len(refused) < 2:
+            refused.append(call)
+            raise Refuse(grpc.StatusCode.UNAVAILABLE, STOPPING)
+        from fake_server import cells
+
+        return cells([6] * len(call.files))
+
+    server.fake.on_cells = judge
+    result = open_client(server.url, cells_per_request=2).classify([b"x"] * 12)
+    assert len(result.cells) == 12
+
+
+@pytest.mark.parametrize("changed", ["weights", "calibration"])
+def test_another_model_after_the_restart_ends_the_call(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart], changed: str
+) -> None:
+    def change() -> None:
+        server.fake.info.update(
+            {"weights_sha256": "cd" * 32} if changed == "weights" else {"calibration": {"site": "s"}}
+        )
+
+    restart(change=change)
+    client = open_client(server.url, timeout=20.0)
+    with pytest.raises(errors.ContractMismatch, match="another model"):
+        client.analyze([b"x"] * 12)
+    assert client.analyze([b"x"] * 3).fields  # a call of its own takes what is served now
+
+
+def test_what_was_lost_in_work_is_sent_again_once(server: FakeServer, open_client: Open) -> None:
+    """It may be the request that ends the server: it must not end it for ever."""
+
+    def judge(call: Call) -> dict[str, Any]:
+        raise Refuse(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    server.fake.on_smear = judge
+    with pytest.raises(errors.ServerUnavailable) as caught:
+        open_client(server.url).analyze(b"x")
+    assert server.fake.attempts["smear_analysis"] == 2
+    assert caught.value.request_id
+    assert len({call.request_id for call in server.fake.calls}) == 1
+
+
+def test_a_server_that_stays_away_is_given_up_for_all_at_once(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart]
+) -> None:
+    restart(seconds=FOR_GOOD)
+    client = open_client(server.url, timeout=30.0, retry=RetryPolicy(outage=0.8))
+    began = time.monotonic()
+    result = client.analyze([b"x"] * 40)
+    assert time.monotonic() - began < 4
+    assert {failure.error for failure in result.failures} == {"unavailable"}
+    assert len(result.fields) + len(result.failures) == 40
+    assert result.fields
+
+
+def test_the_requests_own_deadline_ends_the_wait(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart]
+) -> None:
+    restart(seconds=FOR_GOOD)
+    client = open_client(server.url, max_in_flight=4)
+    began = time.monotonic()
+    result = client.analyze([b"x"] * 6, timeout=0.7)
+    assert time.monotonic() - began < 3
+    assert {failure.error for failure in result.failures} == {"unavailable"}
+
+
+@pytest.mark.parametrize("policy", [RetryPolicy(max_attempts=1), RetryPolicy(outage=0)])
+def test_waiting_can_be_switched_off(server: FakeServer, open_client: Open, policy: RetryPolicy) -> None:
+    def judge(call: Call) -> dict[str, Any]:
+        raise Refuse(grpc.StatusCode.UNAVAILABLE, STOPPING)
+
+    server.fake.on_smear = judge
+    with pytest.raises(errors.ServerUnavailable):
+        open_client(server.url, retry=policy).analyze(b"x")
+    assert server.fake.attempts["smear_analysis"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        ("[x] Exceeds maximum queue size", Loss.BUSY),
+        ("failed to connect to all addresses", Loss.REFUSED),
+        ("Connection refused", Loss.REFUSED),
+        (STOPPING, Loss.REFUSED),
+        ("GOAWAY received", Loss.REFUSED),
+        ("Socket closed", Loss.VANISHED),
+        ("recvmsg:Connection reset by peer", Loss.VANISHED),
+    ],
+)
+def test_how_a_request_was_lost(text: str, loss: Loss) -> None:
+    assert loss_of(errors.error_from_status("UNAVAILABLE", text)) is loss
+    assert loss_of(errors.error_from_status("INTERNAL", text)) is None
+
+
+def test_an_outage_counts_from_its_beginning_and_ends_with_an_answer() -> None:
+    now = [100.0]
+    outage = Outage(RetryPolicy(outage=10), clock=lambda: now[0], uniform=lambda low, high: high)
+    lost = errors.ServerUnavailable(STOPPING)
+    assert outage.worth_waiting(lost, 0)
+    outage.begin(lost)
+    now[0] += 9
+    outage.begin(errors.ServerUnavailable("later"))
+    assert outage.error is lost
+    assert outage.worth_waiting(lost, 1)
+    assert not outage.worth_waiting(lost, 2)
+    now[0] += 1
+    assert outage.error is None
+    assert not outage.worth_waiting(lost, 0)
+    outage.end()
+    assert outage.worth_waiting(lost, 0)
+    assert [outage.pause(n) for n in (1, 2, 3)] == [0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_an_outage_without_end_is_refused(seconds: float) -> None:
+    with pytest.raises(errors.ConfigurationError, match="outage"):
+        RetryPolicy(outage=seconds)

@@ -1,0 +1,101 @@
+"""The real server restarted on its port during a sample: every field is answered, and nothing is called internal."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cytoserve_client import Client, RetryPolicy, SmearAnalysis
+from cytoserve_deploy.local_server import LocalServer
+from PIL import Image
+from triton_calls import OWN_SERVER, ROOT
+
+pytestmark = OWN_SERVER
+
+FIELDS = 32
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    """A part of the demo's field with a white cell in it, at its own scale."""
+    buffer = io.BytesIO()
+    with Image.open(ROOT / "examples" / "synthetic_field.png") as field:
+        field.crop((220, 240, 420, 440)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Restartable:
+    """A server that can be ended in several ways and started again on the same port."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self.server = LocalServer(
+            model_repository=ROOT / "model_repository", grpc_port=self.port, log_file=self.log
+        ).start()
+        self.port = self.server.layout.grpc_port
+
+    def end(self, how: str) -> None:
+        if how != "stop":
+            os.kill(self.server.pid, getattr(signal, how))
+            while self.server.is_alive():
+                threading.Event().wait(0.05)
+        self.server.stop()
+
+
+@pytest.fixture(scope="module")
+def restartable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restartable]:
+    running = Restartable(tmp_path_factory.mktemp("restart") / "log")
+    yield running
+    running.server.stop()
+
+
+def analysed(client: Client, picture: bytes, running: Restartable, how: str, back: bool) -> SmearAnalysis:
+    """Analyse a sample, and end the server when the fourth field is answered."""
+    enough = threading.Event()
+    found: list[SmearAnalysis] = []
+
+    def work() -> None:
+        progress = lambda done, _: enough.set() if done >= 4 else None  # noqa: E731
+        found.append(client.analyze([picture] * FIELDS, 0.1446, budget=2, on_progress=progress))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert enough.wait(120)
+    running.end(how)
+    if back:
+        running.start()
+    worker.join(180)
+    return found[0]
+
+
+@pytest.mark.parametrize("how", ["stop", "SIGTERM", "SIGKILL"])
+def test_every_field_is_answered(restartable: Restartable, picture: bytes, how: str) -> None:
+    """By `LocalServer.stop`, which lets what runs end; as a container's Triton is told to stop; and killed."""
+    with Client(f"127.0.0.1:{restartable.port}", timeout=120) as client:
+        result = analysed(client, picture, restartable, how, back=True)
+    assert [failure.message for failure in result.failures] == []
+    assert len(result.fields) == FIELDS
+    assert any(cell.label for cell in result.fields[-1].cells)
+    assert "scorer: RuntimeError" not in restartable.log.read_text()
+
+
+def test_what_has_begun_is_finished_before_the_server_stops(restartable: Restartable, picture: bytes) -> None:
+    """For a caller that sends nothing twice: a field is answered, or was refused before its first step."""
+    policy = RetryPolicy(max_attempts=1)
+    with Client(f"127.0.0.1:{restartable.port}", timeout=120, retry=policy) as client:
+        result = analysed(client, picture, restartable, "stop", back=False)
+    restartable.start()
+    assert {failure.error for failure in result.failures} == {"unavailable"}
+    refused = ("begins no new request", "failed to connect", "Socket closed")
+    assert [f.message for f in result.failures if not any(text in f.message for text in refused)] == []
+    # four were answered when it was told to stop, and up to four were under way
+    assert 5 <= len(result.fields) <= 12
