@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import write_text
+
 from .evidence_text import percent, table
 
 RESULTS: Final = Path("docs/results")
@@ -144,7 +146,7 @@ def rewritten(text: str) -> str:
 def main() -> None:
     """Run from the command line."""
     for file in FILES:
-        file.write_text(rewritten(file.read_text()))
+        write_text(file, rewritten(file.read_text()))
         print(f"written: {file}")
 
 

@@ -5,8 +5,9 @@
 - A symbolic link is followed; a dangling one gets its target made.
 - A device, a named pipe, a descriptor (``/dev/fd/N``, ``/dev/stdout``, a shell's ``>(...)``): written through, never
   replaced.
-- A regular file that must not be renamed over (a bind mount, a folder without write permission, another's file, one
-  with a second name): written in place; if that fails half-way, its old content is put back.
+- A regular file that must not be renamed over (a bind mount, a folder without write permission, another user's file):
+  written in place; if that fails half-way, its old content is put back.
+- A second name of the file (a hard link, as backups make them) keeps the old content.
 - Missing folders are made.
 
 `check_output` finds before the work what would fail after it. Python's ``open(path, "w")`` has no place in this
@@ -242,7 +243,7 @@ def _put(made: Path, target: Path) -> None:
         before = None
     if before is not None:
         os.close(os.open(target, os.O_WRONLY))  # write-protected: not replaced behind its owner's back
-        if before.st_nlink > 1 or not _like(made, before):
+        if not _like(made, before):
             _write_in_place(target, made.read_bytes())
             return
     try:
