@@ -105,7 +105,7 @@ def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[
     scratch = _scratch_folder(name)
     try:
         log = Path(options.log_file or scratch / "tritonserver.log").absolute()
-        _check_log(log)
+        check_log(log)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
         _gather_backends(found, scratch / "backends")
@@ -118,14 +118,14 @@ def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[
     return Layout(grpc, http, metrics, scratch=scratch, shm_prefix=f"{name}-", log=log)
 
 
-def _check_log(log: Path) -> None:
+def check_log(log: Path) -> None:
     """Refuse a log that cannot be written, or not be read again: its last lines say why a server ended."""
-    if not is_regular_or_new(log):
-        raise BadLogFile(f"the log {log} is no file (a folder, a device or a pipe); give the name of a file")
     try:
         check_output(log)
     except NotWritable as error:
         raise BadLogFile(str(error)) from error
+    if not is_regular_or_new(log):
+        raise BadLogFile(f"the log {log} is no file (a device or a pipe); give the name of a file")
 
 
 def command_line(options: ServerOptions, found: runtime.TritonRuntime, layout: Layout) -> list[str]:
