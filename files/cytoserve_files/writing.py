@@ -130,8 +130,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     with _explained(path):
         target = _target(path)
         if target is None:
-            if _own_descriptor(path) is None and not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            _check_through(path)
             return
         _refuse_folder(path, target)
         if target.exists():
@@ -206,6 +205,19 @@ def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
             return None
         step = os.path.join(folder, os.readlink(os.path.join(folder, name)))
     return None
+
+
+def _check_through(path: str | os.PathLike[str]) -> None:
+    """See that a device, pipe or descriptor takes anything at all; what opening it would do is left to the writing."""
+    number = _own_descriptor(path)
+    if number is None:
+        allowed = os.access(path, os.W_OK)
+    else:
+        import fcntl  # not on Windows, which has no such descriptors either
+
+        allowed = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    if not allowed:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _refuse_folder(path: str | os.PathLike[str], target: Path) -> None:

@@ -161,6 +161,19 @@ def test_a_descriptor_that_appends_is_appended_to(tmp_path: Path) -> None:
     assert log.read_text() == "before\nwords"
 
 
+def test_a_descriptor_that_is_closed_or_for_reading_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with (tmp_path / "x").open("rb") as reading:
+        with pytest.raises(files.NotWritable, match="Permission denied"):
+            files.check_output(f"/dev/fd/{reading.fileno()}")
+        number = os.dup(reading.fileno())
+    os.close(number)
+    with pytest.raises(files.NotWritable, match="Bad file descriptor"):
+        files.check_output(f"/dev/fd/{number}")
+    with (tmp_path / "x").open("ab") as writing:
+        files.check_output(f"/dev/fd/{writing.fileno()}")
+
+
 def test_a_bind_mounted_file_is_written_in_place(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "out.json"
     source.write_text("a longer text than the new one")

@@ -17,6 +17,8 @@ from cytoserve_deploy.probe import ProbeFailed, Target, ask
 from cytoserve_files import NotRegularFile
 from cytoserve_scoring import site
 from cytoserve_scoring.engine import ScoringEngine
+from cytoserve_training.cli import app as training
+from typer.testing import CliRunner
 
 from benchmarks.outputs import output_path
 
@@ -148,6 +150,29 @@ def test_the_log_of_the_local_server_must_be_a_file(tmp_path: Path) -> None:
     with pytest.raises(errors.BadLogFile, match="ot a directory"):
         launch.check_log(tmp_path / "file" / "log")
     launch.check_log(tmp_path / "new" / "log")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("autoencoder", "--out"),
+        ("denoiser", "--out"),
+        ("pack", "--out"),
+        ("synthetic-field", "--out"),
+        ("card", "--checkpoint"),
+        ("segmenter", "--out"),
+    ],
+)
+def test_training_knows_before_its_work_that_its_result_cannot_be_written(
+    tmp_path: Path, command: str, option: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    words = [command, option, str(tmp_path / "file" / "x")]
+    words += ["--run", str(tmp_path / "run")] if command in ("pack", "segmenter") else []
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(training, words)
+    assert result.exit_code == 2, result.output
+    assert "cannot write" in result.output
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_a_measurement_knows_before_its_work_that_its_result_cannot_be_written(tmp_path: Path) -> None:
