@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.local_server import LocalServer
+from cytoserve_files import write_text
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.outputs import output_path
 
 from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson, expected_calibration_error
 
@@ -108,7 +111,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int)
     parser.add_argument("--limit", type=int, help="at most so many cells of each class, in the order of their names")
     parser.add_argument("--url", help="a running server; without it one is started")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     files = [f for d in sorted(args.folder.iterdir()) if d.is_dir() for f in sorted(d.iterdir())[: args.limit]]
     truth = [file.parent.name for file in files]
@@ -126,8 +129,7 @@ def main() -> None:
     result["cells_per_second"] = round(len(files) / seconds, 2)
     print(json.dumps({k: v for k, v in result.items() if k not in ("confusion", "model")}, indent=1))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import write_text
 from cytoserve_scoring.calibration import Promise, accept_threshold, fit, fit_profiles, fit_temperature, replay
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.elimination import calibrate
@@ -27,6 +28,8 @@ from cytoserve_training.cells import CLASSES, load_cells
 from cytoserve_validation.ranking import auc, auc_difference, placements
 from numpy.typing import NDArray
 from scipy import special
+
+from benchmarks.outputs import output_path
 
 from .denoiser import crops_of, without
 from .leave_out import AnomalyConfig, Part, measure, seen_classes
@@ -290,7 +293,9 @@ def main() -> None:
     parser.add_argument("--calibrating", type=int, default=AnomalyConfig.calibrating)
     parser.add_argument("--test-per-class", type=int)
     parser.add_argument("--threads", type=int, default=AnomalyConfig.threads)
-    parser.add_argument("--out", type=Path, help="default: docs/results/anomaly_CLASS.json, for real evidence only")
+    parser.add_argument(
+        "--out", type=output_path, help="default: docs/results/anomaly_CLASS.json, for real evidence only"
+    )
     args = vars(parser.parse_args())
     out: Path | None = args.pop("out")
     left_out = args.pop("left_out") or json.loads((Path(args["run"]) / "config.json").read_text())["leave_out"]
@@ -301,7 +306,7 @@ def main() -> None:
     if out is None and result["is_evidence"]:
         out = Path("docs/results") / f"anomaly_{left_out}.json"
     if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import write_text
 from cytoserve_scoring.elimination import calibrate, replay
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import PackConfig, part_cells
@@ -25,6 +26,8 @@ from cytoserve_training.probes import BankConfig, build_bank
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
+
+from benchmarks.outputs import output_path
 
 from .denoiser import Denoiser, crops_of, latent_shape
 from .sequential import Evidence, betting, eliminate, published_p, shuffled, t_test_e_value, tied_bank
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=0, help="also compute a bank of so many probes (48 are enough)")
     parser.add_argument("--cells", type=int, default=100, help="cells of either half for --fresh")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     result: dict[str, Any] = {
@@ -204,7 +207,7 @@ def main() -> None:
         result["long_bank"] = compare(fresh_errors(args.run, args.data, args.fresh, args.cells), args.orders)
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

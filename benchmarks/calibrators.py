@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from cytoserve_client import CellsAnalysis
 from cytoserve_deploy.local_server import LocalServer
+from cytoserve_files import write_text
 from cytoserve_scoring.calibration import fit_temperature
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import PackConfig, part_cells
 from numpy.typing import NDArray
 from scipy import optimize, special
+
+from benchmarks.outputs import output_path
 
 from .accuracy import classify
 from .statistics import expected_calibration_error
@@ -246,7 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
     parser.add_argument("--um-per-pixel", type=float, default=0.18, help="of the cells in --data")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     parts = files_of(args.data, PackConfig())
     with LocalServer() as server:
@@ -260,7 +263,7 @@ def main() -> None:
     }
     print(json.dumps({**result, "model": None}, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

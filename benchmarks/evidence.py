@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cytoserve_files import write_text
+
 from . import evidence_posterior as posterior
 from . import evidence_scores as scores
 from .evidence_text import Bar, Section, percent, table
@@ -213,7 +215,7 @@ def main() -> None:
     text = render(load())
     if args.check:
         sys.exit(0 if PAGE.exists() and PAGE.read_text() == text else f"{PAGE} is stale: run this without --check")
-    PAGE.write_text(text)
+    write_text(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from cytoserve_export.networks import build
 from cytoserve_export.parity import ErrorReference, session
 from cytoserve_export.specs import SPECS
 from cytoserve_export.synthetic import write_checkpoint
+from cytoserve_files import write_text
+
+from benchmarks.outputs import output_path
 
 
 def main() -> None:
@@ -32,7 +35,7 @@ def main() -> None:
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--size", choices=("full", "tenth"), default="full")
     parser.add_argument("--parity", action="store_true", help="one evaluation by torch and by ONNX Runtime")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     stages: dict[str, Any] = {}
@@ -65,7 +68,7 @@ def main() -> None:
         report = {"size": args.size, "parameters_after_folding": parameters, "bytes": files, "stages": stages}
         print(json.dumps(report, indent=1))
         if args.out:
-            args.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_text(args.out, json.dumps(report, indent=1) + "\n")
     finally:
         shutil.rmtree(args.scratch, ignore_errors=True)
 

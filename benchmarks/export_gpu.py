@@ -22,6 +22,9 @@ from cytoserve_export.cost import denoiser_costs
 from cytoserve_export.networks import Denoiser
 from cytoserve_export.precision import cast_denoiser
 from cytoserve_export.profiles import PROFILES
+from cytoserve_files import write_text
+
+from benchmarks.outputs import output_path
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 SECONDS = 3.0
@@ -103,7 +106,7 @@ def main() -> None:
     parser.add_argument("--profile", choices=[name for name, p in PROFILES.items() if p.is_gpu], required=True)
     parser.add_argument("--onnx", type=Path)
     parser.add_argument("--engine", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA GPU: run this on the GPU node")
@@ -133,7 +136,7 @@ def main() -> None:
             )
     report = {"gpu": torch.cuda.get_device_name(0), "profile": profile.name, "flops": flops, "measured": found}
     if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.out, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,12 @@ from cytoserve_export.networks import Denoiser
 from cytoserve_export.parity import session
 from cytoserve_export.precision import OFFERED_BELOW, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
+from cytoserve_files import write_text
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.engine import ScoringEngine
 from numpy.typing import NDArray
+
+from benchmarks.outputs import output_path
 
 from .statistics import clopper_pearson
 
@@ -114,7 +117,7 @@ def main() -> None:
     parser.add_argument("cells", type=Path)
     parser.add_argument("--per-class", type=int, default=32)
     parser.add_argument("--budget", type=int, default=4)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,7 +125,7 @@ def main() -> None:
         found = measure(Checkpoint(args.checkpoint), args.repository, cells, args.budget, Path(scratch))
     print(markdown(found))
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(args.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from cytoserve_export.errors import ShortcutRefused
 from cytoserve_export.networks import Denoiser, Trunk, conditioned_trunk
 from cytoserve_export.sharing import AllClasses
 from cytoserve_export.synthetic import SIZES, unet_config, write_checkpoint
+from cytoserve_files import write_text
+
+from benchmarks.outputs import output_path
 
 
 def equality(checkpoint: Checkpoint, dtype: torch.dtype, rows: int = 2) -> dict[str, float]:
@@ -144,13 +147,13 @@ def main() -> None:
     """Measure, print the tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", type=Path, nargs="*")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = report(args.checkpoints)
     print(markdown(found))
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(args.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

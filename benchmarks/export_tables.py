@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import write_text
+
 from . import export_precision, export_shortcut
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -47,4 +49,4 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     document = ROOT / "docs" / "export.md"
-    document.write_text(fill(document.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(document, fill(document.read_text(encoding="utf-8")))

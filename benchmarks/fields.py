@@ -18,7 +18,10 @@ import numpy as np
 import psutil
 from cytoserve_client import Client
 from cytoserve_deploy.local_server import LocalServer
+from cytoserve_files import write_text
 from rich.progress import track
+
+from benchmarks.outputs import output_path
 
 SETTLED = 50
 """Fields after which memory is first read: until then arenas and caches fill."""
@@ -78,7 +81,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     files = [file for argument in args.folders for file in files_of(argument)]
     began = time.monotonic()
@@ -87,8 +90,7 @@ def main() -> None:
         result = {"ready_after_seconds": round(ready, 2), **measure(files, server)}
     print(json.dumps({k: v for k, v in result.items() if k != "memory_mib"}, indent=1))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

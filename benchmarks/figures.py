@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_files import write_text
 
 from .evidence_text import percent, table
 
@@ -171,7 +172,7 @@ def rewritten(text: str) -> str:
 def main() -> None:
     """Run from the command line."""
     for file in FILES:
-        file.write_text(rewritten(file.read_text()))
+        write_text(file, rewritten(file.read_text()))
         print(f"written: {file}")
 
 

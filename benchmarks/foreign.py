@@ -19,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from cytoserve_files import write_text
 from cytoserve_scoring import crops as crops_module
 from cytoserve_scoring.crops import cut_crop
 from cytoserve_scoring.scale import guess_um_per_pixel, scale_of_single_cell
@@ -28,6 +29,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from scipy import special
+
+from benchmarks.outputs import output_path
 
 from .denoiser import Bank, Denoiser, serving_bank
 from .peer import Peer
@@ -216,7 +219,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=6)
     parser.add_argument("--every", type=int, default=1, help="only every so many-th cell, to try it out")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     images, truth = read_folder(args.folder)
@@ -233,7 +236,7 @@ def main() -> None:
     result.update(site_scale=scale, probes=args.probes, every=args.every, data=args.folder.name)
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

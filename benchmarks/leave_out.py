@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import output_file
 from cytoserve_training.cells import CLASSES, CellSet, load_cells
 from cytoserve_training.checkpoint import PackConfig, part_cells
 from cytoserve_training.probes import BankConfig, build_bank, choose_bank
@@ -113,7 +114,8 @@ def measure(config: AnomalyConfig) -> tuple[dict[str, Part], dict[str, Any]]:
     if not path.exists():
         candidates = Bank(drawn.timestep, drawn.noise, np.ones(config.candidates))
         found = _measure(Denoiser.open(Path(config.run)), sets, truth, candidates, asked, config.probes)
-        np.savez_compressed(path, **found)
+        with output_file(path) as file:
+            np.savez_compressed(file, **found)
     held = np.load(path)
     order, weight = held["order"], held["weight"]
     parts = {

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import output_file, write_text
 from cytoserve_training.augment import Augmentation
 from cytoserve_training.autoencoder import circular_window
 from cytoserve_training.cells import CLASSES, load_cells
@@ -162,9 +163,8 @@ class PeerTrainer:
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
         }
-        aside = self.out / "state.pt.new"
-        torch.save(state, aside)
-        aside.replace(self.out / "state.pt")
+        with output_file(self.out / "state.pt") as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         """Go on from ``state.pt`` where there is one."""
@@ -185,12 +185,12 @@ def train(config: PeerConfig) -> Path:
     """Train (or go on training) and return the run's folder: ``state.pt``, ``config.json``, ``metrics.jsonl``."""
     trainer = PeerTrainer(config)
     trainer.resume()
-    (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    write_text(trainer.out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     metrics = trainer.out / "metrics.jsonl"
     kept = [row for row in _rows(metrics) if row["step"] <= trainer.step]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with metrics.open("w") as log, Progress(*columns) as progress:
-        log.writelines(json.dumps(row) + "\n" for row in kept)
+    write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+    with metrics.open("a") as log, Progress(*columns) as progress:
         task = progress.add_task("peer", total=config.steps, completed=trainer.step)
         window: list[float] = []
         began = time.monotonic()

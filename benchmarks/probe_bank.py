@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import write_text
 from cytoserve_training.cells import CLASSES, load_cells
 from cytoserve_training.checkpoint import part_cells
 from cytoserve_training.denoiser import TRAIN_TIMESTEPS
@@ -27,6 +28,8 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import optimize, special
 from torch import Tensor
+
+from benchmarks.outputs import output_path
 
 from .anytime import packing
 from .denoiser import Denoiser, crops_of, serving_bank
@@ -226,7 +229,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=200, help="cells of the reported half of pbc/val")
     parser.add_argument("--every", type=int, default=1, help="only every so many-th foreign cell, to try it out")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     denoiser = Denoiser.open(args.run)
@@ -253,7 +256,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

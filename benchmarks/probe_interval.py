@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import output_file, write_text
 from cytoserve_scoring.calibration import first_looks, replay
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
@@ -35,6 +36,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from scipy import special, stats
+
+from benchmarks.outputs import output_path
 
 from .denoiser import Bank, Denoiser, crops_of, file_hash, serving_bank
 
@@ -139,7 +142,8 @@ def measured(place: Place, rows: NDArray[np.int64], pairs: Pairs, look: SecondLo
                 for number in progress.track(range(banks), description="fresh banks")
             ]
         upright, turned = np.stack([one.upright for one in found]), np.stack([one.turned for one in found])
-        np.savez_compressed(path, upright=upright, turned=turned)
+        with output_file(path) as file:
+            np.savez_compressed(file, upright=upright, turned=turned)
     held = np.load(path)
     return [Looked(*both) for both in zip(held["upright"], held["turned"], strict=True)]
 
@@ -294,14 +298,14 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=100)
     parser.add_argument("--banks", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     place = Place(args.checkpoint, args.repository, args.data, args.run)
     result = report(place, args.hard, args.others, args.banks)
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from cytoserve_client import Client
 from cytoserve_deploy.local_server import LocalServer
+from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.augment import Augmentation
 from cytoserve_training.autoencoder import PatchPCAAutoencoder
@@ -34,6 +35,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy import stats
 from torch import Tensor
+
+from benchmarks.outputs import output_path
 
 from .evidence import cost
 from .statistics import paired_difference
@@ -165,7 +168,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, default=Path("../shared/data/pbc/val"))
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     if args.show:
         print(page(json.loads(args.show.read_text())))
@@ -182,7 +185,7 @@ def main() -> None:
     result = compare(ours, speed, runs, their_speed, truth)
     print(page(result))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 def page(result: dict[str, Any]) -> str:

@@ -20,6 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cytoserve_files import write_text
+
+from benchmarks.outputs import output_path
+
 from .foreign import site_scale
 
 SITE = "bccd_cells"
@@ -86,7 +90,7 @@ def main() -> None:
     parser.add_argument("--um-per-pixel", type=float, help="the site's scale; measured on its fields by default")
     parser.add_argument("--tolerated-error", type=float, default=0.1)
     parser.add_argument("--confidence", type=float, default=0.9)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     scale = {"um_per_pixel": args.um_per_pixel} if args.um_per_pixel else site_scale(args.fields, 60)
     given = ("--um-per-pixel", str(scale["um_per_pixel"]))
@@ -114,7 +118,7 @@ def main() -> None:
         }
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,13 @@ import onnxruntime
 from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_deploy.repository import find_repository
+from cytoserve_files import write_text
 from cytoserve_scoring.cells import decode_cells
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from numpy.typing import NDArray
 from tritonclient import grpc
+
+from .outputs import output_path
 
 BATCHES = (64, 256)
 """Batch sizes tried for the baseline; the faster one counts."""
@@ -117,14 +120,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
     parser.add_argument("--each", type=int, default=8, help="cells of each class")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     files = [f for home in sorted(args.folder.iterdir()) if home.is_dir() for f in sorted(home.iterdir())[: args.each]]
     result = {"data": "/".join(args.folder.parts[-2:]), **measure(files, args.rounds)}
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")
     if args.out:
-        args.out.write_text(text)
+        write_text(args.out, text)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cytoserve_files import read_bytes
+
 from cytoserve_client import _constants as c
 from cytoserve_client._loopback import host_of, is_loopback
 from cytoserve_client.errors import ConfigurationError
@@ -98,9 +100,9 @@ def _pem(value: bytes | Path | None) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
     try:
-        return Path(value).read_bytes()
+        return read_bytes(value)
     except OSError as error:
-        raise ConfigurationError(f"cannot read the TLS file {value}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot read the TLS file {value}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

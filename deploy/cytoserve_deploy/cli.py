@@ -80,7 +80,7 @@ def serve(
             console.print(
                 f"[bold green]Ready.[/] gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}"
             )
-            console.print(f"Log: {server.log_path}   Stop: Ctrl-C")
+            console.print(f"Log: {server.log_path}   Stop: Ctrl-C", markup=False)
             while not stop.wait(0.2):
                 server.check()
             console.print("Stopping ...")

@@ -11,6 +11,7 @@
     +-- RepositoryError         the model repository
     |   +-- MissingRepository   not found
     |   +-- IncompleteRepository  found, but models lack their files
+    +-- BadLogFile              the log that was asked for cannot be written
     +-- PortTaken               a port that was asked for is in use
     +-- ServerError             the server itself
     |   +-- ServerDied          it ended by itself
@@ -77,6 +78,10 @@ class MissingRepository(RepositoryError):
 
 class IncompleteRepository(RepositoryError):
     """A model of the repository lacks files."""
+
+
+class BadLogFile(DeployError):
+    """The log that was asked for is no regular file, or cannot be written."""
 
 
 class PortTaken(DeployError):

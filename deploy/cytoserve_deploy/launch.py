@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cytoserve_files import NotWritable, check_output, is_regular_or_new
+
 from . import repository, runtime, telemetry
-from .errors import DeployError, PortTaken
+from .errors import BadLogFile, DeployError, PortTaken
 
 LOOPBACK: Final = "127.0.0.1"
 ENV_ONNX_THREADS: Final = "CYTOSERVE_ONNX_THREADS"
@@ -108,6 +110,7 @@ def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[
     scratch = _scratch_folder(name)
     try:
         log = Path(options.log_file or scratch / "tritonserver.log").absolute()
+        check_log(log)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
         _gather_backends(found, scratch / "backends")
@@ -118,6 +121,16 @@ def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return Layout(grpc, http, metrics, scratch=scratch, shm_prefix=f"{name}-", log=log)
+
+
+def check_log(log: Path) -> None:
+    """Refuse a log that cannot be written, or not be read again: its last lines say why a server ended."""
+    try:
+        check_output(log)
+    except NotWritable as error:
+        raise BadLogFile(str(error)) from error
+    if not is_regular_or_new(log):
+        raise BadLogFile(f"the log {log} is no file (a device or a pipe); give the name of a file")
 
 
 def command_line(options: ServerOptions, found: runtime.TritonRuntime, layout: Layout) -> list[str]:

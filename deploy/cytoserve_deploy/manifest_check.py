@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import open_regular, read_bytes
+
 from .errors import MissingRepository, RepositoryError
 
 NAME: Final = "manifest.json"
@@ -125,7 +127,8 @@ def compare(folder: Path, expected_manifest: str = "") -> Comparison:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ManifestError(f"{folder / NAME} names {name!r}, which lies outside of it; restore what was exported")
         if not path.is_file():
-            broken.append(f"{path} is missing, but {NAME} names it")
+            kind = "no file" if path.exists() else "missing"
+            broken.append(f"{path} is {kind}, but {NAME} names it")
         elif path.stat().st_size != entry.get("bytes", path.stat().st_size) or sha256(path) != entry["sha256"]:
             broken.append(f"{path} is not the file that was exported (its sha256 is not the one in {NAME})")
     extra = [name for name in tree(folder, caches=True) if name not in files]
@@ -141,9 +144,10 @@ def compare(folder: Path, expected_manifest: str = "") -> Comparison:
 def tree(folder: Path, caches: bool = False) -> list[str]:
     """Return what a manifest of `folder` has to name: its files, sorted, relative, with ``/``.
 
-    A link to a folder counts as a file, because what lies behind it could not be told from what was exported.
+    A link to a folder counts as a file, because what lies behind it could not be told from what was exported; so does
+    a named pipe, which no manifest can name.
     """
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(
         name.as_posix()
         for name in names
@@ -161,7 +165,7 @@ def describe(paths: Iterable[tuple[str, Path]]) -> dict[str, dict[str, Any]]:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -170,9 +174,12 @@ def sha256(path: Path) -> str:
 def _read(path: Path, expected: str) -> dict[str, dict[str, Any]]:
     """Return the manifest's ``files``, its form checked."""
     remedy = f"run `cytoserve export onnx`, or set {ENV_SKIP}=true to serve the models unchecked"
-    if not path.is_file():
+    if not path.exists():
         raise ManifestError(f"{path} does not exist, so the models cannot be checked; {remedy}")
-    raw = path.read_bytes()
+    try:
+        raw = read_bytes(path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error}), so the models cannot be checked; {remedy}") from None
     if expected and hashlib.sha256(raw).hexdigest() != expected.lower():
         raise ManifestError(
             f"{path} is not the manifest that was expected (its sha256 is another); mount the release that was named"

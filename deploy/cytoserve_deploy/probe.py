@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_files import read_bytes
 
 from .channel import triton_client
 from .errors import ServerError
@@ -85,7 +85,7 @@ def _connect(target: Target) -> Any:
     if bool(target.tls_cert) != bool(target.tls_key):
         raise ProbeFailed("--tls-cert and --tls-key go together; one of them is missing")
     for path in filter(None, (target.tls_ca, target.tls_cert, target.tls_key)):
-        Path(path).read_bytes()
+        read_bytes(path)
     return triton_client(
         target.url,
         target.tls_server_name,

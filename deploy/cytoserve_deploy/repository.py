@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from cytoserve_files import read_text
+
 from .errors import IncompleteRepository, MissingRepository
 
 ENV_REPOSITORY: Final = "CYTOSERVE_MODEL_REPOSITORY"
@@ -68,7 +70,7 @@ def check_repository(repository: Path) -> list[str]:
     names, lacking = [], []
     for folder in sorted(p for p in repository.iterdir() if (p / "config.pbtxt").is_file()):
         names.append(folder.name)
-        text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+        text = read_text(folder / "config.pbtxt")
         lacking += [f"{folder.name}/{path}" for path in _needed_files(text) if not (folder / path).exists()]
     if not names:
         raise MissingRepository(f"{repository} holds no models (folders with a config.pbtxt)")
@@ -110,7 +112,7 @@ def lay_out(repository: Path, target: Path, instances: dict[str, int]) -> None:
                 _link_files(child, model / child.name)
             elif child.name != "config.pbtxt":
                 (model / child.name).symlink_to(child)
-        text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+        text = read_text(folder / "config.pbtxt")
         if folder.name in instances:
             text = _with_count(text, instances[folder.name])
         (model / "config.pbtxt").write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from cytoserve_files import open_regular
 from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.segmenter_model import SegmenterNet
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -90,7 +91,7 @@ def _siblings(path: Path) -> list[Path]:
 def _refuse_pickle_bytes(path: Path) -> None:
     # A zip archive (torch.save) or a bare pickle stream that was merely renamed. A safetensors file starts with the
     # header's length in 8 little-endian bytes, and its ninth byte opens the JSON header.
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
     if head[8:9] != b"{" and (head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05")):
         raise PickledWeights(f"{path} is a pickle under another name; save the weights as safetensors")
@@ -343,7 +344,7 @@ class Checkpoint:
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from cytoserve_files import FileProblem, check_output
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -58,8 +60,8 @@ def _guarded(console: Console, work: Callable[[], Any]) -> Any:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return work()
-    except ExportError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+    except (ExportError, FileProblem) as error:
+        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
         raise typer.Exit(EXIT_REFUSED) from None
     except KeyboardInterrupt:
         console.print("interrupted: nothing was written")
@@ -81,7 +83,7 @@ def inspect(
     elif "cost" in found:
         _show_inspection(found)
     for refusal in found["refused"]:
-        console.print(f"[bold red]refused[/] {refusal}", highlight=False)
+        console.print(f"[bold red]refused[/] {escape(str(refusal))}", highlight=False)
     if found["refused"]:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -120,7 +122,7 @@ def random_checkpoint(
     if size not in SIZES or to.exists():
         raise typer.BadParameter(f"--size is one of {', '.join(SIZES)}, and {to} must not exist yet")
     console = Console(stderr=True)
-    with console.status(f"writing {to}"):
+    with console.status(f"writing {escape(str(to))}"):
         _guarded(console, lambda: write_checkpoint(to, size, probes=probes))
 
 
@@ -172,7 +174,7 @@ def repository(
             f"evaluation (fp32 {1e3 * told['exact_cpu_s_per_evaluation']:.1f})"
         )
     for name, why in made["left_out"].items():
-        console.print(f"left out {name}: {why}")
+        console.print(f"left out {name}: {escape(str(why))}")
 
 
 def _checkout() -> Path:
@@ -247,6 +249,8 @@ def tensorrt(
         from .tensorrt_builder import Bindings, BuildOptions
 
         chosen, options = find_profile(profile), BuildOptions(version_compatible, timing_cache)
+        if timing_cache is not None:
+            check_output(timing_cache)
         with _bars(console) as report:
             return build_and_check(model, chosen, Bindings.find(), options, cells, report)
 
@@ -308,7 +312,7 @@ def _show(made: dict[str, dict[str, Any]], console: Console) -> None:
     for folder, manifest in made.items():
         _show_decision(manifest["decision"], console)
         weights = manifest["provenance"]["weights_sha256"][:16]
-        console.print(f"{folder}: weights {weights}, {len(manifest['files'])} files in the manifest")
+        console.print(f"{escape(folder)}: weights {weights}, {len(manifest['files'])} files in the manifest")
 
 
 def _show_decision(decision: dict[str, Any] | None, console: Console) -> None:

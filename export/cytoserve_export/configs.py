@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import read_text
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
@@ -134,7 +135,7 @@ def refit(path: Path, sizes: Mapping[str, int]) -> str:
         The file is no Triton configuration.
     """
     try:
-        config: Any = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+        config: Any = text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise RepositoryError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
     latent = [sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"]]

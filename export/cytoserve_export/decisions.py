@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.crops import cut_crop
 from numpy.typing import NDArray
@@ -91,11 +92,11 @@ def read_cells(cells: Cells, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8],
     crops, labels = [], []
     for index, name in enumerate(geometry.classes):
         folder = cells.folder / name
-        files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+        files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if len(files) < cells.per_class:
             raise MissingFile(f"{folder} holds {len(files)} images, {cells.per_class} of each class are needed")
         for at in np.linspace(0, len(files) - 1, cells.per_class).round().astype(int):
-            with Image.open(files[at]) as image:
+            with open_regular(files[at]) as opened, Image.open(opened) as image:
                 field = np.asarray(image.convert("RGB"))
             center = (field.shape[1] / 2, field.shape[0] / 2)
             crops.append(cut_crop(field, center, cells.um_per_pixel, geometry.size, geometry.um_per_pixel))

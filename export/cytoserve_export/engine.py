@@ -6,6 +6,7 @@ So its name says what it was built from and for, and :func:`check_engine` compar
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
+from cytoserve_files import write_bytes, write_text
 
 from .checkpoint import hash_file
 from .errors import EngineMismatch, MissingFile, UnknownOperator
@@ -114,8 +116,6 @@ def model_hash(path: Path) -> str:
     beside = external_files(path)
     if not beside:
         return hash_file(path)
-    import hashlib
-
     lines = "".join(f"{hash_file(path.parent / name)}\n" for name in (path.name, *beside))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -140,16 +140,9 @@ def check_operators(path: Path) -> None:
 
 def write_engine(path: Path, engine: bytes, key: EngineKey, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write an engine and ``<engine>.json`` beside it, each whole or not at all; return the facts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(engine)
-        told = {**asdict(key), **facts, "sha256": hash_file(partial), "bytes": len(engine)}
-        beside = path.with_name(path.name + ".json")
-        beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    told = {**asdict(key), **facts, "sha256": hashlib.sha256(engine).hexdigest(), "bytes": len(engine)}
+    write_text(path.with_name(path.name + ".json"), json.dumps(told, indent=1) + "\n")
+    write_bytes(path, engine)
     return told
 
 

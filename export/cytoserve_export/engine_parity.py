@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import read_bytes
 from numpy.typing import NDArray
 
 from .errors import DecisionChanged, EngineBuildFailed
@@ -35,7 +36,7 @@ class EngineRun:
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         if version_compatible:
             self.runtime.engine_host_code_allowed = True
-        self.engine = self.runtime.deserialize_cuda_engine(engine.read_bytes())
+        self.engine = self.runtime.deserialize_cuda_engine(read_bytes(engine))
         if self.engine is None:
             raise EngineBuildFailed(f"TensorRT could not load {engine}; build it again on this machine")
         self.context = self.engine.create_execution_context()

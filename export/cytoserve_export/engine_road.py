@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cytoserve_files import open_regular
+from numpy.typing import NDArray
 
 from .engine import EngineKey, check_engine, model_hash
 from .engine_parity import EngineRun, check_engine_decisions
@@ -59,13 +61,27 @@ def build_and_check(
     shape = (sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"])
     rows = np.random.default_rng(0).standard_normal((RANDOM_CELLS, *shape), dtype=np.float32)
     if latents is not None:
-        rows = np.load(latents, allow_pickle=False).astype(np.float32)
+        rows = read_latents(latents)
         if rows.ndim != 4 or rows.shape[1:] != shape:
             raise MalformedFile(f"{latents} holds {rows.shape}; this denoiser takes (N, {', '.join(map(str, shape))})")
     run = EngineRun(bindings.trt, path, version_compatible=options.version_compatible, device=device)
     classes, probes = table_sizes(graph)
     decision = check_engine_decisions(run, graph, rows, min(4, probes), classes)
     return {**facts, "decision": {**decision, "cells_are": "random" if latents is None else latents.name}}
+
+
+def read_latents(path: Path) -> NDArray[np.float32]:
+    """Return the array of an ``.npy`` file.
+
+    Raises
+    ------
+    MalformedFile
+    """
+    try:
+        with open_regular(path) as file:
+            return np.load(file, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise MalformedFile(f"{path} cannot be read as an .npy file of numbers: {error}") from error
 
 
 def table_sizes(graph: Path) -> tuple[int, int]:

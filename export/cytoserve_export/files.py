@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cytoserve_files import read_text
+
 from .errors import MalformedFile, MissingFile
 
 
@@ -19,8 +21,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFile(f"{path} is missing; the layout is described in docs/contract.md under Files")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = json.loads(read_text(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MalformedFile(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise MalformedFile(f"{path} must hold a JSON object, not a {type(value).__name__}")

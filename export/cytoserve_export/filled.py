@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoserve_deploy import manifest_check
+from cytoserve_files import write_text
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
 from . import manifest
@@ -29,7 +30,7 @@ from .precision import DTYPES, ENOUGH_CELLS, PRECISIONS, cast_denoiser, quantise
 from .precision_check import Measured, calibration, measure_precision
 from .profiles import PROFILES, Profile, find_profile
 from .progress import Report, silent
-from .repository import _aside, _disk_errors, _write_json, require_space, write_side_files
+from .repository import _aside, _disk_errors, _write_json, require_space, target_folder, write_side_files
 from .specs import SPECS
 from .tensorrt_builder import TensorRT, build_engine
 
@@ -100,7 +101,9 @@ def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | 
     checkpoint, profile = Checkpoint(order.checkpoint), find_profile(order.profile)
     _refuse_order(order, profile, tensorrt)
     names = tuple(name for name in SERVED if name != "segmenter" or checkpoint.has_segmenter)
-    target = order.target.absolute()
+    target = target_folder(order.target)
+    if os.path.ismount(target):
+        raise RepositoryError(f"{target} is a mount point, which cannot be replaced as a whole; give a folder in it")
     require_space(target, names, checkpoint)
     with _disk_errors(target), _aside(target) as aside:
         staged = aside / "repository"
@@ -170,7 +173,7 @@ def _copy_models(template: Path, staged: Path, checkpoint: Checkpoint) -> dict[s
         shutil.copytree(template / name, staged / name, ignore=skip)
     config = staged / "scorer" / "config.pbtxt"
     if list(geometry.latent_shape) != _template_latent(template):
-        config.write_text(refit(config, geometry.sizes()), encoding="utf-8")
+        write_text(config, refit(config, geometry.sizes()))
     return left_out
 
 
@@ -259,7 +262,7 @@ def _write_configs(order: Order, checkpoint: Checkpoint, staged: Path, names: tu
                 execution_provider=order.execution_provider,
                 half=order.precision in DTYPES,
             )
-            (folder / "configs" / f"{profile.name}.pbtxt").write_text(text, encoding="utf-8")
+            write_text(folder / "configs" / f"{profile.name}.pbtxt", text)
         shutil.copy2(folder / "configs" / f"{order.profile}.pbtxt", folder / "config.pbtxt")
     if order.runtime == "tensorrt":
         check_operators(staged / SPECS["denoiser"].path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve_deploy import manifest_check
 from cytoserve_deploy.errors import RepositoryError
+from cytoserve_files import FileProblem, read_text, write_text
 
 from .errors import ManifestMismatch
 
@@ -46,8 +46,12 @@ def refresh(folder: Path) -> Refreshed:
     except RepositoryError as error:
         raise ManifestMismatch(str(error)) from error
     path = folder / manifest_check.NAME
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    before, now = manifest["files"], manifest_check.describe((n, folder / n) for n in manifest_check.tree(folder))
+    manifest = json.loads(read_text(path))
+    try:
+        now = manifest_check.describe((n, folder / n) for n in manifest_check.tree(folder))
+    except FileProblem as error:
+        raise ManifestMismatch(str(error)) from error
+    before = manifest["files"]
     for model, entry in manifest.get("models", {}).items():
         for name in (entry["file"], *entry.get("external_data", ())):
             if now.get(name, {}).get("sha256") != before.get(name, {}).get("sha256"):
@@ -56,9 +60,7 @@ def refresh(folder: Path) -> Refreshed:
                     f"export it: cytoserve export onnx CHECKPOINT --to {folder} --only {model}"
                 )
     manifest["files"] = now
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     return Refreshed(
         added=tuple(sorted(set(now) - set(before))),
         changed=tuple(sorted(n for n in set(now) & set(before) if now[n]["sha256"] != before[n]["sha256"])),

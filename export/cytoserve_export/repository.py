@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import NotWritable, check_output_folder, write_text
+from cytoserve_files import install as install_file
+
 from . import manifest
 from .checkpoint import Checkpoint
 from .decisions import Cells
@@ -81,7 +84,7 @@ def export_onnx(request: Request, report: Report = silent) -> dict[str, dict[str
     """
     checkpoint = Checkpoint(request.checkpoint)
     names = select(request.only, checkpoint)
-    target = request.target.absolute()
+    target = target_folder(request.target)
     require_space(target, names, checkpoint)
     with _disk_errors(target), _aside(target) as aside:
         places = _places(target, aside, names)
@@ -103,6 +106,20 @@ def export_onnx(request: Request, report: Report = silent) -> dict[str, dict[str
             _write_json(place.staged / manifest.NAME, made[place.target.name])
         install([(place.staged, place.target) for place in places if place.names])
     return made
+
+
+def target_folder(given: Path) -> Path:
+    """Return the folder to write into, links followed, after seeing that it can be written.
+
+    Raises
+    ------
+    RepositoryError
+    """
+    try:
+        check_output_folder(given)
+    except NotWritable as error:
+        raise RepositoryError(str(error)) from error
+    return Path(os.path.realpath(given))
 
 
 def _places(target: Path, aside: Path, names: Sequence[str]) -> tuple[Place, Place]:
@@ -184,8 +201,7 @@ def write_side_files(staged: Path, checkpoint: Checkpoint) -> None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -238,7 +254,7 @@ def _lay_over(staged: Path, target: Path, undo: list[Callable[[], object]]) -> N
         backup = staged.with_suffix(".before") / path
         _keep(target / path, backup)
         (target / path).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged / path, target / path)
+        install_file(staged / path, target / path)
         undo.append(partial(_put_back, backup, target / path))
 
 
@@ -250,7 +266,7 @@ def _keep(path: Path, backup: Path) -> None:
 
 def _put_back(backup: Path, path: Path) -> None:
     if backup.exists():
-        os.replace(backup, path)
+        install_file(backup, path)
     else:
         path.unlink(missing_ok=True)
 

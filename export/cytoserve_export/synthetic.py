@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
@@ -186,4 +187,4 @@ def _write_descriptions(folder: Path, size: str, probes: int) -> None:
         },
     }
     for name, value in files.items():
-        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / name, json.dumps(value, indent=1) + "\n")

@@ -10,6 +10,7 @@ builder flag chooses one. TensorRT 11 has no other networks.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any, Final, Protocol
 
 import onnx
+from cytoserve_files import NotWritable, read_bytes, write_bytes
 
 from .configs import shapes
 from .engine import EngineKey, check_operators, model_hash, write_engine
@@ -129,8 +131,10 @@ class Bindings:
                 f"small (workspace {options.workspace_bytes / 2**30:.0f} GiB)"
             )
         if options.timing_cache is not None:
-            options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-            options.timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+            try:
+                write_bytes(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+            except NotWritable as error:  # the engine took minutes and is whole; only the next build is slower
+                warnings.warn(str(error), stacklevel=2)
         return bytes(engine)
 
     def _config(self, builder: Any, network: Any, inputs: Shapes, options: BuildOptions) -> Any:
@@ -141,7 +145,7 @@ class Bindings:
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.timing_cache is not None:
-            known = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+            known = read_bytes(options.timing_cache) if options.timing_cache.is_file() else b""
             config.set_timing_cache(config.create_timing_cache(known), False)
         names = {network.get_input(index).name for index in range(network.num_inputs)}
         if names != set(inputs):

@@ -5,8 +5,9 @@
 - A symbolic link is followed; a dangling one gets its target made.
 - A device, a named pipe, a descriptor (``/dev/fd/N``, ``/dev/stdout``, a shell's ``>(...)``): written through, never
   replaced.
-- A regular file that must not be renamed over (a bind mount, a folder without write permission, another's file, one
-  with a second name): written in place; if that fails half-way, its old content is put back.
+- A regular file that must not be renamed over (a bind mount, a folder without write permission, another user's file):
+  written in place; if that fails half-way, its old content is put back.
+- A second name of the file (a hard link, as backups make them) keeps the old content.
 - Missing folders are made.
 
 `check_output` finds before the work what would fail after it. Python's ``open(path, "w")`` has no place in this
@@ -129,8 +130,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     with _explained(path):
         target = _target(path)
         if target is None:
-            if _own_descriptor(path) is None and not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            _check_through(path)
             return
         _refuse_folder(path, target)
         if target.exists():
@@ -207,6 +207,19 @@ def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
     return None
 
 
+def _check_through(path: str | os.PathLike[str]) -> None:
+    """See that a device, pipe or descriptor takes anything at all; what opening it would do is left to the writing."""
+    number = _own_descriptor(path)
+    if number is None:
+        allowed = os.access(path, os.W_OK)
+    else:
+        import fcntl  # not on Windows, which has no such descriptors either
+
+        allowed = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    if not allowed:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _refuse_folder(path: str | os.PathLike[str], target: Path) -> None:
     if target.is_dir():
         raise NotWritable(f"cannot write {shown(path)}: it is a folder; give the name of a file")
@@ -242,7 +255,7 @@ def _put(made: Path, target: Path) -> None:
         before = None
     if before is not None:
         os.close(os.open(target, os.O_WRONLY))  # write-protected: not replaced behind its owner's back
-        if before.st_nlink > 1 or not _like(made, before):
+        if not _like(made, before):
             _write_in_place(target, made.read_bytes())
             return
     try:

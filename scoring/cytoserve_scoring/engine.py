@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cytoserve_files import read_text
 from numpy.typing import NDArray
 
 from .config import ScoringConfig
@@ -86,7 +87,7 @@ class ScoringEngine:
     @classmethod
     def from_file(cls, path: str | Path) -> ScoringEngine:
         """Read ``scoring.json``."""
-        return cls(ScoringConfig.from_json(json.loads(Path(path).read_text())))
+        return cls(ScoringConfig.from_json(json.loads(read_text(path))))
 
     def with_config(self, **changes: Any) -> ScoringEngine:
         """Return an engine with some settings changed."""

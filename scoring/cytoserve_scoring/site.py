@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import FileProblem, read_text
+
 from .config import ScoringConfig
 from .engine import ScoringEngine
 from .errors import CytoserveError
@@ -151,7 +153,9 @@ def read(path: Path, served: Served) -> dict[str, Any]:
     CalibrationRefused
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
+    except FileProblem as error:
+        raise CalibrationRefused(str(error)) from error
     except (OSError, ValueError) as error:
         raise CalibrationRefused(f"{path.name} cannot be read as JSON ({type(error).__name__})") from error
     if not isinstance(document, dict):
@@ -165,7 +169,7 @@ def weights_of(scoring_file: Path) -> str | None:
     beside = scoring_file.parents[2] / "service_info" / "1" / "service.json"
     if not beside.is_file():
         return None
-    value = json.loads(beside.read_text(encoding="utf-8")).get("weights_sha256")
+    value = json.loads(read_text(beside)).get("weights_sha256")
     return value if isinstance(value, str) else None
 
 
@@ -183,7 +187,7 @@ def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
     ------
     CytoserveError
     """
-    data = json.loads(scoring_file.read_text(encoding="utf-8"))
+    data = json.loads(read_text(scoring_file))
     own = ScoringConfig.from_json(data)
     path = find(folder) if folder else None
     if path is None:
@@ -211,5 +215,5 @@ def describe(folder: str | Path | None) -> dict[str, Any] | None:
     path = find(folder) if folder else None
     if path is None:
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told = json.loads(read_text(path))
     return {key: told.get(key) for key in ("site", "created", "content_sha256", "promise")}

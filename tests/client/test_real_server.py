@@ -6,6 +6,7 @@ Nothing here depends on how good the served weights are, only on what is served;
 from __future__ import annotations
 
 import io
+import os
 import struct
 import time
 import zlib
@@ -90,6 +91,30 @@ def test_a_real_field(client: Client, real_field: Path) -> None:
             assert sum(cell.probability.values()) == pytest.approx(1, abs=1e-3)
             assert max(cell.probability, key=cell.probability.__getitem__) == cell.label
     assert SmearAnalysis.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_folder_of_copies_overlays_and_odd_names_is_counted_as_the_one_field_it_is(
+    triton_url: str, client: Client, real_field: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "sample", tmp_path / "out.json"
+    folder.mkdir()
+    for name in (b"caf\xe9.png", b"copy.png", b"third.JPG"):
+        (folder / os.fsdecode(name)).write_bytes(real_field.read_bytes())
+    (folder / "scan.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for _ in range(2):  # the second time the first one's overlay lies there too
+        words = ["analyze", str(folder), "--url", triton_url, "--json", str(out), "--overlay", str(folder)]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 3, (result.output, result.exception)  # for the HEIC file
+    whole = SmearAnalysis.model_validate_json(out.read_bytes())
+    assert sorted(item.reason for item in whole.skipped) == [
+        "duplicate",
+        "duplicate",
+        "own_overlay",
+        "unsupported_format",
+    ]
+    assert whole.fields[0].source == str(folder / r"caf\xe9.png")
+    assert whole.differential == client.analyze(real_field).differential
+    assert len([name for name in os.listdir(folder) if name.endswith(".overlay.png")]) == 1
 
 
 def test_path_bytes_array_and_both_clients_get_the_same_answer(

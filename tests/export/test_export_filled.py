@@ -141,6 +141,16 @@ def test_a_folder_that_is_no_repository_is_not_replaced(order: Order, tmp_path: 
         make_repository(replace(order, target=tmp_path, replace=True))
 
 
+def test_a_mount_point_is_refused_before_the_work(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytoserve_export.filled._graphs", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "volume")
+    (tmp_path / "volume").mkdir()
+    with pytest.raises(errors.RepositoryError, match="mount point"):
+        make_repository(replace(order, target=tmp_path / "volume"))
+
+
 def test_int8_needs_cells(order: Order, made: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(errors.PrecisionRefused, match="--cells"):
         quantise(order.target / "denoiser/1/model.onnx", tmp_path / "model.onnx", None)

@@ -202,6 +202,39 @@ def test_install_puts_everything_back_when_a_rename_fails(tmp_path: Path, monkey
     assert {name: tree(tmp_path / name) for name in ("one", "two")} == before
 
 
+def test_links_of_a_repository_are_followed(embedding_export: Exported, tmp_path: Path) -> None:
+    """What is a link stays one, and so does the repository itself."""
+    real = copy(embedding_export, tmp_path / "disk")
+    store = real / "encoder" / "store"  # the manifest refuses links out of the repository
+    store.mkdir()
+    graph = real / "encoder" / "1" / "model.onnx"
+    graph.rename(store / "encoder.onnx")
+    graph.symlink_to(Path("..") / "store" / "encoder.onnx")
+    refresh(real)
+    (store / "encoder.onnx").chmod(0o640)
+    before = (store / "encoder.onnx").stat().st_mtime_ns
+    link = tmp_path / "repository"
+    link.symlink_to(real)
+    export_onnx(Request(embedding_export.checkpoint, link, ("encoder",)))
+    refresh(link)
+    assert link.is_symlink()
+    assert graph.is_symlink()
+    assert (store / "encoder.onnx").stat().st_mtime_ns != before
+    assert (store / "encoder.onnx").stat().st_mode & 0o777 == 0o640
+    manifest.verify(link)
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_work(
+    embedding: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("cytoserve_export.repository.export_graph", lambda *_: pytest.fail("work was done"))
+    for target in (tmp_path / "file", tmp_path / "file" / "repository"):
+        with pytest.raises(errors.RepositoryError, match="cannot write"):
+            export_onnx(Request(embedding, target, ()))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_termination_leaves_nothing(embedding: Path, tmp_path: Path) -> None:
     """A real process, really terminated in the middle of its work."""
     command = [sys.executable, "-c", "from cytoserve_export.cli import app; app()"]

@@ -56,6 +56,17 @@ def test_a_candidate_that_decides_alike_is_promoted_and_the_figures_are_kept(
 
 
 @pytest.mark.usefixtures("candidate")
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_asked(
+    deploy: Deploy, api: FakeApi, pair: tuple[FakeServer, FakeServer], tmp_path: Path
+) -> None:
+    result = promote(deploy, pair, *FEW, "--report", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is a folder" in result.output
+    assert live(api) == f"isvc.{LINE}-predictor"
+    assert not pair[0].fake.calls
+
+
+@pytest.mark.usefixtures("candidate")
 @pytest.mark.parametrize("reviews", [{}, {row: "low_confidence" for row in range(99)}])
 def test_other_labels_or_other_decisions_are_refused_with_the_figures(
     deploy: Deploy, api: FakeApi, pair: tuple[FakeServer, FakeServer], reviews: dict[int, str]

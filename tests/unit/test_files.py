@@ -93,13 +93,13 @@ def test_a_link_is_followed(tmp_path: Path, dangling: bool) -> None:
     assert alone(tmp_path / "else") == ["target"]
 
 
-def test_a_file_with_two_names_stays_one_file(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_text("old and longer")
+def test_a_second_name_keeps_the_old_content(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "backup"
+    first.write_text("old")
     os.link(first, second)
     files.write_bytes(first, b"new")
-    assert second.read_bytes() == b"new"
-    assert first.samefile(second)
+    assert first.read_bytes() == b"new"
+    assert second.read_bytes() == b"old"
 
 
 def test_a_device_is_written_through(tmp_path: Path) -> None:
@@ -161,6 +161,19 @@ def test_a_descriptor_that_appends_is_appended_to(tmp_path: Path) -> None:
     assert log.read_text() == "before\nwords"
 
 
+def test_a_descriptor_that_is_closed_or_for_reading_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with (tmp_path / "x").open("rb") as reading:
+        with pytest.raises(files.NotWritable, match="Permission denied"):
+            files.check_output(f"/dev/fd/{reading.fileno()}")
+        number = os.dup(reading.fileno())
+    os.close(number)
+    with pytest.raises(files.NotWritable, match="Bad file descriptor"):
+        files.check_output(f"/dev/fd/{number}")
+    with (tmp_path / "x").open("ab") as writing:
+        files.check_output(f"/dev/fd/{writing.fileno()}")
+
+
 def test_a_bind_mounted_file_is_written_in_place(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "out.json"
     source.write_text("a longer text than the new one")
@@ -177,8 +190,12 @@ def test_what_cannot_be_written_in_place_gets_its_old_content_back(
 ) -> None:
     first = tmp_path / "first"
     first.write_bytes(b"old content")
-    os.link(first, tmp_path / "second")
     real, calls = os.write, []
+
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", busy)
 
     def full(number: int, data: Any) -> int:
         calls.append(1)
@@ -190,7 +207,7 @@ def test_what_cannot_be_written_in_place_gets_its_old_content_back(
     with pytest.raises(files.NotWritable, match="No space"):
         files.write_bytes(first, b"new content that does not fit")
     assert first.read_bytes() == b"old content"
-    assert alone(tmp_path) == ["first", "second"]
+    assert alone(tmp_path) == ["first"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

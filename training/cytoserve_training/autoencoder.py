@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import write_bytes, write_text
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,8 +147,8 @@ class PatchPCAAutoencoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and float32 weights into ``folder`` (they are a few kilobytes)."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_NAME)
+        write_text(folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        write_bytes(folder / WEIGHTS_NAME, save({k: v.contiguous() for k, v in self.state_dict().items()}))
 
     @classmethod
     def load(cls, folder: Path) -> PatchPCAAutoencoder:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_files import open_regular
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL, PBC_UM_PER_PIXEL
 from cytoserve_scoring.crops import background_gain
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
         if not files:
             raise FileNotFoundError(f"{folder / name} holds no images; expected one folder per class {CLASSES}")
         for file in files:
-            with Image.open(file) as image:
+            with open_regular(file) as opened, Image.open(opened) as image:
                 images.append(np.asarray(image.convert("RGB")))
             labels.append(index)
             names.append(f"{name}/{file.name}")

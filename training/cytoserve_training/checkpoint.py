@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import install, output_file, write_text
 from cytoserve_scoring.calibration import Promise, fit, fit_profiles, near_ties
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
@@ -109,18 +110,19 @@ def pack(config: PackConfig) -> Path:
     write(Path(config.out), unet, autoencoder, Fitted(bank, found.weight, scoring), channel_weight, mask)
     training = json.loads((Path(config.run) / "config.json").read_text())
     told = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
-    (Path(config.out) / "training.json").write_text(json.dumps(told, indent=1) + "\n")
-    np.savez_compressed(
-        Path(config.run) / "val_errors.npz",
-        choosing=raw,
-        choosing_labels=labels[0],
-        calibrating=kept,
-        calibrating_labels=labels[1],
-        timestep=bank.timestep.numpy(),
-        order=np.array(found.order),
-        weight=found.weight,
-    )
-    (Path(config.run) / "pack.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    write_text(Path(config.out) / "training.json", json.dumps(told, indent=1) + "\n")
+    with output_file(Path(config.run) / "val_errors.npz") as file:
+        np.savez_compressed(
+            file,
+            choosing=raw,
+            choosing_labels=labels[0],
+            calibrating=kept,
+            calibrating_labels=labels[1],
+            timestep=bank.timestep.numpy(),
+            order=np.array(found.order),
+            weight=found.weight,
+        )
+    write_text(Path(config.run) / "pack.json", json.dumps(asdict(config), indent=2) + "\n")
     return Path(config.out)
 
 
@@ -221,11 +223,22 @@ def write(
         },
     }
     for name, document in documents.items():
-        (aside / name).write_text(json.dumps(document, indent=1) + "\n")
+        write_text(aside / name, json.dumps(document, indent=1) + "\n")
     out.mkdir(parents=True, exist_ok=True)
-    for item in aside.iterdir():
-        target = out / item.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(item, target)
+    for item in sorted(aside.iterdir()):
+        _move_in(item, out / item.name)
     aside.rmdir()
+
+
+def _move_in(item: Path, path: Path) -> None:
+    """Move a file or folder into place; a link there is followed, and an old folder goes after the new one came."""
+    target = Path(os.path.realpath(path))
+    if item.is_file():
+        install(item, target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    shutil.move(item, target)
+    shutil.rmtree(old, ignore_errors=True)

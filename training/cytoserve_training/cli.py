@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from cytoserve_files import NotWritable, check_output, check_output_folder
 
 app = typer.Typer(no_args_is_help=True, help="Train the reference models (extra: train).")
 
@@ -15,9 +16,18 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 
 
+def _check(path: Path, folder: bool = True) -> None:
+    """Refuse, before hours of work, what could not be written after them."""
+    try:
+        (check_output_folder if folder else check_output)(path)
+    except NotWritable as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @app.command()
 def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/autoencoder")) -> None:
     """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
+    _check(out)
     import torch
 
     from .augment import Augmentation
@@ -46,6 +56,7 @@ def denoiser(
     threads: Threads = 2,
 ) -> None:
     """Train the class-conditional denoiser; resumable."""
+    _check(out)
     from .denoiser_train import DenoiserTrainConfig, train
 
     config = DenoiserTrainConfig(
@@ -73,6 +84,8 @@ def pack(
     threads: Threads = 2,
 ) -> None:
     """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""
+    _check(out)
+    _check(run)
     from .checkpoint import PackConfig
     from .checkpoint import pack as pack_run
 
@@ -114,6 +127,7 @@ def synthetic_field(
     seed: Annotated[int, typer.Option(help="Another seed, another field.")] = 11,
 ) -> None:
     """Sample cells from the denoiser and render the synthetic field of the demo."""
+    _check(out, folder=False)
     import hashlib
 
     from diffusers import UNet2DConditionModel
@@ -134,6 +148,7 @@ def card(
     results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
 ) -> None:
     """Write the model card from the measured results."""
+    _check(checkpoint / "MODEL_CARD.md", folder=False)
     from .model_card import write_card
 
     typer.echo(f"written: {write_card(checkpoint, results)}")
@@ -151,6 +166,8 @@ def segmenter(
     threads: Threads = 2,
 ) -> None:
     """Train the segmenter in its two stages; resumable."""
+    _check(run)
+    _check(out)
     from .segmenter_train import SegmenterTrainConfig, second_stage, train
 
     first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cytoserve_files import output_file, write_text
 from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -197,9 +198,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
         }
-        aside = self.out / "state.pt.new"
-        torch.save(state, aside)
-        aside.replace(self.out / "state.pt")
+        with output_file(self.out / "state.pt") as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         """Go on from ``state.pt`` where there is one."""
@@ -294,12 +294,12 @@ def train(config: DenoiserTrainConfig) -> Path:
     """
     trainer = Trainer(config)
     trainer.resume()
-    (trainer.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    write_text(trainer.out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     metrics = trainer.out / "metrics.jsonl"
     kept = [row for row in _rows(metrics) if row["step"] <= trainer.step]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with metrics.open("w") as log, Progress(*columns) as progress:
-        log.writelines(json.dumps(row) + "\n" for row in kept)
+    write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+    with metrics.open("a") as log, Progress(*columns) as progress:
         task = progress.add_task("denoiser", total=config.steps, completed=trainer.step)
         window: list[dict[str, float]] = []
         began = time.monotonic()

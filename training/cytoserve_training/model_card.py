@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cytoserve_files import write_text
+
 HEAD = """# Reference models of CytoServe
 
 For research use; not a medical device. Do not use for diagnosis or treatment.
@@ -119,5 +121,5 @@ def write_card(checkpoint: Path, results: Path) -> Path:
         read(results / "bccd_cells.json"),
     )
     path = checkpoint / "MODEL_CARD.md"
-    path.write_text(text)
+    write_text(path, text)
     return path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cytoserve_files import output_file
+
 
 def plot_metrics(metrics: Path, out: Path, keys: tuple[str, ...]) -> None:
     """Draw the named columns of a JSON-lines file against ``step``, one panel each."""
@@ -23,5 +25,6 @@ def plot_metrics(metrics: Path, out: Path, keys: tuple[str, ...]) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    with output_file(out) as file:
+        figure.savefig(file, dpi=110, format="png")
     plt.close(figure)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import output_file, read_text, write_text
 from cytoserve_scoring.cells import decode_cells
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
@@ -131,7 +131,7 @@ def refit(config: RefitConfig) -> Path:
         Checkpoint, repository or data are not where they should be.
     """
     path = Path(config.checkpoint) / "scoring" / "scoring.json"
-    packed = json.loads(path.read_text())
+    packed = json.loads(read_text(path))
     known = ScoringConfig.from_json(packed)
     graphs = ServedGraphs(Path(config.repository), config.pack.threads)
     choosing, calibrating = measure_parts(config, graphs, known)
@@ -152,9 +152,7 @@ def refit(config: RefitConfig) -> Path:
         f"pbc/val: {len(choosing.labels)} cells chose the bank, the elimination and the anomaly profiles, "
         f"{len(calibrating.labels)} others calibrated; parted by hash of the name; errors of the served graphs"
     )
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(scoring, indent=1) + "\n")
-    os.replace(aside, path)
+    write_text(path, json.dumps(scoring, indent=1) + "\n")
     return path
 
 
@@ -170,8 +168,8 @@ def measure_parts(config: RefitConfig, graphs: ServedGraphs, known: ScoringConfi
         if not kept.exists():
             latents = graphs.latents([folder / cell for cell in names], PBC_UM_PER_PIXEL)
             errors = graphs.errors(latents, known.probes, len(known.classes), f"{name} cells")
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(kept, latents=latents, errors=errors)
+            with output_file(kept) as file:
+                np.savez_compressed(file, latents=latents, errors=errors)
         held: Any = np.load(kept)
         found.append(Measured(held["latents"], held["errors"].astype(np.float64), cells.labels[rows].numpy()))
     return found[0], found[1]

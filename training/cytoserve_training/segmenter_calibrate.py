@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.extraction import ExtractionSettings
 from cytoserve_scoring.scale import scale_of_single_cell
@@ -26,7 +27,7 @@ POINTS = (5, 25, 50, 75, 95)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
+    with open_regular(path) as opened, Image.open(opened) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from cytoserve_files import open_regular, write_text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -140,7 +141,7 @@ def _pbc_centre(image: Image.Image) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+    with open_regular(path) as opened, Image.open(opened) as image:
         return image.convert("RGB")
 
 
@@ -264,7 +265,7 @@ def clean_and_split(data: Path, cache: Path | None = None) -> list[LabelledField
     fields = bccd + txl_fields(data / "smears", bccd, prints, forbidden)
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps([asdict(field) for field in fields]))
+        write_text(cache, json.dumps([asdict(field) for field in fields]))
     return fields
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_files import open_regular, write_text
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.extraction import Detections, ExtractionSettings, detect, refine_scale
 from cytoserve_scoring.scale import BOX_TO_DIAMETER, prepare_field, segmenter_geometry
@@ -38,7 +39,7 @@ class FieldResult:
 
 def read_field(smears: Path, field: LabelledField) -> NDArray[np.uint8]:
     """Read a field's pixels, (H, W, 3) uint8."""
-    with Image.open(smears / field.path) as image:
+    with open_regular(smears / field.path) as opened, Image.open(opened) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -137,7 +138,7 @@ def report(data: Path, model: Path, out: Path, cache: Path | None = None, part: 
         "scale": scale_errors(fields, results, smears),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n")
+    write_text(out, json.dumps(figures, indent=2) + "\n")
     return figures
 
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from cytoserve_files import write_bytes, write_text
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
 
@@ -108,10 +109,10 @@ class SegmenterNet(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` (half precision) into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {"_class_name": type(self).__name__, **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         weights = {name: value.detach().to(torch.float16).contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
-        # The library writes for the owner only; a server under another user must be able to read it.
+        write_bytes(folder / "model.safetensors", save(weights))
+        # An earlier release wrote for the owner only; a server under another user must be able to read it.
         (folder / "model.safetensors").chmod(0o644)
 
     @classmethod

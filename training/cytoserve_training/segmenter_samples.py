@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cytoserve_files import open_regular
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -69,7 +70,7 @@ class FieldStore:
         self.fields = list(fields)
         self.images: list[Image.Image] = []
         for field in self.fields:
-            with Image.open(smears / field.path) as image:
+            with open_regular(smears / field.path) as opened, Image.open(opened) as image:
                 self.images.append(image.convert("RGB"))
         sides = [red_cell_side(f, im.size) for f, im in zip(self.fields, self.images, strict=True)]
         usual = {

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from cytoserve_files import open_regular
 from cytoserve_scoring.scale import guess_um_per_pixel
 from PIL import Image
 
@@ -17,7 +18,7 @@ SOURCES = ("bccd", "txl_bccd_altered", "txl_pbc", "txl_raabin")
 
 def ratio(smears: Path, field: LabelledField) -> float:
     """Return guessed over labelled scale of one field; NaN without four whole red cells."""
-    with Image.open(smears / field.path) as image:
+    with open_regular(smears / field.path) as opened, Image.open(opened) as image:
         rgb = image.convert("RGB")
     truth = true_scale(field, (rgb.height, rgb.width))
     if truth is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_files import output_file, write_text
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn import functional
@@ -222,8 +223,8 @@ def _save(state: _State, config: SegmenterTrainConfig) -> None:
         "step": state.step,
         "seconds": state.seconds,
     }
-    torch.save(values, config.run / "last.tmp")
-    (config.run / "last.tmp").replace(config.run / "last.pt")
+    with output_file(config.run / "last.pt") as file:
+        torch.save(values, file)
     state.average.save(config.run / "average")
     if state.step % config.keep_every == 0:
         state.average.save(config.run / f"average-{state.step:06d}")
@@ -279,7 +280,7 @@ def train(config: SegmenterTrainConfig) -> Path:
             f"no 'smears' and 'pbc' folders in {config.data}: point --data at the shared data folder"
         )
     config.run.mkdir(parents=True, exist_ok=True)
-    (config.run / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+    write_text(config.run / "config.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
     torch.set_num_threads(config.threads)
     fields = clean_and_split(config.data, config.run / "split.json")
     store = FieldStore([f for f in fields if f.part == "train"], smears)
@@ -343,6 +344,7 @@ def plot(run: Path) -> Path:
         axis.legend(fontsize=7)
     axes[0].set_ylim(0, 4)
     figure.tight_layout()
-    figure.savefig(run / "metrics.png", dpi=110)
+    with output_file(run / "metrics.png") as file:
+        figure.savefig(file, dpi=110, format="png")
     pyplot.close(figure)
     return run / "metrics.png"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_files import output_file
 from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.crops import background_gain
 from numpy.typing import NDArray
@@ -186,5 +187,5 @@ def write_field(pixels: NDArray[np.uint8], path: Path, config: FieldConfig, weig
     info = PngInfo()
     info.add_text(METADATA_KEY, json.dumps({"weights_sha256": weights_sha256, **asdict(config)}))
     info.add_text("Description", "Synthetic blood smear: sampled by a diffusion model and rendered. Not a photograph.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, pnginfo=info, optimize=True)
+    with output_file(path) as file:
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=info, optimize=True)

@@ -43,8 +43,8 @@ app = typer.Typer(
     "For research use; not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 all answered, 2 usage, 3 some images failed, 4 all failed, 5 server unavailable, "
-    "6 out of time, 7 server of another release or access refused.",
+    epilog="Exit codes: 0 all answered, 2 usage, 3 some images failed or were not read, 4 all failed, "
+    "5 server unavailable, 6 out of time, 7 server of another release or access refused.",
 )
 
 Url = Annotated[

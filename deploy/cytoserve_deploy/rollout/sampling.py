@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
+from cytoserve_files import check_output_folder, read_text, write_bytes, write_text
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -125,10 +126,11 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the first latents.")] = Recipe.seed,
 ) -> None:
     """Sample the golden set's cells and write sheet and description."""
+    check_output_folder(to)
     recipe = Recipe(seed=seed)
-    manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads(read_text(repository / "manifest.json"))
     service = repository.parent / "model_repository" / "service_info" / "1" / "service.json"
-    classes = json.loads(service.read_text(encoding="utf-8"))["classes"]
+    classes = json.loads(read_text(service))["classes"]
     crops = draw(repository, len(classes), recipe)
     buffer = io.BytesIO()
     Image.fromarray(sheet(crops, recipe.per_class)).save(buffer, "JPEG", quality=recipe.quality, subsampling=0)
@@ -141,9 +143,8 @@ def main(
         "sheet_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         **asdict(recipe),
     }
-    to.mkdir(parents=True, exist_ok=True)
-    (to / SHEET_FILE).write_bytes(buffer.getvalue())
-    (to / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_bytes(to / SHEET_FILE, buffer.getvalue())
+    write_text(to / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
     typer.echo(f"{len(crops)} cells, {len(buffer.getvalue())} bytes: {to / SHEET_FILE}")
 
 
