@@ -50,3 +50,8 @@ def test_the_compose_files_environment() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for name in ("server-gpu", "server-cpu"):
         assert services[name]["environment"] == dict(telemetry.VARIABLES)
+
+
+def test_the_gpu_scripts_environment() -> None:
+    text = (DOCKER.parent / "gpu" / "verify.sh").read_text()
+    assert re.findall(r"for variable in (.*); do", text)[0].split() == list(telemetry.VARIABLES)
