@@ -13,6 +13,7 @@ import pytest
 from cytoserve_client import Client, RetryPolicy, SmearAnalysis
 from cytoserve_deploy.local_server import LocalServer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from triton_calls import OWN_SERVER, ROOT
 
 pytestmark = OWN_SERVER
@@ -21,11 +22,18 @@ FIELDS = 32
 
 
 @pytest.fixture(scope="module")
-def picture() -> bytes:
-    """A part of the demo's field with a white cell in it, at its own scale."""
-    buffer = io.BytesIO()
+def pictures() -> list[bytes]:
+    """A part of the demo's field with a white cell in it, at its own scale; each file another by its comment."""
     with Image.open(ROOT / "examples" / "synthetic_field.png") as field:
-        field.crop((220, 240, 420, 440)).save(buffer, "PNG")
+        part = field.crop((220, 240, 420, 440))
+    return [numbered(part, number) for number in range(FIELDS)]
+
+
+def numbered(image: Image.Image, number: int) -> bytes:
+    """Return a PNG file that differs from its like: equal files count once in a sample."""
+    comment, buffer = PngInfo(), io.BytesIO()
+    comment.add_text("Comment", f"field {number}")
+    image.save(buffer, "PNG", pnginfo=comment)
     return buffer.getvalue()
 
 
@@ -58,14 +66,14 @@ def restartable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restartabl
     running.server.stop()
 
 
-def analysed(client: Client, picture: bytes, running: Restartable, how: str, back: bool) -> SmearAnalysis:
+def analysed(client: Client, pictures: list[bytes], running: Restartable, how: str, back: bool) -> SmearAnalysis:
     """Analyse a sample, and end the server when the fourth field is answered."""
     enough = threading.Event()
     found: list[SmearAnalysis] = []
 
     def work() -> None:
         progress = lambda done, _: enough.set() if done >= 4 else None  # noqa: E731
-        found.append(client.analyze([picture] * FIELDS, 0.1446, budget=2, on_progress=progress))
+        found.append(client.analyze(pictures, 0.1446, budget=2, on_progress=progress))
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -78,21 +86,21 @@ def analysed(client: Client, picture: bytes, running: Restartable, how: str, bac
 
 
 @pytest.mark.parametrize("how", ["stop", "SIGTERM", "SIGKILL"])
-def test_every_field_is_answered(restartable: Restartable, picture: bytes, how: str) -> None:
+def test_every_field_is_answered(restartable: Restartable, pictures: list[bytes], how: str) -> None:
     """By `LocalServer.stop`, which lets what runs end; as a container's Triton is told to stop; and killed."""
     with Client(f"127.0.0.1:{restartable.port}", timeout=120) as client:
-        result = analysed(client, picture, restartable, how, back=True)
+        result = analysed(client, pictures, restartable, how, back=True)
     assert [failure.message for failure in result.failures] == []
     assert len(result.fields) == FIELDS
     assert any(cell.label for cell in result.fields[-1].cells)
     assert "scorer: RuntimeError" not in restartable.log.read_text()
 
 
-def test_what_has_begun_is_finished_before_the_server_stops(restartable: Restartable, picture: bytes) -> None:
+def test_what_has_begun_is_finished_before_the_server_stops(restartable: Restartable, pictures: list[bytes]) -> None:
     """For a caller that sends nothing twice: a field is answered, or was refused before its first step."""
     policy = RetryPolicy(max_attempts=1)
     with Client(f"127.0.0.1:{restartable.port}", timeout=120, retry=policy) as client:
-        result = analysed(client, picture, restartable, "stop", back=False)
+        result = analysed(client, pictures, restartable, "stop", back=False)
     restartable.start()
     assert {failure.error for failure in result.failures} == {"unavailable"}
     refused = ("begins no new request", "failed to connect", "Socket closed")
