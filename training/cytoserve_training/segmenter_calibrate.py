@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.extraction import ExtractionSettings
-from cytoserve_scoring.scale import scale_of_single_cell
+from cytoserve_scoring.single_cell_scale import scale_of_single_cell
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
