@@ -22,7 +22,8 @@ import torch
 from cytoserve_files import write_text
 from cytoserve_scoring import crops as crops_module
 from cytoserve_scoring.crops import cut_crop
-from cytoserve_scoring.scale import guess_um_per_pixel, scale_of_single_cell
+from cytoserve_scoring.scale import guess_um_per_pixel
+from cytoserve_scoring.single_cell_scale import scale_of_single_cell
 from cytoserve_training.cells import CLASSES
 from numpy.typing import NDArray
 from PIL import Image

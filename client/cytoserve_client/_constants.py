@@ -47,12 +47,15 @@ CHUNK_BYTES: Final = 32 * 1024 * 1024
 MAX_FILE_BYTES: Final = 40 * 1024 * 1024
 """Largest encoded image that the service accepts (docs/contract.md); larger ones are refused before they are read.
 
-This and the next three are the service's ``limits``, written down here because an image is checked before the server
+This and the next four are the service's ``limits``, written down here because an image is checked before the server
 is asked anything. A test holds them equal to what ``service_info`` tells.
 """
 
 MAX_PIXELS: Final = 50_000_000
 """Largest image, in pixels, that the service accepts."""
+
+MAX_AREA_UM2: Final = 291_955
+"""Largest area of the film in one field, square micrometres (0.292 mm2); `MAX_PIXELS` holds too."""
 
 MIN_SIDE: Final = 32
 """Shortest side, in pixels, that the service accepts."""

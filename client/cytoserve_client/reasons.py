@@ -27,9 +27,12 @@ EXPLANATIONS: Final[dict[Reason, str]] = {
     Reason.NEAR_TIE: "the best two classes differ by less than the measurement can tell",
     Reason.AMBIGUOUS: "a second class has a considerable probability too",
     Reason.LOW_CONFIDENCE: "its probability does not reach a threshold that was calibrated for acceptance",
-    Reason.OUT_OF_SCALE: "its physical scale is unknown or doubtful, so it may have been shown too large or too small",
+    Reason.OUT_OF_SCALE: (
+        "its physical scale is unknown, or the scale given, the one in the file and the red cells in view disagree, "
+        "so it may have been shown too large or too small"
+    ),
     Reason.POOR_IMAGE: "too dark, too bright, too pale or too blurred to be judged",
-    Reason.TOUCHES_BORDER: "cut off by the edge of the picture",
+    Reason.TOUCHES_BORDER: "cut off by the edge of the picture, the rim of the eyepiece or a drawn mark",
     Reason.NOT_CALIBRATED: "no threshold was calibrated for this budget, alpha and choice of classes, or for its class",
 }
 """One sentence each, for people who do not know the method."""

@@ -109,7 +109,7 @@ class FieldAnalysis(_Frozen):
     width: int = Field(description="pixels, as displayed")
     height: int = Field(description="pixels, as displayed")
     um_per_pixel: float | None = Field(description="micrometres per pixel that were used; null if unknown")
-    scale_source: str = Field(description="'caller', 'red_cells', 'cell_itself' or 'none'")
+    scale_source: str = Field(description="'caller', 'file', 'red_cells', 'cell_itself' or 'none'")
     median_red_cell_um: float | None = Field(description="median red-cell diameter under that scale; null if none")
     synthetic: bool = Field(default=False, description="the image's metadata says that it was generated")
     cells: tuple[Cell, ...]

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .constants import CROP_SIZE, FLAG_INVALID, MAX_CELLS
+from .constants import CROP_SIZE, FLAG_INVALID, FLAG_TOUCHES_BORDER, MAX_CELLS
 from .crops import cut_crop
 from .errors import BadShape, CytoserveError
-from .imaging import decode_image
-from .scale import scale_of_single_cell
+from .imaging import decode_picture
+from .lit_area import find_outside
+from .single_cell_scale import scale_of_single_cell
+
+SINGLE_CELL_UM = 14.0
+"""Diameter of the disc around the centre of a single-cell image that no rim or mark may enter: an ordinary white
+cell's; micrometres."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,24 @@ def decode_cells(
     for row, data in enumerate(files):
         check()
         try:
-            image = decode_image(data)
-            found = scale_of_single_cell(image, float(um_per_pixel[row]))
+            picture = decode_picture(data)
+            image = picture.pixels
+            found = scale_of_single_cell(image, float(um_per_pixel[row]), picture.um_per_pixel)
         except CytoserveError as error:
             cells.error[row] = error.wire()
             continue
         height, width = image.shape[:2]
         cells.crop[row] = cut_crop(image, (width / 2.0, height / 2.0), found.um_per_pixel)
-        cells.flags[row] = found.flags
+        cells.flags[row] = found.flags | (FLAG_TOUCHES_BORDER if _cut(image, found.um_per_pixel) else 0)
         cells.scale[row] = found.um_per_pixel
     return cells
+
+
+def _cut(image: NDArray[np.uint8], um_per_pixel: float) -> bool:
+    """Say whether an eyepiece's rim, a letterbox or a drawn mark reaches the cell in the middle of an image."""
+    outside = find_outside(image)
+    if outside is None:
+        return False
+    center = np.array([image.shape[1], image.shape[0], image.shape[1], image.shape[0]], np.float32) / 2
+    half = SINGLE_CELL_UM / um_per_pixel / 2
+    return outside.touches(center + np.array([-half, -half, half, half], np.float32), 0.0)

@@ -19,6 +19,20 @@ SEGMENTER_UM_PER_PIXEL: Final = 0.15
 RED_CELL_DIAMETER_UM: Final = 7.5
 """Mean diameter of a normal red cell on a dried, stained film, micrometres: the ruler in a field without a scale."""
 
+MIN_UM_PER_PIXEL: Final = 0.02
+MAX_UM_PER_PIXEL: Final = 0.6
+"""Range of plausible scales: a red cell of 375 px down to one of 12 px."""
+
+MAX_SEGMENTER_PIXELS: Final = 6_000_000
+"""Largest segmenter input (24 million took 7.5 GiB). Larger fields come in coarser, see `scale.segmenter_geometry`."""
+
+COARSEST: Final = 0.68
+"""How much coarser: the segmenter was trained on 0.7 to 1.45 times its scale."""
+
+MAX_AREA_UM2: Final = int(MAX_SEGMENTER_PIXELS / COARSEST**2 * SEGMENTER_UM_PER_PIXEL**2)
+"""Largest area of the film in one field, square micrometres: 0.292 mm2, such as 540 x 540 um. It binds before
+`MAX_PIXELS` where a pixel is wider than 0.076 um."""
+
 PBC_UM_PER_PIXEL: Final = 0.18
 """Scale of the 160 px PBC cells in ``shared/data/pbc``: a red cell is about 42 px wide there."""
 

@@ -27,14 +27,20 @@ from .constants import (
 )
 from .crops import background_gain, cut_crop
 from .errors import BadShape
+from .lit_area import find_outside
 from .quality import poor_image
 from .scale import (
     BOX_TO_DIAMETER,
+    GUESS_FALLBACK_UM,
     MAP_STRIDE,
+    SCALE_BY_FILE,
+    SCALE_CONTRADICTED,
+    SCALE_GUESSED,
     PreparedField,
     SegmenterGeometry,
     checked_field,
     checked_scale,
+    guess_um_per_pixel,
     prepare_field,
     segmenter_geometry,
 )
@@ -83,6 +89,21 @@ class ExtractionSettings:
         A box nearer than this to the field's edge, in pixels of the field, is cut.
     empty_range : float
         A field whose channels all vary by no more grey levels than this is empty.
+    plausible_red_um : (float, float)
+        Median red cell, micrometres, that does not contradict a scale that was given. Real fields at their true scale
+        have 6.7 to 8.8; those of chula_rbc, whose scale is nominal, 6.3 to 9.7 (docs/segmenter.md).
+    plausible_white_um : (float, float)
+        The same for the median box side of the white cells, where too few red cells show.
+    classical_ratio : (float, float)
+        The same for the classical guess over the scale that was given.
+    odd_red_cells : int
+        With fewer whole red cells than this nobody can say that they are odd.
+    most_red_spread : float
+        Interquartile range of their diameters over the median above which they are no ruler.
+    most_elongated : float
+        Part of them longer than 1.25 times their width above which they are no ruler.
+    rim_part : float
+        A rim or mark nearer than this part of the box's side cuts the cell.
     """
 
     thresholds: tuple[float, float, float] = (0.3, 0.15, 0.35)
@@ -95,6 +116,13 @@ class ExtractionSettings:
     white_cell_um: float = 14.0
     comfortable: tuple[float, float] = (0.65, 1.5)
     border_px: float = 1.5
+    plausible_red_um: tuple[float, float] = (6.4, 9.0)
+    plausible_white_um: tuple[float, float] = (7.0, 27.0)
+    classical_ratio: tuple[float, float] = (0.6, 1.6)
+    odd_red_cells: int = 15
+    most_red_spread: float = 0.25
+    most_elongated: float = 0.33
+    rim_part: float = 0.06
     empty_range: float = 16.0
 
 
@@ -249,6 +277,48 @@ def red_cell_diameters(
     return np.asarray(np.sqrt(size[rows].prod(axis=1)) * BOX_TO_DIAMETER, np.float64)
 
 
+def odd_red_cells(
+    found: Detections, shape: tuple[int, ...], settings: ExtractionSettings = ExtractionSettings()
+) -> bool:
+    """Say whether the red cells of a field differ so much in size or shape that their median is no ruler.
+
+    Sick blood: elliptocytes, fragments beside large cells. Fewer than ``odd_red_cells`` whole ones prove nothing.
+    """
+    box = found.box[(found.kind == RED) & _inside(found.box, shape, settings.border_px)]
+    diameters = red_cell_diameters(found, shape, settings)
+    if len(box) < settings.odd_red_cells or len(diameters) < settings.least_red_cells:
+        return False
+    size = box[:, 2:] - box[:, :2]
+    elongated = float((size.max(axis=1) > 1.25 * size.min(axis=1)).mean())
+    low, middle, high = np.percentile(diameters, (25, 50, 75))
+    return elongated > settings.most_elongated or float((high - low) / middle) > settings.most_red_spread
+
+
+def _contradicted(
+    found: Detections,
+    field: NDArray[np.uint8],
+    um_per_pixel: float,
+    red_um: float,
+    settings: ExtractionSettings,
+) -> bool:
+    """Say whether a field contradicts the scale that was given for it.
+
+    Its red cells decide. Without enough of them (a scale far off hides them from the segmenter) the classical guess
+    and the size of the white cells do, with wide limits.
+    """
+    if np.isfinite(red_um):
+        return not settings.plausible_red_um[0] <= red_um <= settings.plausible_red_um[1]
+    guess = guess_um_per_pixel(field)
+    low, high = settings.classical_ratio
+    if guess != GUESS_FALLBACK_UM and not low <= guess / um_per_pixel <= high:
+        return True
+    white = found.box[(found.kind == WHITE) & _inside(found.box, field.shape, settings.border_px)]
+    if len(white) == 0:
+        return False
+    side = float(np.median(np.sqrt((white[:, 2:] - white[:, :2]).prod(axis=1)))) * um_per_pixel
+    return not settings.plausible_white_um[0] <= side <= settings.plausible_white_um[1]
+
+
 def refine_scale(
     found: Detections,
     shape: tuple[int, ...],
@@ -273,16 +343,18 @@ def refine_scale(
         Median red-cell diameter under that scale, NaN if too few red cells were found. A caller whose scale wins can
         hold it against the site's usual value.
     source : str
-        ``caller``, ``red_cells``, ``cell_itself`` or ``none``.
+        ``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``.
     doubtful : bool
-        True where crops must carry ``FLAG_OUT_OF_SCALE``.
+        True where crops must carry ``FLAG_OUT_OF_SCALE``. Of a scale that was given only whether the caller's and the
+        file's disagree; what the field says to it is `extract_cells`'s business.
     """
     diameters = red_cell_diameters(found, shape, settings)
     pixels = float(np.median(diameters)) if len(diameters) else float("nan")
-    used, given = float(scale_guess[0]), bool(scale_guess[1] > 0)
-    if given:
+    used, origin = float(scale_guess[0]), int(scale_guess[1])
+    if origin != SCALE_GUESSED:
         enough = len(diameters) >= settings.least_red_cells
-        return used, used * pixels if enough else float("nan"), "caller", False
+        source = "file" if origin == SCALE_BY_FILE else "caller"
+        return used, used * pixels if enough else float("nan"), source, origin == SCALE_CONTRADICTED
     if 0 < len(diameters) < settings.least_red_cells:
         # Too few alone, but where they agree with the classical guess the two together will do.
         together = [RED_CELL_DIAMETER_UM / used, *diameters.tolist()]
@@ -291,7 +363,8 @@ def refine_scale(
     if np.isfinite(pixels):
         value = RED_CELL_DIAMETER_UM / pixels
         low, high = settings.comfortable
-        return value, RED_CELL_DIAMETER_UM, "red_cells", not low <= value / used <= high
+        far = not low <= value / used <= high
+        return value, RED_CELL_DIAMETER_UM, "red_cells", far or odd_red_cells(found, shape, settings)
     white = found.box[found.kind == WHITE]
     whole = white[_inside(white, shape, settings.border_px)]
     white = whole if len(whole) else white
@@ -326,7 +399,7 @@ def extract_cells(
     maps : (1, 15, h, w) ndarray of float32
         The segmenter's answer for `cytoserve_scoring.scale.prepare_field` of this field.
     scale_guess : (2,) ndarray of float32
-        The scale that was used there, and 1 if the caller gave it.
+        The scale that was used there, and where it comes from.
 
     Returns
     -------
@@ -339,23 +412,29 @@ def extract_cells(
     """
     checked_field(field)
     scale_guess = np.asarray(scale_guess, np.float32).reshape(-1)
-    if scale_guess.shape != (2,) or checked_scale(float(scale_guess[0])) is None:
-        raise BadShape("SCALE_GUESS is (um per pixel, given): two numbers, the first greater than zero")
+    known = range(SCALE_GUESSED, SCALE_CONTRADICTED + 1)
+    if scale_guess.shape != (2,) or checked_scale(float(scale_guess[0])) is None or scale_guess[1] not in known:
+        raise BadShape("SCALE_GUESS is (um per pixel > 0, origin 0 to 3): see docs/contract.md")
     place = segmenter_geometry(field.shape, float(scale_guess[0]))
     found = detect(maps, place, settings)
     if is_empty(field, settings):
         found = Detections(found.box[:0], found.kind[:0], found.score[:0])
     value, red_um, source, doubtful = refine_scale(found, field.shape, scale_guess, settings)
     index = np.flatnonzero(found.kind == WHITE)[:MAX_CELLS]
+    if source in ("caller", "file") and len(index):
+        doubtful = doubtful or _contradicted(found, field, value, red_um, settings)
     crops = np.zeros((len(index), CROP_SIZE, CROP_SIZE, 3), np.uint8)
     flags = np.full(len(index), FLAG_SEGMENTED_WHITE_CELL | (FLAG_OUT_OF_SCALE if doubtful else 0), np.int32)
     gain = background_gain(field) if len(index) else None
     clear = _inside(found.box[index], field.shape, settings.border_px)
+    outside = find_outside(field) if len(index) else None
     for row, box in enumerate(found.box[index]):
         center = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
         crops[row] = cut_crop(field, center, value, gain=gain)
         flags[row] |= FLAG_POOR_IMAGE if poor_image(crops[row]) else 0
-        flags[row] |= 0 if clear[row] else FLAG_TOUCHES_BORDER
+        margin = settings.border_px + settings.rim_part * float(box[2] - box[0] + box[3] - box[1]) / 2
+        cut = not clear[row] or (outside is not None and outside.touches(box, margin))
+        flags[row] |= FLAG_TOUCHES_BORDER if cut else 0
     return Extraction(
         box=found.box,
         kind=found.kind,

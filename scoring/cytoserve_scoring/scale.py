@@ -1,4 +1,6 @@
-"""Physical scale: micrometres per pixel from the caller, from the red cells, or as a last resort from the cell itself.
+"""Physical scale: micrometres per pixel from the caller, the file, the red cells, or as a last resort the cell itself.
+
+A scale that was given is held against the picture: red cells, nuclei, and what the file says of itself.
 
 The ruler is the red cell. A classical guess of its diameter (threshold, distance transform) is good enough to bring a
 field near the segmenter's scale; the segmenter's own red-cell boxes then give the final value (`refine_scale`).
@@ -13,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from .constants import FLAG_OUT_OF_SCALE, FLAG_POOR_IMAGE, RED_CELL_DIAMETER_UM, SEGMENTER_UM_PER_PIXEL
-from .crops import cut_crop
+from .constants import (
+    COARSEST,
+    MAX_AREA_UM2,
+    MAX_SEGMENTER_PIXELS,
+    MAX_UM_PER_PIXEL,
+    MIN_UM_PER_PIXEL,
+    RED_CELL_DIAMETER_UM,
+    SEGMENTER_UM_PER_PIXEL,
+)
 from .errors import BadScale, BadShape, TooManyPixels
-from .quality import poor_image
-
-MIN_UM_PER_PIXEL: Final = 0.02
-MAX_UM_PER_PIXEL: Final = 0.6
-"""Range of plausible scales: a red cell of 375 px down to one of 12 px."""
 
 GUESS_RANGE: Final = (0.035, 0.45)
 """A guess is bounded to this range, micrometres per pixel."""
@@ -30,28 +34,18 @@ GUESS_FALLBACK_UM: Final = 0.1
 
 MAP_STRIDE: Final = 2
 INPUT_MULTIPLE: Final = 32
-MAX_SEGMENTER_PIXELS: Final = 6_000_000
-"""Largest segmenter input (24 million took 7.5 GiB). Larger fields come in coarser, see `segmenter_geometry`."""
-COARSEST: Final = 0.68
-"""How much coarser: the segmenter was trained on 0.7 to 1.45 times its scale."""
-
 BOX_TO_DIAMETER: Final = 0.95
 """Red-cell diameter over the side of its detected box, calibrated on pbc/train (docs/segmenter.md)."""
 
 GUESS_TO_DIAMETER: Final = 1.13
 """Red-cell diameter over the raw guess (a thresholded cell looks smaller): mean over the labelled sources."""
 
-SINGLE_TO_DIAMETER: Final = 1.11
-"""The same for single-cell images, which nothing refines afterwards: calibrated on pbc/train to 0.18 um per pixel."""
+SAME_SCALE: Final = 0.02
+"""Part by which the caller's scale and the file's may differ: rounding, not a contradiction."""
 
-LEAST_RED_DISCS: Final = 2
-"""A single-cell image needs this many like-sized discs without a nucleus before they count as red cells."""
-
-NUCLEUS_DIAMETER_UM: Final = 10.5
-"""Diameter of the disc that has the area of a white cell's nucleus; median of pbc/train (docs/segmenter.md)."""
-
-NUCLEUS_RANGE_UM: Final = (3.0, 17.0)
-"""Plausible diameters of a nucleus (or of a platelet's body): red discs that say otherwise are no red cells."""
+SCALE_GUESSED, SCALE_BY_CALLER, SCALE_BY_FILE, SCALE_CONTRADICTED = range(4)
+"""Second number of ``SCALE_GUESS``: nobody gave a scale, the caller did, the file did, or both did and disagree (the
+caller's is used)."""
 
 LARGEST_HOLE: Final = 0.012
 LARGEST_HOLE_PX: Final = 800
@@ -127,9 +121,11 @@ def segmenter_geometry(shape: tuple[int, ...], um_per_pixel: float) -> Segmenter
     pixels = height * width * factor**2
     if pixels > MAX_SEGMENTER_PIXELS:
         if pixels * COARSEST**2 > MAX_SEGMENTER_PIXELS:
+            across, down = width * um_per_pixel, height * um_per_pixel
             raise TooManyPixels(
-                f"a field of {width} x {height} px at {um_per_pixel:.3f} um per pixel covers too large an area "
-                f"({width * um_per_pixel:.0f} x {height * um_per_pixel:.0f} um): cut it into several fields"
+                f"a field of {width} x {height} px at {um_per_pixel:.3f} um per pixel covers {across:.0f} x "
+                f"{down:.0f} um = {across * down / 1e6:.3f} mm2, the limit is {MAX_AREA_UM2 / 1e6:.3f} mm2: cut it "
+                f"into several fields of at most {MAX_AREA_UM2 / um_per_pixel**2 / 1e6:.1f} million pixels each"
             )
         factor *= float(np.sqrt(MAX_SEGMENTER_PIXELS / pixels))
     inner = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -186,34 +182,59 @@ class PreparedField:
     segmenter_input : (1, 3, h, w) ndarray of float32
         RGB in 0..1 near 0.15 um per pixel, padded right and below with edge pixels to multiples of 32.
     scale_guess : (2,) ndarray of float32
-        Micrometres per pixel of the field that were used; 1 if the caller gave them, else 0.
+        Micrometres per pixel of the field that were used; where they come from (``SCALE_GUESSED`` and following).
     """
 
     segmenter_input: NDArray[np.float32]
     scale_guess: NDArray[np.float32]
 
 
-def prepare_field(field: NDArray[np.uint8], um_per_pixel: float | None) -> PreparedField:
+def given_scale(um_per_pixel: float | None, file_um_per_pixel: float | None) -> tuple[float | None, int]:
+    """Return the scale that was given, or None, and who gave it (``SCALE_GUESSED`` and following).
+
+    Parameters
+    ----------
+    um_per_pixel : float or None
+        The caller's; None or 0 if not given. It wins.
+    file_um_per_pixel : float or None
+        The file's (`cytoserve_scoring.file_scale`).
+
+    Raises
+    ------
+    BadScale
+    """
+    given = checked_scale(um_per_pixel)
+    if given is None:
+        return file_um_per_pixel, SCALE_GUESSED if file_um_per_pixel is None else SCALE_BY_FILE
+    agree = file_um_per_pixel is None or abs(given / file_um_per_pixel - 1) <= SAME_SCALE
+    return given, SCALE_BY_CALLER if agree else SCALE_CONTRADICTED
+
+
+def prepare_field(
+    field: NDArray[np.uint8], um_per_pixel: float | None, file_um_per_pixel: float | None = None
+) -> PreparedField:
     """Bring a field to the segmenter's scale.
 
     Parameters
     ----------
     field : (H, W, 3) ndarray of uint8, RGB
     um_per_pixel : float or None
-        The caller's scale; None or 0 to have it guessed.
+        The caller's scale; None or 0 to have the file's used, or a guess.
+    file_um_per_pixel : float or None
+        The scale that the file carries.
 
     Raises
     ------
     BadScale, BadShape, TooManyPixels
     """
     checked_field(field)
-    given = checked_scale(um_per_pixel)
+    given, origin = given_scale(um_per_pixel, file_um_per_pixel)
     used = float(np.float32(guess_um_per_pixel(field) if given is None else given))
     place = segmenter_geometry(field.shape, used)
     inner = resample(field, place.width, place.height, place.factor).transpose(2, 0, 1)
     pad = ((0, 0), (0, place.padded_height - place.height), (0, place.padded_width - place.width))
     padded = np.ascontiguousarray(np.pad(inner, pad, mode="edge")[None])
-    return PreparedField(padded, np.array([used, 0.0 if given is None else 1.0], np.float32))
+    return PreparedField(padded, np.array([used, origin], np.float32))
 
 
 def guess_um_per_pixel(field: NDArray[np.uint8]) -> float:
@@ -227,8 +248,8 @@ def guess_um_per_pixel(field: NDArray[np.uint8]) -> float:
     -------
     float : micrometres per pixel within ``GUESS_RANGE``; ``GUESS_FALLBACK_UM`` where no cell shows.
     """
-    radii = np.concatenate([_red_radii(tile) for tile in _tiles(field)])
-    diameter = _typical_diameter(radii)
+    radii = np.concatenate([red_radii(tile) for tile in _tiles(field)])
+    diameter = typical_diameter(radii)
     if not np.isfinite(diameter):
         return GUESS_FALLBACK_UM
     return float(np.clip(RED_CELL_DIAMETER_UM / (diameter * GUESS_TO_DIAMETER), *GUESS_RANGE))
@@ -244,7 +265,7 @@ def _tiles(field: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return [field[y : y + sizes[0], x : x + sizes[1]] for y in starts[0] for x in starts[1]]
 
 
-def _typical_diameter(radii: NDArray[np.float64]) -> float:
+def typical_diameter(radii: NDArray[np.float64]) -> float:
     """Return twice the 40 % point of the radii, each weighted by its area: deaf to small debris and to a few giants."""
     if len(radii) == 0:
         return float("nan")
@@ -253,7 +274,7 @@ def _typical_diameter(radii: NDArray[np.float64]) -> float:
     return float(2.0 * radii[np.searchsorted(weight, 0.4 * weight[-1])])
 
 
-def _density(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+def optical_density(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
     """Return the optical density against the background, lightly smoothed, and the reduction used (1 or 2)."""
     step = 2 if min(tile.shape[:2]) >= 400 else 1
     rows, columns = tile.shape[0] // step, tile.shape[1] // step
@@ -287,7 +308,7 @@ def cell_masks(density: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray
     return cells, density[..., 0] > max(0.32, 2.2 * float(usual))
 
 
-def _nucleus(density: NDArray[np.float32]) -> NDArray[np.bool_]:
+def nuclear_matter(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return what absorbs most red light in an image of one cell, by a threshold of its own (pale stains too)."""
     red_light = ndimage.gaussian_filter(density[..., 0], 1.0)
     return np.asarray(red_light > max(_otsu(red_light, 1.2), 0.15), np.bool_)
@@ -315,11 +336,11 @@ def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.f
     return np.asarray(inner[peak] + 0.5, np.float64)
 
 
-def _red_radii(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
+def red_radii(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the radii (pixels of ``tile``) of discs that look like red cells."""
     if min(tile.shape[:2]) < 16:
         return np.zeros(0)
-    density, step = _density(tile)
+    density, step = optical_density(tile)
     cells, nucleus = cell_masks(density)
     nucleus = ndimage.binary_opening(nucleus, iterations=2)
     # Start from filling every hole and come down: starting from none, a hollow cell would count as its own rim.
@@ -328,67 +349,5 @@ def _red_radii(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
         radii = _peaks(_fill_small_holes(cells, 0.7 * radius), nucleus)
         if len(radii) == 0:
             break
-        radius = _typical_diameter(radii) / 2
+        radius = typical_diameter(radii) / 2
     return radii * step
-
-
-@dataclass(frozen=True)
-class SingleCellScale:
-    """Scale of a single-cell image.
-
-    Parameters
-    ----------
-    um_per_pixel : float
-        Never NaN: where nothing can be measured it is ``GUESS_FALLBACK_UM``, flagged.
-    source : str
-        ``caller``, ``red_cells``, ``cell_itself`` or ``none``.
-    flags : int
-        Bits ``FLAG_OUT_OF_SCALE`` and ``FLAG_POOR_IMAGE``.
-    """
-
-    um_per_pixel: float
-    source: str
-    flags: int
-
-
-def scale_of_single_cell(image: NDArray[np.uint8], um_per_pixel: float | None = None) -> SingleCellScale:
-    """Return the scale of an image that an analyser cut around one cell.
-
-    The caller's scale wins. Else the red cells around the nucleus, if at least ``LEAST_RED_DISCS`` show. Else the
-    cell itself, held against the usual size of a nucleus: a last resort, because size is evidence for the class.
-
-    Raises
-    ------
-    BadScale, BadShape
-    """
-    checked_field(image)
-    given = checked_scale(um_per_pixel)
-    if given is not None:
-        value, source = given, "caller"
-    else:
-        value, source = _measured_single_scale(image)
-    flags = FLAG_OUT_OF_SCALE if source in ("cell_itself", "none") else 0
-    crop = cut_crop(image, (image.shape[1] / 2, image.shape[0] / 2), value)
-    return SingleCellScale(value, source, flags | (FLAG_POOR_IMAGE if poor_image(crop) else 0))
-
-
-def _measured_single_scale(image: NDArray[np.uint8]) -> tuple[float, str]:
-    """Return (um per pixel, source) of a single-cell image without a caller's scale."""
-    if min(image.shape[:2]) < 16:
-        return GUESS_FALLBACK_UM, "none"
-    density, step = _density(image)
-    nucleus = _nucleus(density)
-    own = 2 * step * float(np.sqrt(nucleus.sum() / np.pi))
-    pieces = np.bincount(ndimage.label(nucleus)[0].ravel())[1:]
-    largest = 2 * step * float(np.sqrt(pieces.max(initial=0) / np.pi))
-    radii = _red_radii(image)
-    diameter = _typical_diameter(radii)
-    # Discs that differ a lot are bits of a cell's plasm or of a clump, not red cells.
-    if np.count_nonzero(np.abs(radii / (diameter / 2) - 1) < 0.25) >= LEAST_RED_DISCS:
-        value = RED_CELL_DIAMETER_UM / (diameter * SINGLE_TO_DIAMETER)
-        low, high = NUCLEUS_RANGE_UM
-        if GUESS_RANGE[0] <= value <= GUESS_RANGE[1] and (largest < 8 or low <= largest * value <= high):
-            return value, "red_cells"
-    if own >= 8:
-        return float(np.clip(NUCLEUS_DIAMETER_UM / own, *GUESS_RANGE)), "cell_itself"
-    return GUESS_FALLBACK_UM, "none"

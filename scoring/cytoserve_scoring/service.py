@@ -46,6 +46,7 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
         "limits": {
             "max_file_bytes": constants.MAX_FILE_BYTES,
             "max_pixels": constants.MAX_PIXELS,
+            "max_area_um2": constants.MAX_AREA_UM2,
             "min_side": constants.MIN_SIDE,
             "max_cells": constants.MAX_CELLS,
         },

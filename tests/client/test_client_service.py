@@ -29,6 +29,7 @@ def test_the_clients_limits_are_the_services() -> None:
     assert describe(SERVICE, SCORING)["limits"] == {
         "max_file_bytes": c.MAX_FILE_BYTES,
         "max_pixels": c.MAX_PIXELS,
+        "max_area_um2": c.MAX_AREA_UM2,
         "min_side": c.MIN_SIDE,
         "max_cells": c.MAX_CELLS,
     }

@@ -135,5 +135,7 @@ def test_the_json_on_standard_output_explains_its_reasons(server: FakeServer, pi
     server.fake.on_cells = lambda call: cells([6], {0: "touches_border"})
     result = run("classify", pictures[0], "--url", server.url, "--json", "-")
     document = json.loads(result.stdout)
-    assert document["reasons_explained"] == {"touches_border": "cut off by the edge of the picture"}
+    assert document["reasons_explained"] == {
+        "touches_border": "cut off by the edge of the picture, the rim of the eyepiece or a drawn mark"
+    }
     assert document["cells"][0]["prediction_set_95"] == ["neutrophil"]

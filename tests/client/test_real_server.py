@@ -75,7 +75,11 @@ def test_info(client: Client) -> None:
 
 def test_the_limits_that_the_client_takes_for_granted_are_those_in_force(client: Client) -> None:
     limits = {"max_file_bytes": c.MAX_FILE_BYTES, "max_pixels": c.MAX_PIXELS, "min_side": c.MIN_SIDE}
-    assert (client.info().model_extra or {})["limits"] == {**limits, "max_cells": c.MAX_CELLS}
+    assert (client.info().model_extra or {})["limits"] == {
+        **limits,
+        "max_area_um2": c.MAX_AREA_UM2,
+        "max_cells": c.MAX_CELLS,
+    }
 
 
 def test_a_real_field(client: Client, real_field: Path) -> None:

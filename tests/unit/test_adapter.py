@@ -172,6 +172,7 @@ def test_service_description_keeps_what_was_exported(tmp_path: Path) -> None:
     assert told["limits"] == {
         "max_file_bytes": constants.MAX_FILE_BYTES,
         "max_pixels": constants.MAX_PIXELS,
+        "max_area_um2": constants.MAX_AREA_UM2,
         "min_side": constants.MIN_SIDE,
         "max_cells": constants.MAX_CELLS,
     }

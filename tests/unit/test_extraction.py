@@ -136,7 +136,8 @@ def test_an_empty_field_is_a_valid_answer():
 def textured(height, width, seed=0):
     """Return a field with sharp structure everywhere, so that no crop is a poor image."""
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(60, 240, (height // 4 + 1, width // 4 + 1, 3))
+    grey = rng.integers(90, 210, (height // 4 + 1, width // 4 + 1, 1))
+    blocks = grey + rng.integers(-30, 30, (height // 4 + 1, width // 4 + 1, 3))  # no colour that only a pen has
     return np.repeat(np.repeat(blocks, 4, 0), 4, 1)[:height, :width].astype(np.uint8)
 
 
@@ -268,3 +269,46 @@ def test_blur_lowers_sharpness_below_the_limit():
     burnt = as_bytes[0].copy()
     burnt[32:64, 32:64] = 255
     assert poor_image(burnt)
+
+
+def field_at(given, true=0.15, origin=1.0, count=4):
+    """Extract a field with four red cells of ordinary size at the true scale, under a scale that was given."""
+    field = textured(480, 640)
+    place = segmenter_geometry(field.shape, given)
+    factor = given / true
+    cells = [(WHITE, square(150, 180, 90), 0.9), *red_row(count, RED_SIDE * factor, y=60.0)]
+    return extract_cells(field, painted(place, cells), np.array([given, origin], np.float32))
+
+
+@pytest.mark.parametrize("wrong", [0.7, 1.3, 0.25 / 0.145])
+def test_a_given_scale_that_the_red_cells_contradict_refers_every_cell(wrong):
+    for origin, source in ((1.0, "caller"), (2.0, "file")):
+        out = field_at(0.15 * wrong, origin=origin)
+        assert out.scale_source == source
+        assert len(out.cell_flags) > 0
+        assert (out.cell_flags & FLAG_OUT_OF_SCALE == FLAG_OUT_OF_SCALE).all()
+
+
+def test_a_given_scale_that_fits_is_believed_whoever_gave_it():
+    for origin, source in ((1.0, "caller"), (2.0, "file")):
+        out = field_at(0.15, origin=origin)
+        assert (out.scale_source, out.cell_flags.tolist()) == (source, [FLAG_SEGMENTED_WHITE_CELL])
+
+
+def test_a_caller_and_a_file_that_disagree_refer_every_cell():
+    out = field_at(0.15, origin=3.0)
+    assert out.scale_source == "caller"
+    assert out.cell_flags[0] & FLAG_OUT_OF_SCALE
+
+
+def test_odd_red_cells_are_no_ruler():
+    place = (600, 1200, 3)
+    for stretch, doubtful in ((1.0, False), (1.45, True)):
+        sides = [(RED_SIDE * (stretch if i % 2 else 1), RED_SIDE) for i in range(24)]
+        box = [[70 + 90 * (i % 12), 100 + 200 * (i // 12)] for i in range(24)]
+        box = np.array(
+            [[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for (x, y), (w, h) in zip(box, sides, strict=True)]
+        )
+        found = Detections(box.astype(np.float32), np.full(24, RED, np.uint8), np.ones(24, np.float32))
+        answer = refine_scale(found, place, np.array([0.15, 0.0], np.float32))
+        assert (answer[2], answer[3]) == ("red_cells", doubtful)

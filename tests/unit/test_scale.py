@@ -6,18 +6,24 @@ import math
 
 import numpy as np
 import pytest
-from cytoserve_scoring.constants import FLAG_OUT_OF_SCALE, PBC_UM_PER_PIXEL, RED_CELL_DIAMETER_UM
+from cytoserve_scoring.constants import (
+    FLAG_OUT_OF_SCALE,
+    MAX_AREA_UM2,
+    MAX_SEGMENTER_PIXELS,
+    PBC_UM_PER_PIXEL,
+    RED_CELL_DIAMETER_UM,
+)
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
 from cytoserve_scoring.scale import (
     GUESS_FALLBACK_UM,
     GUESS_TO_DIAMETER,
-    MAX_SEGMENTER_PIXELS,
+    given_scale,
     guess_um_per_pixel,
     prepare_field,
     resample,
-    scale_of_single_cell,
     segmenter_geometry,
 )
+from cytoserve_scoring.single_cell_scale import scale_of_single_cell
 from PIL import Image
 
 
@@ -171,3 +177,48 @@ def test_pbc_cells_measure_018_um_per_pixel(data_dir):
     assert len(values) == 64
     assert np.median(values) == pytest.approx(PBC_UM_PER_PIXEL, rel=0.05)
     assert np.mean(np.abs(np.array(values) / PBC_UM_PER_PIXEL - 1) < 0.2) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("caller", "file", "expected"),
+    [
+        (None, None, (None, 0)),
+        (0.0, 0.2, (0.2, 2)),
+        (0.2, None, (0.2, 1)),
+        (0.2, 0.201, (0.2, 1)),
+        (0.2, 0.25, (0.2, 3)),
+    ],
+)
+def test_who_gave_the_scale(caller, file, expected):
+    assert given_scale(caller, file) == expected
+
+
+def test_a_file_that_contradicts_the_caller_is_said_of_a_single_cell():
+    field = drawn_field(42.0, 160, 160)
+    assert not scale_of_single_cell(field, 0.18, 0.18).flags & FLAG_OUT_OF_SCALE
+    assert scale_of_single_cell(field, 0.18, 0.30).flags & FLAG_OUT_OF_SCALE
+    by_file = scale_of_single_cell(field, None, 0.18)
+    assert (by_file.source, by_file.um_per_pixel) == ("file", 0.18)
+
+
+@pytest.mark.data
+def test_a_wrong_scale_of_pbc_cells_is_said_and_the_true_one_believed(data_dir):
+    paths = [path for folder in sorted((data_dir / "pbc/val").iterdir()) for path in sorted(folder.glob("*.webp"))[:6]]
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    flagged = {
+        scale: np.mean([scale_of_single_cell(image, scale).flags & FLAG_OUT_OF_SCALE > 0 for image in images])
+        for scale in (0.10, 0.18, 0.26)
+    }
+    assert flagged[0.18] <= 0.05
+    assert flagged[0.10] > 0.75
+    assert flagged[0.26] > 0.6
+
+
+def test_the_area_limit_is_the_one_that_is_stated():
+    side = 0.25
+    with pytest.raises(TooManyPixels, match=r"2592 x 1944 px .* 0\.315 mm2, the limit is 0\.292 mm2.* 4\.7 million"):
+        segmenter_geometry((1944, 2592, 3), side)
+    widest = int(MAX_AREA_UM2 / side**2 / 2000)
+    segmenter_geometry((2000, widest, 3), side)
+    with pytest.raises(TooManyPixels):
+        segmenter_geometry((2000, widest + 2, 3), side)

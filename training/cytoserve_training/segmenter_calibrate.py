@@ -13,7 +13,7 @@ import torch
 from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.extraction import ExtractionSettings
-from cytoserve_scoring.scale import scale_of_single_cell
+from cytoserve_scoring.single_cell_scale import scale_of_single_cell
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage

@@ -2,7 +2,7 @@
 
 import numpy as np
 from cytoserve_scoring.adapter import TritonModel
-from cytoserve_scoring.imaging import decode_image
+from cytoserve_scoring.imaging import decode_picture
 from cytoserve_scoring.scale import prepare_field
 
 
@@ -13,8 +13,9 @@ class TritonPythonModel(TritonModel):
         """Decode one file and resample it for the segmenter."""
         deadline = request.deadline()
         with self.meter.image():
-            field = decode_image(tensors["IMAGE"].reshape(-1)[0])
-            prepared = prepare_field(field, float(tensors["UM_PER_PIXEL"].reshape(-1)[0]))
+            picture = decode_picture(tensors["IMAGE"].reshape(-1)[0])
+            field = picture.pixels
+            prepared = prepare_field(field, float(tensors["UM_PER_PIXEL"].reshape(-1)[0]), picture.um_per_pixel)
         self.meter.memory()
         return {
             "FIELD": field,
