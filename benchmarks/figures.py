@@ -21,7 +21,7 @@ from .evidence_text import percent, table
 
 RESULTS: Final = Path("docs/results")
 SCORING: Final = Path("models/reference/scoring/scoring.json")
-FILES: Final = (Path("README.md"), Path("docs/benchmarks.md"))
+FILES: Final = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/reliability.md"))
 MARK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -150,11 +150,26 @@ def speed() -> str:
     )
 
 
+def intake() -> str:
+    """Return the table of what is accepted of pictures that are not what they seem."""
+    found = read("intake")
+    rows = []
+    for name, seen in found["ways"].items():
+        low, high = seen["accepted_and_wrong_interval"]
+        why = max(seen["reasons"], key=seen["reasons"].get, default="")
+        refused = ", ".join(f"{count} `{code}`" for code, count in seen["refused"].items()) or "0"
+        share = f"{seen['wrong_among_accepted']} ({100 * low:.1f} to {100 * high:.1f} % of all)"
+        most = f"`{why}` {seen['reasons'][why]}" if why else ""
+        rows.append([name, str(seen["cells"]), refused, str(seen["accepted"]), share, most])
+    return table(["picture", "cells", "refused", "accepted", "accepted and wrong", "most frequent reason"], rows)
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "classification": classification,
     "cost": cost,
     "probes": probes,
     "speed": speed,
+    "intake": intake,
 }
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .constants import CROP_SIZE, FLAG_INVALID, FLAG_TOUCHES_BORDER, MAX_CELLS
-from .crops import cut_crop
 from .errors import BadShape, CytoserveError
 from .imaging import decode_picture
 from .lit_area import find_outside
@@ -79,8 +78,7 @@ def decode_cells(
         except CytoserveError as error:
             cells.error[row] = error.wire()
             continue
-        height, width = image.shape[:2]
-        cells.crop[row] = cut_crop(image, (width / 2.0, height / 2.0), found.um_per_pixel)
+        cells.crop[row] = found.crop
         cells.flags[row] = found.flags | (FLAG_TOUCHES_BORDER if _cut(image, found.um_per_pixel) else 0)
         cells.scale[row] = found.um_per_pixel
     return cells

@@ -67,11 +67,14 @@ class SingleCellScale:
         ``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``.
     flags : int
         Bits ``FLAG_OUT_OF_SCALE`` and ``FLAG_POOR_IMAGE``.
+    crop : (96, 96, 3) ndarray of uint8
+        Cut about the middle at that scale.
     """
 
     um_per_pixel: float
     source: str
     flags: int
+    crop: NDArray[np.uint8]
 
 
 def scale_of_single_cell(
@@ -98,7 +101,7 @@ def scale_of_single_cell(
         doubtful = source in ("cell_itself", "none")
     crop = cut_crop(image, (image.shape[1] / 2, image.shape[0] / 2), value)
     flags = (FLAG_OUT_OF_SCALE if doubtful else 0) | (FLAG_POOR_IMAGE if poor_image(crop) else 0)
-    return SingleCellScale(value, source, flags)
+    return SingleCellScale(value, source, flags, crop)
 
 
 @dataclass(frozen=True)
