@@ -37,7 +37,7 @@ lint:
 
 # Speed of the server beside ONNX Runtime, then the published procedure on the same weights and cells.
 bench:
-	$(BIN)/python -m benchmarks.server_speed
+	$(BIN)/python -m benchmarks.server_speed ../shared/data/pbc/val --out docs/results/server_speed.json
 	$(BIN)/python -m benchmarks.published ../shared/data/pbc/test --cells 300 --out docs/results/published.json
 
 # docs/evidence.md and the figures in README.md and docs/benchmarks.md, from docs/results; the tables of docs/export.md.

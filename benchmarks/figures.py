@@ -164,12 +164,74 @@ def intake() -> str:
     return table(["picture", "cells", "refused", "accepted", "accepted and wrong", "most frequent reason"], rows)
 
 
+def service() -> str:
+    """Return the README's rows on whole fields."""
+    found = read("fields")
+    rows = [
+        [
+            "seconds per field, median and 95th percentile",
+            f"{found['seconds_per_field_median']:.2f} and {found['seconds_per_field_p95']:.2f}; with one white cell "
+            f"{found['seconds_per_field_with_one_white_cell_median']:.2f}",
+            f"{found['fields']} real fields, {len(found['failures'])} failures",
+        ],
+        ["server ready", f"after {found['ready_after_seconds']:.1f} s, first inference included", ""],
+    ]
+    return table(["what", "figure", "data"], rows)
+
+
+def fields() -> str:
+    """Return the table of real fields through the server."""
+    found, cells = read("fields"), read("fields")["cells_found"]
+    memory = [value for _, value in found["memory_mib"]]
+    rows = [
+        ["fields", f"{found['fields']} ({len(found['failures'])} failures)"],
+        [
+            "cells found",
+            f"{cells['white_cell']} white-cell candidates, {cells['red_cell']} red cells, "
+            f"{cells['platelet']} platelets",
+        ],
+        [
+            "seconds per field, median / 95th percentile",
+            f"{found['seconds_per_field_median']} / {found['seconds_per_field_p95']}",
+        ],
+        [
+            "seconds per field with exactly one white cell, median",
+            f"{found['seconds_per_field_with_one_white_cell_median']}",
+        ],
+        ["fields per second, one after another", f"{found['fields_per_second']}"],
+        ["server ready after (warm inference included)", f"{found['ready_after_seconds']} s"],
+        ["server's memory, first to last reading (PSS, all processes)", f"{memory[0]:.0f} to {memory[-1]:.0f} MiB"],
+        ["slope after field 50", f"{found['memory_slope_mib_per_field']} MiB per field"],
+    ]
+    return table(["figure", "value"], rows)
+
+
+def second_look() -> str:
+    """Return the table of variants of the second look."""
+    found = read("second_look")
+    rows = [
+        [
+            name,
+            f"{row['evaluations']:.1f}",
+            str(row["wrong"]),
+            f"{row['log_loss']:.3f}",
+            percent(row["above_threshold"]),
+        ]
+        for name, row in found["variants"].items()
+    ]
+    heads = ["second look", "evaluations a cell", "wrong", "log-loss", "above the accept threshold"]
+    return f"{found['cells']} cells, {found['near_ties']} near ties, all probes.\n\n" + table(heads, rows)
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "classification": classification,
     "cost": cost,
     "probes": probes,
     "speed": speed,
     "intake": intake,
+    "service": service,
+    "fields": fields,
+    "second_look": second_look,
 }
 
 

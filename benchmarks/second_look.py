@@ -1,0 +1,169 @@
+"""Which probes a near tie is evaluated on again: variants of the second look on the cells that calibrate.
+
+    python -m benchmarks.second_look models/reference --out docs/results/second_look.json
+
+Errors of all probes and classes of the calibrating half of ``pbc/val`` under the served graphs (kept by ``cytoserve
+train refit``), the tied classes turned; the engine's first look is replayed on them, then each variant. A variant gets
+its own temperature and threshold. Rows are counted as a denoiser would receive them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cytoserve_files import write_text
+from cytoserve_scoring.calibration import Promise, accept_threshold, first_looks, fit_temperature
+from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.scores import class_scores, paired_statistic, shared_probes, softmax_posterior, tied_pair
+from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
+from cytoserve_training.checkpoint import PackConfig
+from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
+from numpy.typing import NDArray
+
+from .outputs import output_path
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is done about a tie of which both classes saw ``shared`` of ``budget`` probes.
+
+    Attributes
+    ----------
+    used : callable
+        (shared, budget) -> probes of the second look that count; 0: the first look stands.
+    rows : callable
+        (shared, budget) -> rows handed to the denoiser besides the first look.
+    """
+
+    used: Callable[[int, int], int]
+    rows: Callable[[int, int], int]
+
+
+PAIR = 2 * TURNS
+"""Rows of a second look per probe: both classes in every turn."""
+
+VARIANTS = {
+    "none": Variant(lambda shared, budget: 0, lambda shared, budget: 0),
+    "all probes; dropped where a class was dropped early (served until 26 November 2026)": Variant(
+        lambda shared, budget: budget if shared == budget else 0, lambda shared, budget: PAIR * budget
+    ),
+    "only where both classes saw all probes": Variant(
+        lambda shared, budget: budget if shared == budget else 0,
+        lambda shared, budget: PAIR * budget if shared == budget else 0,
+    ),
+    "over the probes that both classes saw (served)": Variant(
+        lambda shared, budget: shared, lambda shared, budget: PAIR * shared
+    ),
+    "both classes finished first, then all probes": Variant(
+        lambda shared, budget: budget, lambda shared, budget: PAIR * budget + 2 * (budget - shared)
+    ),
+    "over at most eight of the probes that both saw": Variant(
+        lambda shared, budget: min(shared, 8), lambda shared, budget: PAIR * min(shared, 8)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Ties:
+    """The first look at M cells, and the near ties among them.
+
+    Attributes
+    ----------
+    asked : (M, P, C) ndarray, NaN where a class had left
+    turned : dict of int to (TURNS, P, 2) ndarray
+        Errors of the tied pair of each near tie, the better class first.
+    """
+
+    asked: NDArray[np.float32]
+    turned: dict[int, Doubles]
+
+
+def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: ServedGraphs) -> Ties:
+    """Replay the first look and compute the turned errors of the tied pairs."""
+    budget = config.probes
+    asked = first_looks(config, cells.errors, (budget,))[budget]
+    tied = [cell for cell in range(len(asked)) if look.asks(paired_statistic(asked[cell]), budget)]
+    latents = look.turned(cells.latents[tied]).reshape(-1, *cells.latents.shape[1:])
+    found = graphs.errors(latents, budget, len(config.classes), "near ties, turned")
+    found = found.reshape(TURNS, len(tied), budget, -1)
+    return Ties(
+        asked, {cell: found[:, row][..., tied_pair(asked[cell])].astype(np.float64) for row, cell in enumerate(tied)}
+    )
+
+
+def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> dict[str, Any]:
+    """Return cost, errors and acceptance of one variant."""
+    budget = cells.errors.shape[1]
+    scores, label = (part.copy() for part in class_scores(ties.asked))
+    rows = np.isfinite(ties.asked).sum(axis=(1, 2)).astype(np.float64)
+    for cell, turned in ties.turned.items():
+        pair = np.array(tied_pair(ties.asked[cell]))
+        shared = shared_probes(ties.asked[cell], pair)
+        rows[cell] += variant.rows(shared, budget)
+        count = variant.used(shared, budget)
+        if count:
+            both = np.concatenate([cells.errors[cell][None][..., pair], turned])[:, :count]
+            again = Again((int(pair[0]), int(pair[1])), both[..., 1] - both[..., 0])
+            scores[cell], label[cell], _ = revised(scores[cell], again)
+    posterior = softmax_posterior(scores, fit_temperature(scores.astype(np.float64), cells.labels))
+    top, right = posterior.max(axis=1), label == cells.labels
+    threshold = accept_threshold(top.astype(np.float64), right, promise)
+    truth = np.maximum(posterior[np.arange(len(label)), cells.labels], 1e-9)
+    return {
+        "evaluations": round(float(rows.mean()), 2),
+        "wrong": int((~right).sum()),
+        "log_loss": round(float(-np.log(truth).mean()), 4),
+        "above_threshold": 0.0 if threshold is None else round(float((top >= threshold).mean()), 4),
+    }
+
+
+def report(checkpoint: Path, repository: Path, data: Path, run: Path) -> dict[str, Any]:
+    """Return the outcome of every variant.
+
+    Raises
+    ------
+    SystemExit
+        The model has no second look.
+    """
+    pack = PackConfig(data=str(data))
+    config = ScoringConfig.from_json(json.loads((repository / "scorer" / "1" / "scoring.json").read_text()))
+    if config.second_look is None:
+        raise SystemExit(f"{repository} has no second look: this benchmark is of a model that has one")
+    graphs = ServedGraphs(repository, pack.threads)
+    kept = RefitConfig(str(checkpoint), str(repository), str(run), pack)
+    cells = measure_parts(kept, graphs, config)[1]
+    ties = ties_of(config, config.second_look, cells, graphs)
+    promise = Promise(pack.bank.tolerated_error, pack.bank.confidence)
+    return {
+        "model": json.loads((repository / "service_info/1/service.json").read_text())["version"],
+        "cells": len(cells.labels),
+        "near_ties": len(ties.turned),
+        "variants": {name: outcome(cells, ties, variant, promise) for name, variant in VARIANTS.items()},
+    }
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="the served weights")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="exported from it")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
+    parser.add_argument("--run", type=Path, default=Path("runs/refit"), help="keeps what was computed")
+    parser.add_argument("--out", type=output_path)
+    args = parser.parse_args()
+    text = json.dumps(report(args.checkpoint, args.repository, args.data, args.run), indent=1) + "\n"
+    print(text, end="")
+    if args.out:
+        write_text(args.out, text)
+
+
+if __name__ == "__main__":
+    main()
