@@ -6,6 +6,7 @@ Works on a grid of at most `GRID_SIDE` points a side, so a field of 50 million p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,7 +83,8 @@ def find_outside(field: NDArray[np.uint8]) -> Outside | None:
     """
     step = -(-max(field.shape[:2]) // GRID_SIDE)
     sample = field[::step, ::step]
-    brightest, darkest = sample.max(axis=2), sample.min(axis=2)
+    red, green, blue = (sample[..., channel] for channel in range(3))
+    brightest, darkest = (of(of(red, green), blue) for of in (np.maximum, np.minimum))
     mask = _surround(brightest) | _flat_surround(sample) | _marks(sample, brightest, darkest)
     # where nothing is film there is no rim either: a dark picture is the business of `quality`
     return Outside(mask, step) if mask.any() and not mask.all() else None
@@ -91,9 +93,10 @@ def find_outside(field: NDArray[np.uint8]) -> Outside | None:
 def _surround(brightest: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the dark areas that reach the picture's edge."""
     limit = max(DARK_LEAST, DARK_PART * float(np.percentile(brightest, 90)))
-    pieces, count = ndimage.label(brightest < limit)
-    if count == 0 or (pieces > 0).all():  # nothing dark, or nothing else
+    dark = brightest < limit
+    if dark.all() or not any(side.any() for side in (dark[0], dark[-1], dark[:, 0], dark[:, -1])):
         return np.zeros(brightest.shape, np.bool_)
+    pieces, count = ndimage.label(dark)
     area = np.bincount(pieces.ravel(), minlength=count + 1)
     large = area >= SURROUND_PART * brightest.size
     large[0] = False
@@ -105,11 +108,10 @@ def _surround(brightest: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _flat_surround(sample: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return areas of one colour that fill corners and leave one convex area (white letterbox, round cut-outs)."""
     nothing = np.zeros(sample.shape[:2], np.bool_)
-    spread = np.zeros(sample.shape[:2], np.uint8)
-    for channel in range(3):
-        plane = sample[..., channel]
-        np.maximum(spread, ndimage.maximum_filter(plane, 3) - ndimage.minimum_filter(plane, 3), out=spread)
-    pieces, _ = ndimage.label(spread <= FLAT_RANGE)
+    corners_of = [np.ix_(rows, columns) for rows in ([0, 1], [-2, -1]) for columns in ([0, 1], [-2, -1])]
+    if min(sample.shape[:2]) > 1 and sum(_range(sample[four]) <= FLAT_RANGE for four in corners_of) < FLAT_CORNERS:
+        return nothing  # ordinary pictures: what follows costs more than all other checks
+    pieces, _ = ndimage.label(_spread(sample) <= FLAT_RANGE)
     corners = pieces[[0, 0, -1, -1], [0, -1, 0, -1]]
     flat = np.isin(pieces, [piece for piece in np.unique(corners) if piece and _is_flat(sample, pieces == piece)])
     if np.count_nonzero(flat[[0, 0, -1, -1], [0, -1, 0, -1]]) < FLAT_CORNERS or flat.mean() > 1 - LEAST_LIT:
@@ -120,6 +122,23 @@ def _flat_surround(sample: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if lit.mean() < LEAST_LIT or ndimage.binary_fill_holes(lit).sum() < LEAST_CONVEX * _hull_area(lit):
         return nothing
     return np.asarray(flat, np.bool_)
+
+
+def _spread(sample: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the (h, w) largest range of a channel in the 3 x 3 neighbourhood; quicker than SciPy's filters."""
+    padded = np.pad(sample, ((1, 1), (1, 1), (0, 0)), mode="edge")
+
+    def extreme(of: Callable[..., NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        rows = of(of(padded[:-2], padded[1:-1]), padded[2:])
+        return of(of(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+
+    apart = extreme(np.maximum) - extreme(np.minimum)
+    return np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
+
+
+def _range(part: NDArray[np.uint8]) -> int:
+    """Return the largest range of a channel over (h, w, 3) pixels."""
+    return int((part.max(axis=(0, 1)) - part.min(axis=(0, 1))).max())
 
 
 def _is_flat(sample: NDArray[np.uint8], area: NDArray[np.bool_]) -> bool:
@@ -150,6 +169,8 @@ def _marks(sample: NDArray[np.uint8], brightest: NDArray[np.uint8], darkest: NDA
     drawn |= np.minimum(green, blue) - red > CYAN
     drawn |= red - np.maximum(green, blue) > RED
     drawn |= blue - np.maximum(red, green) > BLUE
+    if not drawn.any():
+        return drawn
     pieces, count = ndimage.label(drawn, structure=np.ones((3, 3)))
     area = np.bincount(pieces.ravel(), minlength=count + 1)
     large = area >= max(MARK_POINTS, MARK_PART * drawn.size)
