@@ -38,7 +38,7 @@ class FieldConfig:
     width: int = 640
     height: int = 480
     um_per_pixel: float = 0.15
-    red_cells: int = 85
+    red_cells: int = 60
     platelets: int = 7
     cells: tuple[str, ...] = (
         "neutrophil",
@@ -173,7 +173,7 @@ def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: Fiel
     cell_layer = field.copy()
     for _ in range(config.red_cells):
         diameter = RED_CELL_DIAMETER_UM / config.um_per_pixel * rng.normal(1, 0.05)
-        where = place(taken, diameter / 2, config, rng, gap=0.97)
+        where = place(taken, diameter / 2, config, rng, gap=1.12)
         if where is not None:
             paste(cell_layer, *red_cell(diameter, rng), *where, multiply=True)
     light = 1 - 0.05 * (((x / config.width - 0.5) ** 2) + ((y / config.height - 0.5) ** 2))
@@ -188,4 +188,6 @@ def write_field(pixels: NDArray[np.uint8], path: Path, config: FieldConfig, weig
     info.add_text(METADATA_KEY, json.dumps({"weights_sha256": weights_sha256, **asdict(config)}))
     info.add_text("Description", "Synthetic blood smear: sampled by a diffusion model and rendered. Not a photograph.")
     with output_file(path) as file:
-        Image.fromarray(pixels).save(file, "PNG", pnginfo=info, optimize=True)
+        # the scale is known here, and a file may carry it (PNG pHYs)
+        density = 25400 / config.um_per_pixel
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=info, optimize=True, dpi=(density, density))
