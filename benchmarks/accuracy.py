@@ -25,6 +25,11 @@ from benchmarks.outputs import output_path
 from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson, expected_calibration_error
 
 
+def labelled_files(folder: Path, each: int | None = None) -> list[Path]:
+    """Return the files of a folder with one folder a class; at most ``each`` of a class, the first by name."""
+    return [file for home in sorted(folder.iterdir()) if home.is_dir() for file in sorted(home.iterdir())[:each]]
+
+
 def classify(url: str, files: list[Path], um_per_pixel: float | None, budget: int | None) -> CellsAnalysis:
     """Send all files through ``cell_analysis`` with a progress bar."""
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -113,7 +118,7 @@ def main() -> None:
     parser.add_argument("--url", help="a running server; without it one is started")
     parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
-    files = [f for d in sorted(args.folder.iterdir()) if d.is_dir() for f in sorted(d.iterdir())[: args.limit]]
+    files = labelled_files(args.folder, args.limit)
     truth = [file.parent.name for file in files]
     began = time.monotonic()
     if args.url:

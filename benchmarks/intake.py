@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from .accuracy import labelled_files
 from .outputs import output_path
 from .statistics import clopper_pearson
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=12, help="cells of each class, the first by name")
     parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
-    files = [f for home in sorted(args.folder.iterdir()) if home.is_dir() for f in sorted(home.iterdir())[: args.each]]
+    files = labelled_files(args.folder, args.each)
     result = {"data": "/".join(args.folder.parts[-2:]), **measure(files)}
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")

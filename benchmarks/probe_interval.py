@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,7 @@ from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_la
 from cytoserve_scoring.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
 from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
 from cytoserve_training.cells import load_cells
-from cytoserve_training.checkpoint import PackConfig, part_cells
-from cytoserve_training.refit import RefitConfig, ServedGraphs, measure_parts
+from cytoserve_training.checkpoint import part_cells
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -40,6 +38,7 @@ from scipy import special, stats
 from benchmarks.outputs import output_path
 
 from .denoiser import Bank, Denoiser, crops_of, file_hash, serving_bank
+from .place import Place
 
 Doubles = NDArray[np.float64]
 
@@ -73,26 +72,6 @@ class Looked:
         both = np.concatenate([self.upright[cell][None], self.turned[:, cell]])
         found: Doubles = both[..., pair[1]] - both[..., pair[0]]
         return found
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where model, cells and kept errors lie.
-
-    Attributes
-    ----------
-    checkpoint, repository : Path
-        The model and what was exported from it.
-    data : Path
-        Folder that holds ``val``.
-    run : Path
-        Keeps what was computed.
-    """
-
-    checkpoint: Path
-    repository: Path
-    data: Path
-    run: Path
 
 
 def fresh_bank(bank: Bank, seed: int) -> Bank:
@@ -135,7 +114,7 @@ def measured(place: Place, rows: NDArray[np.int64], pairs: Pairs, look: SecondLo
     if not path.exists():
         denoiser, bank = Denoiser.open(place.checkpoint), serving_bank(place.checkpoint)
         val = load_cells(place.data / "val")
-        latents = denoiser.latents(crops_of(val, part_cells(val, PackConfig())[1][torch.from_numpy(rows)]))
+        latents = denoiser.latents(crops_of(val, part_cells(val, place.pack)[1][torch.from_numpy(rows)]))
         with Progress(console=Console(stderr=True)) as progress:
             found = [
                 looked(denoiser, fresh_bank(bank, SEED + number), latents, pairs, look)
@@ -246,14 +225,9 @@ def turns_correlation(banks: list[Looked], pairs: Pairs) -> float:
 
 def report(place: Place, hard: int, others: int, banks: int) -> dict[str, Any]:
     """Return the coverage at some budgets, and after the second look."""
-    scoring = place.repository / "scorer" / "1" / "scoring.json"
-    config = ScoringConfig.from_json(json.loads(scoring.read_text()))
-    look, plain = config.second_look, replace(config, second_look=None)
-    if look is None:
-        raise SystemExit(f"{scoring} has no second look: this benchmark is of a model that has one")
-    pack = PackConfig(data=str(place.data))
-    kept = RefitConfig(str(place.checkpoint), str(place.repository), str(place.run), pack)
-    stored = measure_parts(kept, ServedGraphs(place.repository, pack.threads), config)[1].errors
+    config, look = place.scoring()
+    plain = replace(config, second_look=None)
+    stored = place.calibrating(place.graphs(), config).errors
     rows = hardest_and_others(stored, plain, hard, others)
     pairs = tied_pairs(config, stored[rows], look, config.probes)
     found = measured(place, rows, pairs, look, banks)
@@ -263,7 +237,7 @@ def report(place: Place, hard: int, others: int, banks: int) -> dict[str, Any]:
     ]
     both = list(zip(found, rest, strict=True))
     return {
-        "model": json.loads((scoring.parents[2] / "service_info/1/service.json").read_text())["version"],
+        "model": place.version(),
         "cells": {"least_sure": hard, "others": others, "looked_at_again": len(pairs)},
         "fresh_banks": banks,
         "level": LEVEL,
@@ -290,10 +264,7 @@ def expected_coverage(probes: int, banks: int) -> float:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="the served weights")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="exported from it")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
-    parser.add_argument("--run", type=Path, default=Path("runs/refit"), help="keeps what was computed")
+    Place.add_arguments(parser)
     parser.add_argument("--hard", type=int, default=100, help="least sure cells")
     parser.add_argument("--others", type=int, default=100)
     parser.add_argument("--banks", type=int, default=8)
@@ -301,8 +272,7 @@ def main() -> None:
     parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    place = Place(args.checkpoint, args.repository, args.data, args.run)
-    result = report(place, args.hard, args.others, args.banks)
+    result = report(Place.of(args), args.hard, args.others, args.banks)
     print(json.dumps(result, indent=1))
     if args.out:
         write_text(args.out, json.dumps(result, indent=1) + "\n")

@@ -13,7 +13,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from cytoserve_scoring.calibration import Promise, accept_threshold, first_looks
 from cytoserve_scoring.config import ScoringConfig
 from cytoserve_scoring.scores import class_scores, paired_statistic, shared_probes, softmax_posterior, tied_pair
 from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
-from cytoserve_training.checkpoint import PackConfig
-from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
+from cytoserve_training.refit import Measured, ServedGraphs
 from numpy.typing import NDArray
 
 from .outputs import output_path
+from .place import Place
 
 Doubles = NDArray[np.float64]
 
@@ -125,25 +124,15 @@ def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> 
     }
 
 
-def report(checkpoint: Path, repository: Path, data: Path, run: Path) -> dict[str, Any]:
-    """Return the outcome of every variant.
-
-    Raises
-    ------
-    SystemExit
-        The model has no second look.
-    """
-    pack = PackConfig(data=str(data))
-    config = ScoringConfig.from_json(json.loads((repository / "scorer" / "1" / "scoring.json").read_text()))
-    if config.second_look is None:
-        raise SystemExit(f"{repository} has no second look: this benchmark is of a model that has one")
-    graphs = ServedGraphs(repository, pack.threads)
-    kept = RefitConfig(str(checkpoint), str(repository), str(run), pack)
-    cells = measure_parts(kept, graphs, config)[1]
-    ties = ties_of(config, config.second_look, cells, graphs)
-    promise = Promise(pack.bank.tolerated_error, pack.bank.confidence)
+def report(place: Place) -> dict[str, Any]:
+    """Return the outcome of every variant."""
+    config, look = place.scoring()
+    graphs = place.graphs()
+    cells = place.calibrating(graphs, config)
+    ties = ties_of(config, look, cells, graphs)
+    promise = Promise(place.pack.bank.tolerated_error, place.pack.bank.confidence)
     return {
-        "model": json.loads((repository / "service_info/1/service.json").read_text())["version"],
+        "model": place.version(),
         "cells": len(cells.labels),
         "near_ties": len(ties.turned),
         "variants": {name: outcome(cells, ties, variant, promise) for name, variant in VARIANTS.items()},
@@ -153,13 +142,10 @@ def report(checkpoint: Path, repository: Path, data: Path, run: Path) -> dict[st
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="the served weights")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="exported from it")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/pbc"))
-    parser.add_argument("--run", type=Path, default=Path("runs/refit"), help="keeps what was computed")
+    Place.add_arguments(parser)
     parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
-    text = json.dumps(report(args.checkpoint, args.repository, args.data, args.run), indent=1) + "\n"
+    text = json.dumps(report(Place.of(args)), indent=1) + "\n"
     print(text, end="")
     if args.out:
         write_text(args.out, text)

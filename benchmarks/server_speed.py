@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.local_server import LocalServer
 from cytoserve_deploy.repository import find_repository
 from cytoserve_files import write_text
-from cytoserve_scoring.cells import decode_cells
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from numpy.typing import NDArray
+from cytoserve_training.refit import ServedGraphs
 from tritonclient import grpc
 
+from .accuracy import labelled_files
 from .outputs import output_path
 
 BATCHES = (64, 256)
@@ -39,23 +38,16 @@ class Baseline:
     """The denoiser's graph in this process, fed with the latents of real cells."""
 
     def __init__(self, repository: Path, files: list[Path]) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
-        encoder, self.session = (
-            onnxruntime.InferenceSession(str(repository / name / "1" / "model.onnx"), options)
-            for name in ("encoder", "denoiser")
-        )
-        scale = np.full(len(files), PBC_UM_PER_PIXEL, np.float32)
-        crops = decode_cells([file.read_bytes() for file in files], scale).crop
-        self.latents: NDArray[np.float32] = encoder.run(None, {"CROP": crops})[0]
+        self.graphs = ServedGraphs(repository, len(os.sched_getaffinity(0)))
+        self.latents = self.graphs.latents(files, PBC_UM_PER_PIXEL)
 
     def seconds(self, rows: int, batch: int) -> float:
         """Return the time of ``rows`` evaluations in batches."""
         cells = np.arange(rows) % len(self.latents)
         began = time.monotonic()
         for part in np.split(cells, range(batch, rows, batch)):
-            numbers = np.zeros((len(part), 1), np.int32)
-            self.session.run(None, {"LATENT": self.latents[part], "PROBE": numbers, "CLASS": numbers})
+            numbers = np.zeros(len(part), np.int32)
+            self.graphs.evaluate(self.latents[part], numbers, numbers)
         return time.monotonic() - began
 
     def best_batch(self, rows: int) -> int:
@@ -122,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=output_path)
     args = parser.parse_args()
-    files = [f for home in sorted(args.folder.iterdir()) if home.is_dir() for f in sorted(home.iterdir())[: args.each]]
+    files = labelled_files(args.folder, args.each)
     result = {"data": "/".join(args.folder.parts[-2:]), **measure(files, args.rounds)}
     text = json.dumps(result, indent=1) + "\n"
     print(text, end="")

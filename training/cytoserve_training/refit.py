@@ -90,6 +90,12 @@ class ServedGraphs:
             out.append(self._encoder.run(None, {"CROP": cells.crop})[0])
         return np.concatenate(out)
 
+    def evaluate(self, latents: Floats, probe: NDArray[np.int32], label: NDArray[np.int32]) -> Floats:
+        """Return the (R,) errors of R rows in one run (:data:`cytoserve_scoring.engine.Evaluate`)."""
+        feed = {"LATENT": latents, "PROBE": probe[:, None], "CLASS": label[:, None]}
+        errors: Floats = self._denoiser.run(None, feed)[0].reshape(-1)
+        return errors
+
     def errors(self, latents: Floats, probes: int, classes: int, told: str = "errors") -> Floats:
         """Return the (M, P, C) errors of M latents under all probes and classes, with a progress bar."""
         index = np.array([(p, c) for p in range(probes) for c in range(classes)], np.int32)
@@ -97,12 +103,8 @@ class ServedGraphs:
         for cell in track(range(len(latents)), told, console=Console(stderr=True)):
             for start in range(0, len(index), ROWS_PER_CALL):
                 rows = index[start : start + ROWS_PER_CALL]
-                feed = {
-                    "LATENT": np.repeat(latents[cell][None], len(rows), 0),
-                    "PROBE": rows[:, :1],
-                    "CLASS": rows[:, 1:],
-                }
-                out[cell, start : start + len(rows)] = self._denoiser.run(None, feed)[0].reshape(-1)
+                same = np.repeat(latents[cell][None], len(rows), 0)
+                out[cell, start : start + len(rows)] = self.evaluate(same, rows[:, 0], rows[:, 1])
         return out.reshape(len(latents), probes, classes)
 
 
