@@ -1,5 +1,5 @@
 """Measurements whose results stand in ``docs/`` and in the model card; each is a command."""
 
-from cytoserve_deploy import telemetry
+from cytoserve_contract import telemetry
 
 telemetry.switch_off()

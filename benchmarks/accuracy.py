@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from cytoserve_client import CellsAnalysis, Client
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_files import write_text
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

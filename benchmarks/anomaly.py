@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import write_text
-from cytoserve_scoring.calibration import Promise, accept_threshold, fit, fit_profiles, fit_temperature, replay
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.elimination import calibrate
-from cytoserve_scoring.scores import CellScores
+from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, fit, fit_profiles, fit_temperature, replay
+from cytoserve_scoring.classifier.racing import calibrate
+from cytoserve_scoring.classifier.scores import CellScores
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.cells import CLASSES, load_cells
 from cytoserve_validation.ranking import auc, auc_difference, placements
 from numpy.typing import NDArray

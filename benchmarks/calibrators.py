@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from cytoserve_client import CellsAnalysis
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_files import write_text
-from cytoserve_scoring.calibration import fit_temperature
+from cytoserve_scoring.classifier.fitting import fit_temperature
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import PackConfig, part_cells
 from numpy.typing import NDArray

@@ -25,8 +25,8 @@ from cytoserve_export.parity import session
 from cytoserve_export.precision import OFFERED_BELOW, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
 from cytoserve_files import write_text
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.engine import ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
 
 from benchmarks.outputs import output_path

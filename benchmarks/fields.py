@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 from cytoserve_client import Client
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_files import write_text
 from rich.progress import track
 

@@ -20,10 +20,10 @@ from unittest import mock
 import numpy as np
 import torch
 from cytoserve_files import write_text
-from cytoserve_scoring import crops as crops_module
-from cytoserve_scoring.crops import cut_crop
-from cytoserve_scoring.scale import guess_um_per_pixel
-from cytoserve_scoring.single_cell_scale import scale_of_single_cell
+from cytoserve_scoring.vision import crops as crops_module
+from cytoserve_scoring.vision.crops import cut_crop
+from cytoserve_scoring.vision.scale import guess_um_per_pixel
+from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from cytoserve_training.cells import CLASSES
 from numpy.typing import NDArray
 from PIL import Image

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.second_look import SecondLook
+from cytoserve_scoring.classifier.augmentation import SecondLook
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.checkpoint import PackConfig
 from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
 

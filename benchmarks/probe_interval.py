@@ -3,14 +3,13 @@
     python -m benchmarks.probe_interval models/reference --out docs/results/probe_interval.json
 
 Some banks are drawn afresh: the timesteps and weights that are served, other noises. Each in turn answers the cells
-as the engine does, classes leaving early, and tells its interval (:mod:`cytoserve_scoring.probe_interval`); the truth
-it is held against is the probability of the answered class, at the same temperature and with the same classes asked,
-under all other banks together. Cells are chosen by the bank that is served, so no bank that is judged chose its
-cells. Cells that tie under the served bank are looked at again, in a row of their own, over the probes that both tied
-classes saw, as the engine does. All cells of a bank share its
-noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's over the
-banks.
-"""
+as the engine does, classes leaving early, and tells its interval
+(:mod:`cytoserve_scoring.classifier.probe_interval`); the truth it is held against is the probability of the answered
+class, at the same temperature and with the same classes asked, under all other banks together. Cells are chosen by
+the bank that is served, so no bank that is judged chose its cells. Cells that tie under the served bank are looked at
+again, in a row of their own, over the probes that both tied classes saw, as the engine does. All cells of a bank
+share its noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's
+over the banks. """
 
 from __future__ import annotations
 
@@ -23,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import output_file, write_text
-from cytoserve_scoring.calibration import first_looks, replay
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
-from cytoserve_scoring.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
-from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.fitting import first_looks, replay
+from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.classifier.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import part_cells
 from numpy.typing import NDArray

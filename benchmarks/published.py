@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_client import Client
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.augment import Augmentation

@@ -17,10 +17,16 @@ from typing import Any
 
 import numpy as np
 from cytoserve_files import write_text
-from cytoserve_scoring.calibration import Promise, accept_threshold, first_looks, fit_temperature
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.scores import class_scores, paired_statistic, shared_probes, softmax_posterior, tied_pair
-from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, first_looks, fit_temperature
+from cytoserve_scoring.classifier.scores import (
+    class_scores,
+    paired_statistic,
+    shared_probes,
+    softmax_posterior,
+    tied_pair,
+)
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.refit import Measured, ServedGraphs
 from numpy.typing import NDArray
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from cytoserve_client import CellsAnalysis, Client
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.repository import find_repository
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.repository import find_repository
 from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.refit import ServedGraphs

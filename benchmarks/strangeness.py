@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from cytoserve_scoring.profile import pattern, shared_precision
+from cytoserve_scoring.classifier.score_profile import pattern, shared_precision
 from cytoserve_validation.ranking import zeta
 from numpy.typing import NDArray
 from scipy import special, stats

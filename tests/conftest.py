@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cytoserve_deploy import telemetry
+from cytoserve_contract import telemetry
 
 # before any test module imports onnxruntime or diffusers: the tests call home no more than the product does
 telemetry.switch_off()
@@ -88,7 +88,7 @@ def triton_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if given:
         yield given
         return
-    from cytoserve_deploy.local_server import LocalServer
+    from cytoserve_deploy.launch.local_server import LocalServer
 
     with LocalServer(model_repository=ROOT / "model_repository") as server:
         yield server.grpc_url

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cytoserve_client._loopback import is_loopback
 
-CYTOSERVE = (sys.executable, "-m", "cytoserve_client.cli.main")
+CYTOSERVE = (sys.executable, "-m", "cytoserve_cli.main")
 PROXIED = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 CONNECT = re.compile(r'connect\(.*?(?:inet_addr\("|inet_pton\(AF_INET6, ")([^"]+)"')
 

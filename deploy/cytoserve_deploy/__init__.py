@@ -1,5 +1,5 @@
 """Run CytoServe: the local Triton server."""
 
-from . import telemetry
+from cytoserve_contract import telemetry
 
 telemetry.switch_off()

@@ -19,7 +19,7 @@ mkdir -p "$out"
 report=$out/report.txt
 exec > >(tee "$report") 2>&1
 
-# as cytoserve_deploy.telemetry, for the plain Python below: nothing here calls home unless the operator says so
+# as cytoserve_contract.telemetry, for the plain Python below: nothing here calls home unless the operator says so
 for variable in ORT_DISABLE_TELEMETRY HF_HUB_DISABLE_TELEMETRY HF_HUB_OFFLINE HF_HUB_DISABLE_UPDATE_CHECK DO_NOT_TRACK; do
     export "$variable=${!variable:-1}"
 done

@@ -3,7 +3,7 @@
 The command is ``cytoserve export``; from Python it is :func:`cytoserve_export.repository.export_onnx`.
 """
 
-from cytoserve_deploy import telemetry
+from cytoserve_contract import telemetry
 
 # here, because it must come before the first import of onnxruntime or diffusers
 telemetry.switch_off()

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .conditioning import Conditioning
-from .errors import (
+from cytoserve_export.conditioning import Conditioning
+from cytoserve_export.errors import (
     InconsistentCheckpoint,
     MalformedFile,
     MissingFile,
@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedArchitecture,
     WrongClassCount,
 )
-from .files import read_json
+from cytoserve_export.files import read_json
 
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 SEGMENTER_WEIGHTS: Final = "model.safetensors"

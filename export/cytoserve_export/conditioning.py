@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from .errors import InconsistentCheckpoint, UnsupportedArchitecture, WrongClassCount
+from cytoserve_export.errors import InconsistentCheckpoint, UnsupportedArchitecture, WrongClassCount
 
 Kind = Literal["class_embedding", "context"]
 

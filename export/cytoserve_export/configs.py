@@ -14,9 +14,9 @@ from cytoserve_files import read_text
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
-from .errors import RepositoryError
-from .profiles import MAX_BATCH, Profile
-from .specs import Dim, GraphSpec, TensorSpec
+from cytoserve_export.errors import RepositoryError
+from cytoserve_export.profiles import MAX_BATCH, Profile
+from cytoserve_export.specs import Dim, GraphSpec, TensorSpec
 
 WIRE: Final = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64"}
 WARM_ROWS: Final = (1, 8)

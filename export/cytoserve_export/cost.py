@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .conditioning import CONTEXT_TOKENS, Conditioning
-from .networks import Trunk, conditioned_trunk
-from .sharing import before_context
+from cytoserve_export.conditioning import CONTEXT_TOKENS, Conditioning
+from cytoserve_export.networks import Trunk, conditioned_trunk
+from cytoserve_export.sharing import before_context
 
 META: Final = torch.device("meta")
 _UNTYPED_UNET: Any = UNet2DConditionModel

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from cytoserve_scoring.crops import cut_crop
+from cytoserve_scoring.vision.crops import cut_crop
 from numpy.typing import NDArray
 from PIL import Image
 
-from .checkpoint import Checkpoint
-from .errors import DecisionChanged, MissingFile
-from .networks import build
-from .parity import ErrorReference, session
-from .progress import Report
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.errors import DecisionChanged, MissingFile
+from cytoserve_export.networks import build
+from cytoserve_export.parity import ErrorReference, session
+from cytoserve_export.progress import Report
 
 ROWS: Final = 256
 """Evaluations in one call of either side."""

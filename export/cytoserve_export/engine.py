@@ -16,10 +16,10 @@ from typing import Any, Final
 import onnx
 from cytoserve_files import write_bytes, write_text
 
-from .checkpoint import hash_file
-from .errors import EngineMismatch, MissingFile, UnknownOperator
-from .files import read_json
-from .graphs import external_files
+from cytoserve_export.checkpoint import hash_file
+from cytoserve_export.errors import EngineMismatch, MissingFile, UnknownOperator
+from cytoserve_export.files import read_json
+from cytoserve_export.graphs import external_files
 
 SUFFIX: Final = ".plan"
 MAX_OPSET: Final = 22

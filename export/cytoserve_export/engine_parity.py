@@ -13,8 +13,8 @@ import torch
 from cytoserve_files import read_bytes
 from numpy.typing import NDArray
 
-from .errors import DecisionChanged, EngineBuildFailed
-from .parity import session
+from cytoserve_export.errors import DecisionChanged, EngineBuildFailed
+from cytoserve_export.parity import session
 
 
 class EngineRun:

@@ -9,13 +9,13 @@ import numpy as np
 from cytoserve_files import open_regular
 from numpy.typing import NDArray
 
-from .engine import EngineKey, check_engine, model_hash
-from .engine_parity import EngineRun, check_engine_decisions
-from .errors import MalformedFile
-from .profiles import Profile
-from .progress import Report, silent
-from .specs import SPECS
-from .tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of
+from cytoserve_export.engine import EngineKey, check_engine, model_hash
+from cytoserve_export.engine_parity import EngineRun, check_engine_decisions
+from cytoserve_export.errors import MalformedFile
+from cytoserve_export.profiles import Profile
+from cytoserve_export.progress import Report, silent
+from cytoserve_export.specs import SPECS
+from cytoserve_export.tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of
 
 RANDOM_CELLS = 64
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cytoserve_files import read_text
 
-from .errors import MalformedFile, MissingFile
+from cytoserve_export.errors import MalformedFile, MissingFile
 
 
 def read_json(path: Path) -> dict[str, Any]:

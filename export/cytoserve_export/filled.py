@@ -12,27 +12,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from cytoserve_files import write_text
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
-from . import manifest
-from .checkpoint import Checkpoint
-from .configs import graph_config, refit
-from .decisions import Cells
-from .engine import check_operators
-from .errors import DecisionChanged, ManifestMismatch, MissingFile, PrecisionRefused, RepositoryError
-from .files import read_json
-from .graphs import export_graph
-from .isolation import Job, check_apart
-from .networks import Denoiser, build
-from .precision import DTYPES, ENOUGH_CELLS, PRECISIONS, cast_denoiser, quantise, spec_for
-from .precision_check import Measured, calibration, measure_precision
-from .profiles import PROFILES, Profile, find_profile
-from .progress import Report, silent
-from .repository import _aside, _disk_errors, _write_json, require_space, target_folder, write_side_files
-from .specs import SPECS
-from .tensorrt_builder import TensorRT, build_engine
+from cytoserve_export import manifest
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.configs import graph_config, refit
+from cytoserve_export.decisions import Cells
+from cytoserve_export.engine import check_operators
+from cytoserve_export.errors import DecisionChanged, ManifestMismatch, MissingFile, PrecisionRefused, RepositoryError
+from cytoserve_export.files import read_json
+from cytoserve_export.graphs import export_graph
+from cytoserve_export.isolation import Job, check_apart
+from cytoserve_export.networks import Denoiser, build
+from cytoserve_export.precision import DTYPES, ENOUGH_CELLS, PRECISIONS, cast_denoiser, quantise, spec_for
+from cytoserve_export.precision_check import Measured, calibration, measure_precision
+from cytoserve_export.profiles import PROFILES, Profile, find_profile
+from cytoserve_export.progress import Report, silent
+from cytoserve_export.repository import (
+    _aside,
+    _disk_errors,
+    _write_json,
+    require_space,
+    target_folder,
+    write_side_files,
+)
+from cytoserve_export.specs import SPECS
+from cytoserve_export.tensorrt_builder import TensorRT, build_engine
 
 SERVED: Final = ("segmenter", "encoder", "denoiser")
 """Graphs of the main repository; synthesis has its own (``cytoserve export onnx --only decoder,noise_predictor``)."""

@@ -19,8 +19,8 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from .errors import GraphError, MissingExternalData, UnknownOperator, UnsupportedArchitecture
-from .specs import MAX_IR_VERSION, GraphSpec, TensorSpec
+from cytoserve_export.errors import GraphError, MissingExternalData, UnknownOperator, UnsupportedArchitecture
+from cytoserve_export.specs import MAX_IR_VERSION, GraphSpec, TensorSpec
 
 HALF_FROM: Final = 256
 """Tensors with fewer elements stay in single precision: a cast node costs more than it saves."""

@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .checkpoint import WEIGHTS, Checkpoint, _refuse_pickle_bytes, missing_weights
-from .cost import denoiser_costs
-from .errors import CheckpointError, MalformedFile, UnsupportedArchitecture
-from .precision import PRECISIONS
+from cytoserve_export.checkpoint import WEIGHTS, Checkpoint, _refuse_pickle_bytes, missing_weights
+from cytoserve_export.cost import denoiser_costs
+from cytoserve_export.errors import CheckpointError, MalformedFile, UnsupportedArchitecture
+from cytoserve_export.precision import PRECISIONS
 
 _BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 

@@ -9,11 +9,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from . import errors
-from .decisions import Cells
-from .errors import ExportError, ParityProcessDied
-from .progress import Report
-from .specs import SPECS
+from cytoserve_export import errors
+from cytoserve_export.decisions import Cells
+from cytoserve_export.errors import ExportError, ParityProcessDied
+from cytoserve_export.progress import Report
+from cytoserve_export.specs import SPECS
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def _child(pipe: Connection, job: Job) -> None:
 def _check(job: Job, report: Report) -> Outcome:
     import torch
 
-    from .checkpoint import Checkpoint
-    from .decisions import check_decisions
-    from .parity import check_graph
+    from cytoserve_export.checkpoint import Checkpoint
+    from cytoserve_export.decisions import check_decisions
+    from cytoserve_export.parity import check_graph
 
     torch.set_num_threads(job.threads)
     checkpoint = Checkpoint(job.checkpoint)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 
-from .checkpoint import Checkpoint
-from .errors import MixedWeights
-from .files import read_json
-from .graphs import external_files
-from .isolation import Outcome
-from .specs import SPECS, GraphSpec
-from .verification import verify
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.errors import MixedWeights
+from cytoserve_export.files import read_json
+from cytoserve_export.graphs import external_files
+from cytoserve_export.isolation import Outcome
+from cytoserve_export.specs import SPECS, GraphSpec
+from cytoserve_export.verification import verify
 
 __all__ = ["compose", "describe", "describe_file", "tool_versions", "verify"]
 

@@ -17,10 +17,10 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import Checkpoint, Geometry, ProbeBank, Schedule
-from .conditioning import Conditioning
-from .errors import UnknownModel
-from .shortcut import fold
+from cytoserve_export.checkpoint import Checkpoint, Geometry, ProbeBank, Schedule
+from cytoserve_export.conditioning import Conditioning
+from cytoserve_export.errors import UnknownModel
+from cytoserve_export.shortcut import fold
 
 # Modules of diffusers are untyped to a checker: their attributes are registered at run time.
 Network = Any

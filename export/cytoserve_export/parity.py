@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checkpoint import Checkpoint
-from .errors import NotFiniteOutput, SignatureMismatch, ToleranceExceeded
-from .graphs import external_files
-from .networks import build
-from .specs import Dim, GraphSpec, Tolerance
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.errors import NotFiniteOutput, SignatureMismatch, ToleranceExceeded
+from cytoserve_export.graphs import external_files
+from cytoserve_export.networks import build
+from cytoserve_export.specs import Dim, GraphSpec, Tolerance
 
 Array = NDArray[Any]
 Reference = Callable[..., Tensor]

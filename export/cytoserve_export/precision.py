@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .errors import PrecisionRefused
-from .graphs import external_files, widen
-from .networks import Denoiser
-from .specs import SPECS, GraphSpec, Tolerance
+from cytoserve_export.errors import PrecisionRefused
+from cytoserve_export.graphs import external_files, widen
+from cytoserve_export.networks import Denoiser
+from cytoserve_export.specs import SPECS, GraphSpec, Tolerance
 
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}

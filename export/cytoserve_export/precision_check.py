@@ -1,7 +1,7 @@
 """What a precision costs, on real cells: the error of the score, the decisions it changes, and processor time.
 
 A decision is what the scorer answers: the label, and accept or refer. Both denoisers score the same cells with the
-same probes through the scorer's own engine (:class:`cytoserve_scoring.engine.ScoringEngine`).
+same probes through the scorer's own engine (:class:`cytoserve_scoring.classifier.engine.ScoringEngine`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.engine import ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint
-from .decisions import Cells, read_cells
-from .parity import session
-from .precision import Calibration, offered
-from .progress import Report
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.decisions import Cells, read_cells
+from cytoserve_export.parity import session
+from cytoserve_export.precision import Calibration, offered
+from cytoserve_export.progress import Report
 
 CALIBRATION_CELLS_PER_CLASS = 4
 """Cells of each class that the quantiser looks at; the first and the last file of a class are compared on too."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import UnknownModel
+from cytoserve_export.errors import UnknownModel
 
 MAX_BATCH: Final = 256
-"""Rows the scorer hands over at most (``cytoserve_scoring.engine.ROWS_PER_CALL``) and the contract's limit."""
+"""Rows the scorer hands over at most (``classifier.engine.ROWS_PER_CALL``) and the contract's limit."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from cytoserve_deploy.errors import RepositoryError
 from cytoserve_files import FileProblem, read_text, write_text
 
-from .errors import ManifestMismatch
+from cytoserve_export.errors import ManifestMismatch
 
 
 @dataclass(frozen=True)

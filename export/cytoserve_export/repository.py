@@ -23,15 +23,15 @@ from typing import Any, Final
 from cytoserve_files import NotWritable, check_output_folder, write_text
 from cytoserve_files import install as install_file
 
-from . import manifest
-from .checkpoint import Checkpoint
-from .decisions import Cells
-from .errors import MissingFile, NoSpace, RepositoryError, UnknownModel
-from .graphs import export_graph
-from .isolation import Job, check_apart
-from .networks import build
-from .progress import Report, silent
-from .specs import SPECS, SYNTHESIS_FOLDER
+from cytoserve_export import manifest
+from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.decisions import Cells
+from cytoserve_export.errors import MissingFile, NoSpace, RepositoryError, UnknownModel
+from cytoserve_export.graphs import export_graph
+from cytoserve_export.isolation import Job, check_apart
+from cytoserve_export.networks import build
+from cytoserve_export.progress import Report, silent
+from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER
 
 RESERVE_BYTES: Final = 64 * 2**20
 """Free space kept beside what the graphs are estimated to need."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import ShortcutRefused
-from .networks import Denoiser
-from .shortcut import ConstantAttention
+from cytoserve_export.errors import ShortcutRefused
+from cytoserve_export.networks import Denoiser
+from cytoserve_export.shortcut import ConstantAttention
 
 
 class AllClasses(nn.Module):

@@ -13,8 +13,8 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 
-from .conditioning import Conditioning
-from .errors import ShortcutRefused
+from cytoserve_export.conditioning import Conditioning
+from cytoserve_export.errors import ShortcutRefused
 
 _PLAIN_ATTENTION = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm", "add_k_proj", "add_v_proj")
 """Attributes of an attention layer that are None in Stable Diffusion 1.5; any of them would change the answer."""

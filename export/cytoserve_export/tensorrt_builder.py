@@ -20,12 +20,12 @@ from typing import Any, Final, Protocol
 import onnx
 from cytoserve_files import NotWritable, read_bytes, write_bytes
 
-from .configs import shapes
-from .engine import EngineKey, check_operators, model_hash, write_engine
-from .errors import EngineBuildFailed, EngineMismatch, TensorRTUnavailable
-from .profiles import MAX_BATCH, Profile
-from .progress import Report, silent
-from .specs import SPECS, GraphSpec
+from cytoserve_export.configs import shapes
+from cytoserve_export.engine import EngineKey, check_operators, model_hash, write_engine
+from cytoserve_export.errors import EngineBuildFailed, EngineMismatch, TensorRTUnavailable
+from cytoserve_export.profiles import MAX_BATCH, Profile
+from cytoserve_export.progress import Report, silent
+from cytoserve_export.specs import SPECS, GraphSpec
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Least, best and greatest shape of every input."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from cytoserve_deploy.errors import RepositoryError as Refused
 
-from .errors import ManifestMismatch
-from .files import read_json
+from cytoserve_export.errors import ManifestMismatch
+from cytoserve_export.files import read_json
 
 NEEDED: Final = ("onnx", "torch", "diffusers", "safetensors", "onnxruntime", "onnxscript")
 """What reading a graph again needs; the extra ``export`` brings it."""
@@ -33,7 +33,7 @@ def verify_as_installed(folder: Path) -> tuple[dict[str, Any], str | None]:
     """
     read: Callable[[Path], dict[str, Any]]
     try:
-        from .filled import verify_repository as read
+        from cytoserve_export.filled import verify_repository as read
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in NEEDED:

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import typer
 from click.testing import Result
-from cytoserve_client.cli import connect, mounts
-from cytoserve_client.cli.main import app
-from cytoserve_client.cli.overlay import ACCEPTED, REVIEW, draw_overlay
-from cytoserve_client.cli.tables import NOTICE
+from cytoserve_cli import connect, mounts
+from cytoserve_cli.main import app
 from cytoserve_client.errors import InvalidImage
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_reports.overlay import ACCEPTED, REVIEW, draw_overlay
+from cytoserve_reports.tables import NOTICE
 from fake_server import Call, FakeServer, Refuse, cells, sleeping, smear
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
@@ -339,7 +339,7 @@ def test_without_an_address_a_local_server_lives_as_long_as_the_command(
 
     def pretend(local: type) -> Any:
         modules = {
-            "cytoserve_deploy.local_server": types.SimpleNamespace(LocalServer=local),
+            "cytoserve_deploy.launch.local_server": types.SimpleNamespace(LocalServer=local),
             "cytoserve_deploy.errors": types.SimpleNamespace(DeployError=DeployError),
         }
         return types.SimpleNamespace(import_module=modules.__getitem__)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from cytoserve_cli import main
+from cytoserve_cli.main import app
 from cytoserve_client import CellsAnalysis, EncodedImage, OwnOverlay, SmearAnalysis, UnreadableFile
-from cytoserve_client.cli import main
-from cytoserve_client.cli.files import overlay_names
-from cytoserve_client.cli.main import app
 from cytoserve_client.images import FORMATS
 from cytoserve_client.selection import SUFFIXES, begins_as, gather
 from cytoserve_files import path_of
+from cytoserve_reports.overlay_names import overlay_names
 from fake_server import Call, FakeServer, smear
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def run(*words: object) -> Result:
 
 def shell(server: FakeServer, *words: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command as the shell does, in a process of its own, so that encodings and pipes are real."""
-    code = "from cytoserve_client.cli.main import main; main()"
+    code = "from cytoserve_cli.main import main; main()"
     command = [sys.executable, "-c", code, *map(str, words), "--url", server.url]
     return subprocess.run(
         command, capture_output=True, check=False, timeout=60, env={**os.environ, "COLUMNS": "160", **environment}
@@ -336,7 +336,7 @@ def test_json_into_a_device_a_pipe_and_a_link(server: FakeServer, tmp_path: Path
 
 def test_json_into_process_substitution(server: FakeServer, tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    code = "from cytoserve_client.cli.main import main; main()"
+    code = "from cytoserve_cli.main import main; main()"
     line = '"$0" -c "$1" analyze "$2" --url "$3" --json >(cat > "$4.part"; mv "$4.part" "$4")'
     words = [sys.executable, code, path, server.url, tmp_path / "got.json"]
     done = subprocess.run(["bash", "-c", line, *map(str, words)], capture_output=True, timeout=60, check=False)
@@ -406,7 +406,7 @@ def test_a_named_pipe_as_an_image_is_refused_at_once(server: FakeServer, tmp_pat
 
 @pytest.mark.timeout(60)
 def test_process_substitution_as_an_image_is_refused_at_once(server: FakeServer, tmp_path: Path) -> None:
-    code = "from cytoserve_client.cli.main import main; main()"
+    code = "from cytoserve_cli.main import main; main()"
     words = [sys.executable, code, picture(tmp_path / "a.png"), server.url]
     line = '"$0" -c "$1" analyze <(sleep 5; cat "$2") --url "$3"'
     started = time.monotonic()

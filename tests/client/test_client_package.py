@@ -11,8 +11,8 @@ import sys
 
 import cytoserve_client
 import pytest
+from cytoserve_cli.mounts import MOUNTS
 from cytoserve_client import errors
-from cytoserve_client.cli.mounts import MOUNTS
 
 HEAVY = ("torch", "onnxruntime", "onnx", "scipy", "diffusers", "matplotlib", "skimage", "cytoserve_deploy", "pandas")
 
@@ -46,7 +46,7 @@ def test_every_error_is_exported_and_stands_in_the_drawn_tree() -> None:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys
-from cytoserve_client.cli.main import app
+from cytoserve_cli.main import app
 try:
     app({arguments!r}, standalone_mode=True)
 except SystemExit as leave:
@@ -58,7 +58,7 @@ print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
 
 
 def test_the_client_imports_nothing_of_the_other_rooms() -> None:
-    code = "import sys, cytoserve_client.cli.main; print([m for m in sys.modules if m.startswith('cytoserve_')])"
+    code = "import sys, cytoserve_client; print([m for m in sys.modules if m.startswith('cytoserve_')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     foreign = [name for name in eval(run.stdout) if not name.startswith(("cytoserve_client", "cytoserve_files"))]
     assert foreign == []

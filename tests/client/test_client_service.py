@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from cytoserve_client import Client, ConfigurationError
 from cytoserve_client import _constants as c
-from cytoserve_scoring import site
+from cytoserve_scoring.classifier.scores import CellScores
 from cytoserve_scoring.errors import CytoserveError
-from cytoserve_scoring.scores import CellScores
-from cytoserve_scoring.service import describe
+from cytoserve_scoring.serving import site
+from cytoserve_scoring.serving.service import describe
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 SCORING = REPOSITORY / "scorer" / "1" / "scoring.json"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from cytoserve_client.cli.main import app
+from cytoserve_cli.main import app
 from fake_server import CLASSES, Call, FakeServer, cells, smear
 from typer.testing import CliRunner
 

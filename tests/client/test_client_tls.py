@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 from click.testing import Result
+from cytoserve_cli.main import app
 from cytoserve_client import TLS, errors
-from cytoserve_client.cli.main import app
 from fake_server import Fake
 from PIL import Image
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
@@ -162,7 +162,7 @@ def test_tls_without_an_address_is_refused_rather_than_ignored(certificates: Pat
 def test_the_commands_for_a_site_take_it(certificates: Path, address: str, tmp_path: Path, command: str) -> None:
     pytest.importorskip("scipy")
     pytest.importorskip("matplotlib")
-    from cytoserve_validation.cli import calibrate_app, validate_app
+    from cytoserve_cli.validation import calibrate_app, validate_app
 
     for index in range(2):
         (tmp_path / "cells" / "neutrophil").mkdir(parents=True, exist_ok=True)

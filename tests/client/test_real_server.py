@@ -19,6 +19,7 @@ import pytest
 import tritonclient.grpc as triton
 from blocking import Blocking
 from click.testing import Result
+from cytoserve_cli.main import app
 from cytoserve_client import Client, EncodedImage, Priority, SmearAnalysis, errors
 from cytoserve_client import _constants as c
 from cytoserve_client._config import ClientConfig
@@ -27,7 +28,6 @@ from cytoserve_client._plan import cells_request
 from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import SyncTransport
 from cytoserve_client._wire import INFER
-from cytoserve_client.cli.main import app
 from cytoserve_client.results import CellAnswer
 from PIL import Image
 from typer.testing import CliRunner

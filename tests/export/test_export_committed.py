@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from cytoserve_export import manifest
 from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER, TensorSpec
 from google.protobuf import text_format

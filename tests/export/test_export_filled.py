@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from cytoserve_export import configs, errors, filled
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.configs import graph_config, refit

@@ -154,7 +154,7 @@ def test_an_edit_by_hand_is_named_anew_but_not_a_graph(embedding_export: Exporte
 def test_the_command_that_names_an_edit_loads_no_network(embedding_export: Exported, tmp_path: Path) -> None:
     target = copy(embedding_export, tmp_path)
     (target / "scorer/1/model.py").write_text("theirs, edited")
-    code = "import sys; from cytoserve_export.cli import app; app(standalone_mode=False); "
+    code = "import sys; from cytoserve_cli.export import app; app(standalone_mode=False); "
     code += "print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code, "manifest", str(target)], capture_output=True, text=True, timeout=60, check=True
@@ -237,7 +237,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(
 
 def test_termination_leaves_nothing(embedding: Path, tmp_path: Path) -> None:
     """A real process, really terminated in the middle of its work."""
-    command = [sys.executable, "-c", "from cytoserve_export.cli import app; app()"]
+    command = [sys.executable, "-c", "from cytoserve_cli.export import app; app()"]
     command += ["onnx", str(embedding), "--to", str(tmp_path / "out" / "repository")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
@@ -256,7 +256,7 @@ def test_termination_leaves_nothing(embedding: Path, tmp_path: Path) -> None:
 
 
 def test_command_line_says_what_is_wrong(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from cytoserve_export.cli import app; app()"]
+    command = [sys.executable, "-c", "from cytoserve_cli.export import app; app()"]
     command += ["onnx", str(tmp_path / "none"), "--to", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.probe import Target, ask
-from cytoserve_deploy.warmup import ONE_PROBE, tensor
+from cytoserve_deploy.container.probe import Target, ask
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import ONE_PROBE, tensor
 from tritonclient import grpc
 
 COMMAND = Path(sys.executable).with_name("cytoserve")

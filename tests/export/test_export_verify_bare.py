@@ -23,7 +23,7 @@ class Blocker(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Blocker())
 sys.argv = ['cytoserve', *sys.argv[1:]]
-from cytoserve_client.cli.main import main
+from cytoserve_cli.main import main
 main()
 """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chart import CHART, MODES, RELEASE, Helm, Manifest, container, pod_of
-from cytoserve_deploy import entrypoint
+from cytoserve_deploy.container import entrypoint
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from chart import MODES, SERVER, Helm, container, env, pod_of
-from cytoserve_deploy import entrypoint
+from cytoserve_deploy.container import entrypoint
 
 
 @MODES

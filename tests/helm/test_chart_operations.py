@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from chart import CHART, EXAMPLES, MODES, RELEASE, SERVER, Helm, container, env, pod_of
-from cytoserve_deploy import entrypoint
-from cytoserve_deploy.triton_arguments import ServeOptions, triton_arguments
+from cytoserve_deploy.container import entrypoint
+from cytoserve_deploy.container.triton_arguments import ServeOptions, triton_arguments
 
 
 def all_rules() -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from chart import MODES, VARIANTS, Helm, container, env, pod_of
-from cytoserve_deploy import entrypoint, telemetry
+from cytoserve_contract import telemetry
+from cytoserve_deploy.container import entrypoint
 
 
 def test_both_modes_run_the_same_container(helm: Helm) -> None:
@@ -26,7 +27,7 @@ def test_the_entrypoint_understands_every_command(helm: Helm, name: str) -> None
     lines = [server["command"] + server["args"], tester["command"], *(probe["command"] for probe in probes)]
     lines += [item["command"] + item["args"] for item in pod.get("initContainers", []) if "command" in item]
     for line in lines:
-        assert line[:3] == ["python3", "-m", "cytoserve_deploy.entrypoint"]
+        assert line[:3] == ["python3", "-m", "cytoserve_deploy.container.entrypoint"]
         entrypoint.parser().parse_args(line[3:])
     given = entrypoint.parser().parse_args(server["args"])
     ports = {port["name"]: port["containerPort"] for port in server["ports"]}

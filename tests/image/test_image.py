@@ -36,7 +36,7 @@ def stage(name: str) -> str:
 def test_final_stage_is_hardened(name: str) -> None:
     text = stage(name)
     assert re.search(r"^USER 1000:1000$", text, re.M)
-    assert '\nENTRYPOINT ["python3", "-m", "cytoserve_deploy.entrypoint"]' in text
+    assert '\nENTRYPOINT ["python3", "-m", "cytoserve_deploy.container.entrypoint"]' in text
     assert re.search(r"HEALTHCHECK .*\\\n    CMD \[.*\"probe\"\]", text)
     assert "sbom.cdx.json" in DOCKERFILE.split(f"AS {name}\n")[0]
     for port in ("8000", "8001", "8002"):
@@ -154,7 +154,9 @@ def server(root: Path) -> Iterator[Running]:
     scratch = root / "tmp"
     scratch.chmod(0o1777)
     enter = ["chroot", "--userspec=1000:1000", str(root), "/usr/bin/env", "-i", *image_environment()]
-    running = Running(grpc, metrics, [*enter, "python3", "-m", "cytoserve_deploy.entrypoint"], scratch / "server.log")
+    running = Running(
+        grpc, metrics, [*enter, "python3", "-m", "cytoserve_deploy.container.entrypoint"], scratch / "server.log"
+    )
     for name in ("proc", "dev"):
         run("mount", "--rbind", f"/{name}", str(root / name))
         run("mount", "--make-rslave", str(root / name))

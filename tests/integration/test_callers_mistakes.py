@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cytoserve_client import errors
 from cytoserve_client.errors import error_from_status
-from cytoserve_deploy.warmup import cell_png, field_png
+from cytoserve_deploy.launch.warmup import cell_png, field_png
 from triton_calls import OWN_SERVER, files, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.warmup import cell_png, field_png
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import cell_png, field_png
 from triton_calls import OWN_SERVER, ROOT
 
 pytestmark = OWN_SERVER

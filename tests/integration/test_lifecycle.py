@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from cytoserve_deploy import supervisor
+from cytoserve_contract.manifest import ENV_SKIP, ChangedFile
 from cytoserve_deploy.errors import (
     DeployError,
     IncompleteRepository,
@@ -25,8 +25,8 @@ from cytoserve_deploy.errors import (
     ServerError,
     WarmUpFailed,
 )
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.manifest_check import ENV_SKIP, ChangedFile
+from cytoserve_deploy.launch import supervisor
+from cytoserve_deploy.launch.local_server import LocalServer
 from triton_calls import OWN_SERVER, ROOT, answers, files, sign, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
@@ -98,7 +98,7 @@ def test_two_servers_at_once(small_repository: Path) -> None:
 def test_nothing_is_left_when_the_caller_goes(small_repository: Path, how: str) -> None:
     code = (
         "import sys\n"
-        "from cytoserve_deploy.local_server import LocalServer\n"
+        "from cytoserve_deploy.launch.local_server import LocalServer\n"
         "s = LocalServer(model_repository=sys.argv[1], warm_up=False).start()\n"
         "print(s.pid, s.layout.shm_prefix, s.layout.scratch, flush=True)\n"
         "sys.stdin.read()\n"
@@ -274,7 +274,7 @@ def test_misuse_is_told() -> None:
 
 def test_errors_of_a_model_carry_code_and_no_content(small_repository: Path, tmp_path: Path) -> None:
     (small_repository / "service_info" / "1" / "model.py").write_text(
-        "from cytoserve_scoring.adapter import TritonModel\n"
+        "from cytoserve_scoring.serving.adapter import TritonModel\n"
         "from cytoserve_scoring.errors import BadShape, DeadlineExceeded\n"
         "class TritonPythonModel(TritonModel):\n"
         "    def answer(self, tensors, request):\n"
@@ -301,7 +301,7 @@ def test_errors_of_a_model_carry_code_and_no_content(small_repository: Path, tmp
 def test_serve_command(name: str, tmp_path: Path) -> None:
     """The real repository in the foreground: ready by its own word, logs on the console, nothing left."""
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "cytoserve_deploy.cli", "--log-file", str(log)]
+    command = [sys.executable, "-m", "cytoserve_cli.serve", "--log-file", str(log)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--scorer-instances", "1"]
     command += ["--model-repository", str(ROOT / "model_repository")]
     serve = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -330,7 +330,7 @@ def test_serve_command(name: str, tmp_path: Path) -> None:
 
 
 def test_serve_command_says_what_is_wrong(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cytoserve_deploy.cli", "--model-repository", str(tmp_path)]
+    command = [sys.executable, "-m", "cytoserve_cli.serve", "--model-repository", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "holds no models" in done.stderr
@@ -339,7 +339,7 @@ def test_serve_command_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_serve_command_refuses_a_changed_repository_and_takes_the_opt_out(small_repository: Path) -> None:
     (small_repository / "service_info" / "1" / "model.py").write_text("raise ValueError('changed by hand')\n")
-    command = [sys.executable, "-m", "cytoserve_deploy.cli", "--model-repository", str(small_repository)]
+    command = [sys.executable, "-m", "cytoserve_cli.serve", "--model-repository", str(small_repository)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode == 1

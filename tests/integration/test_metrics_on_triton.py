@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.warmup import cell_png, field_png
-from cytoserve_scoring.metrics import FAMILIES
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import cell_png, field_png
+from cytoserve_scoring.serving.metrics import FAMILIES
 from triton_calls import OWN_SERVER, ROOT, Answer, answers, files, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException

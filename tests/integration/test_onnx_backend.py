@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 import psutil
 import pytest
-from cytoserve_deploy import supervisor
 from cytoserve_deploy.errors import ServerDied
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch import supervisor
+from cytoserve_deploy.launch.local_server import LocalServer
 from onnx import TensorProto, helper, numpy_helper
 from triton_calls import OWN_SERVER, answers, sign, tensor
 from tritonclient import grpc

@@ -8,8 +8,8 @@ import urllib.request
 
 import numpy as np
 import pytest
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.warmup import cell_png
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import cell_png
 from triton_calls import ROOT, files, tensor
 from tritonclient import grpc
 

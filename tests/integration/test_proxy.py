@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from cytoserve_client import Client, errors
-from cytoserve_deploy import entrypoint
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.probe import ProbeFailed, Target, ask
-from cytoserve_deploy.warmup import cell_png
+from cytoserve_deploy.container import entrypoint
+from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import cell_png
 from egress import PROXIED, LoggingProxy, logging_proxy
 from triton_calls import OWN_SERVER, ROOT
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as grpcclient
 from cytoserve_client import Client, RetryPolicy, SmearAnalysis
-from cytoserve_deploy.local_server import LocalServer
+from cytoserve_deploy.launch.local_server import LocalServer
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from triton_calls import OWN_SERVER, ROOT

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cytoserve_deploy.warmup import BACKGROUND, CYTOPLASM, NUCLEUS, cell_png, field_png, png
+from cytoserve_deploy.launch.warmup import BACKGROUND, CYTOPLASM, NUCLEUS, cell_png, field_png, png
 from PIL import Image, ImageDraw
 from triton_calls import ROOT, Answer, Ask, answers, files, tensor
 from tritonclient import grpc

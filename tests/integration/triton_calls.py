@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
 from tritonclient import grpc
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -43,7 +43,7 @@ def server(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    from cytoserve_deploy.local_server import LocalServer
+    from cytoserve_deploy.launch.local_server import LocalServer
 
     with LocalServer() as local:
         yield local.grpc_url

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from cytoserve_deploy import local_server
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_deploy.warmup import cell_png
-from cytoserve_scoring.metrics import FAMILIES
+from cytoserve_deploy.launch import local_server
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.warmup import cell_png
+from cytoserve_scoring.serving.metrics import FAMILIES
 from tritonclient import grpc
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helm"))
 
 pytest.importorskip("kubernetes", reason="cytoserve deploy needs kubernetes: pip install 'cytoserve[deploy]'")
 
+from cytoserve_cli.deploy import app
 from cytoserve_deploy.rollout.cluster import Cluster
-from cytoserve_deploy.rollout.commands import app
 from fake_api import FakeApi, Served, reconcile
 from installed import LINE, ROOT, RUNTIME, service
 

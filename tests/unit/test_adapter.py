@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cytoserve_scoring import constants
-from cytoserve_scoring.adapter import DRAIN_ENV, NO_DEADLINE, Request, micrometres, refused_by_callee, texts
-from cytoserve_scoring.cells import decode_cells
 from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
-from cytoserve_scoring.service import describe
+from cytoserve_scoring.serving.adapter import DRAIN_ENV, NO_DEADLINE, Request, micrometres, refused_by_callee, texts
+from cytoserve_scoring.serving.service import describe
+from cytoserve_scoring.vision.cells import decode_cells
 from PIL import Image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cytoserve_scoring.calibration import (
+from cytoserve_scoring.classifier.fitting import (
     Answers,
     Promise,
     accept_threshold,
@@ -15,7 +15,7 @@ from cytoserve_scoring.calibration import (
     replay,
     upper_bound,
 )
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import BadShape
 from scipy import special, stats
 

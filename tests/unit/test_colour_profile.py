@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from cytoserve_scoring.crops import cut_crop
 from cytoserve_scoring.errors import UnsupportedMode
-from cytoserve_scoring.imaging import decode_image
+from cytoserve_scoring.vision.crops import cut_crop
+from cytoserve_scoring.vision.imaging import decode_image
 from PIL import Image, ImageCms
 from test_imaging import encoded, picture
 

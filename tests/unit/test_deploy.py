@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cytoserve_deploy import errors, launch, repository, runtime, supervisor
-from cytoserve_deploy.local_server import important_lines
+from cytoserve_deploy import errors
+from cytoserve_deploy.launch import options as launch
+from cytoserve_deploy.launch import repository, runtime, supervisor
+from cytoserve_deploy.launch.local_server import important_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 

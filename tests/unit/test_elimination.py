@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cytoserve_scoring.calibration import replay as run_engine
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.elimination import Elimination, calibrate, replay, round_ends, statistics, usual_spread
-from cytoserve_scoring.engine import ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.fitting import replay as run_engine
+from cytoserve_scoring.classifier.racing import Elimination, calibrate, replay, round_ends, statistics, usual_spread
+from cytoserve_scoring.classifier.scores import class_scores, nonconformity
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import BadParameter, CytoserveError
-from cytoserve_scoring.scores import class_scores, nonconformity
 from scipy import stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.engine import ROWS_PER_CALL, ScoringEngine
+from cytoserve_scoring.classifier.score_profile import pattern
+from cytoserve_scoring.classifier.scores import conformal_p_value, paired_statistic, softmax_posterior
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import FLAG_INVALID, FLAG_SEGMENTED_WHITE_CELL
-from cytoserve_scoring.engine import ROWS_PER_CALL, ScoringEngine
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
-from cytoserve_scoring.profile import pattern
-from cytoserve_scoring.scores import conformal_p_value, paired_statistic, softmax_posterior
 from scipy import special, stats
 
 CLASSES = ("monocyte", "neutrophil", "platelet")

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cytoserve_deploy import entrypoint, manifest_check
+from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.manifest import check_repository_files
+from cytoserve_deploy.container import entrypoint
+from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
+from cytoserve_deploy.container.triton_arguments import RESTRICTED, ServeOptions, triton_arguments
 from cytoserve_deploy.errors import DeployError
-from cytoserve_deploy.manifest_check import check_repository_files
-from cytoserve_deploy.probe import ProbeFailed, Target, ask
-from cytoserve_deploy.triton_arguments import RESTRICTED, ServeOptions, triton_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +37,9 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_neither_torch_nor_onnx_is_imported() -> None:
-    code = "import sys, cytoserve_deploy.entrypoint; print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    code = (
+        "import sys, cytoserve_deploy.container.entrypoint; print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -196,7 +199,7 @@ def secured(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     grpc, http, metrics = free_ports(3)
     folder = tmp_path_factory.mktemp("serve")
     line = [
-        *(sys.executable, "-m", "cytoserve_deploy.entrypoint", "serve"),
+        *(sys.executable, "-m", "cytoserve_deploy.container.entrypoint", "serve"),
         *(f"--model-repository={ROOT / 'model_repository'}", "--address=127.0.0.1", "--exit-timeout=5"),
         *(f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"),
         *(f"--tls-cert={certificates / 'tls.crt'}", f"--tls-key={certificates / 'tls.key'}"),

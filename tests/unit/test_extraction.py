@@ -13,9 +13,9 @@ from cytoserve_scoring.constants import (
     FLAG_TOUCHES_BORDER,
     RED_CELL_DIAMETER_UM,
 )
-from cytoserve_scoring.crops import cut_crop
 from cytoserve_scoring.errors import BadShape
-from cytoserve_scoring.extraction import (
+from cytoserve_scoring.vision.crops import cut_crop
+from cytoserve_scoring.vision.extraction import (
     PLATELET,
     RED,
     WHITE,
@@ -25,8 +25,8 @@ from cytoserve_scoring.extraction import (
     overlaps,
     refine_scale,
 )
-from cytoserve_scoring.quality import poor_image, sharpness
-from cytoserve_scoring.scale import BOX_TO_DIAMETER, segmenter_geometry
+from cytoserve_scoring.vision.quality import poor_image, sharpness
+from cytoserve_scoring.vision.scale import BOX_TO_DIAMETER, segmenter_geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 from cytoserve_scoring.errors import UnsupportedMode
-from cytoserve_scoring.imaging import decode_picture
+from cytoserve_scoring.vision.imaging import decode_picture
 from PIL import Image, TiffImagePlugin
 from test_imaging import encoded, picture, png_chunk
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cytoserve_cli.train import app as training
 from cytoserve_client import TLS
 from cytoserve_client.errors import ConfigurationError
-from cytoserve_deploy import errors, launch, manifest_check
-from cytoserve_deploy.probe import ProbeFailed, Target, ask
+from cytoserve_contract import manifest as manifest_check
+from cytoserve_deploy import errors
+from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
+from cytoserve_deploy.launch import options as launch
 from cytoserve_files import NotRegularFile
-from cytoserve_scoring import site
-from cytoserve_scoring.engine import ScoringEngine
-from cytoserve_training.cli import app as training
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.serving import site
 from typer.testing import CliRunner
 
 from benchmarks.outputs import output_path
@@ -27,7 +29,7 @@ ROOMS = ("client", "scoring", "validation", "export", "training", "deploy", "ben
 FORBIDDEN = frozenset({"write_text", "write_bytes", "savez", "savez_compressed", "savefig"})
 OWN_FOLDERS = {
     # A private scratch folder that the local server made itself.
-    ("deploy/cytoserve_deploy/repository.py", "write_text"),
+    ("deploy/cytoserve_deploy/launch/repository.py", "write_text"),
 }
 
 

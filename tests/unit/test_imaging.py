@@ -23,7 +23,7 @@ from cytoserve_scoring.errors import (
     TruncatedImage,
     UnsupportedMode,
 )
-from cytoserve_scoring.imaging import decode_image
+from cytoserve_scoring.vision.imaging import decode_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

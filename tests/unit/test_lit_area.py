@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cytoserve_scoring.cells import decode_cells
 from cytoserve_scoring.constants import FLAG_TOUCHES_BORDER
-from cytoserve_scoring.imaging import decode_image
-from cytoserve_scoring.lit_area import find_outside
+from cytoserve_scoring.vision.cells import decode_cells
+from cytoserve_scoring.vision.imaging import decode_image
+from cytoserve_scoring.vision.lit_area import find_outside
 from PIL import Image
 from test_imaging import encoded
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cytoserve_deploy import manifest_check
+from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.manifest import ChangedFile, ManifestError, check_repository_files
 from cytoserve_deploy.errors import MissingRepository
-from cytoserve_deploy.manifest_check import ChangedFile, ManifestError, check_repository_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cytoserve_scoring import metrics
 from cytoserve_scoring.errors import DeadlineExceeded, NotAnImage
-from cytoserve_scoring.metrics import FAMILIES, Meter, error_codes, found, images, scored
+from cytoserve_scoring.serving import metrics
+from cytoserve_scoring.serving.metrics import FAMILIES, Meter, error_codes, found, images, scored
 
 CLASSES = ("basophil", "monocyte")
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.elimination import calibrate
-from cytoserve_scoring.engine import ScoringEngine
-from cytoserve_scoring.probe_interval import LEVEL, posterior_interval, probe_lags
-from cytoserve_scoring.scores import softmax_posterior
-from cytoserve_scoring.second_look import TURNS, Again, SecondLook
+from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.classifier.racing import calibrate
+from cytoserve_scoring.classifier.scores import softmax_posterior
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from scipy import special, stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")

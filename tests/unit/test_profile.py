@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from cytoserve_scoring.classifier.score_profile import FLOOR, LEAST_CELLS, Profile, pattern, shared_precision
 from cytoserve_scoring.errors import BadShape
-from cytoserve_scoring.profile import FLOOR, LEAST_CELLS, Profile, pattern, shared_precision
 from scipy.spatial.distance import mahalanobis
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")

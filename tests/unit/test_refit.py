@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training import refit as module
 from cytoserve_training.cells import CLASSES
 from cytoserve_training.checkpoint import PackConfig

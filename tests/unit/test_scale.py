@@ -14,7 +14,7 @@ from cytoserve_scoring.constants import (
     RED_CELL_DIAMETER_UM,
 )
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
-from cytoserve_scoring.scale import (
+from cytoserve_scoring.vision.scale import (
     GUESS_FALLBACK_UM,
     GUESS_TO_DIAMETER,
     given_scale,
@@ -23,7 +23,7 @@ from cytoserve_scoring.scale import (
     resample,
     segmenter_geometry,
 )
-from cytoserve_scoring.single_cell_scale import scale_of_single_cell
+from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from PIL import Image
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.calibration import Promise, fit, near_ties, replay
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.fitting import Promise, fit, near_ties, replay
+from cytoserve_scoring.classifier.racing import Elimination
+from cytoserve_scoring.classifier.scores import tied_pair
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import FLAG_INVALID
-from cytoserve_scoring.elimination import Elimination
-from cytoserve_scoring.engine import ScoringEngine
 from cytoserve_scoring.errors import CytoserveError
-from cytoserve_scoring.scores import tied_pair
-from cytoserve_scoring.second_look import TURNS, Again, SecondLook, revised
 from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from scipy import ndimage, stats
 

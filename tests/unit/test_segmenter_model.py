@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.extraction import ExtractionSettings
+from cytoserve_scoring.vision.extraction import ExtractionSettings
 from cytoserve_training import segmenter_train
 from cytoserve_training.segmenter_classical import find_cells
 from cytoserve_training.segmenter_data import LabelledField, read_voc

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.site import (
+from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.serving.site import (
     SCHEMA,
     CalibrationRefused,
     content_sha256,

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cytoserve_deploy import entrypoint, launch, runtime, telemetry
-from cytoserve_deploy.triton_arguments import ServeOptions
+from cytoserve_contract import telemetry
+from cytoserve_deploy.container import entrypoint
+from cytoserve_deploy.container.triton_arguments import ServeOptions
+from cytoserve_deploy.launch import options as launch
+from cytoserve_deploy.launch import runtime
 
 DOCKER = Path(__file__).resolve().parents[2] / "deploy" / "docker"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.calibration import Promise
+from cytoserve_scoring.classifier.fitting import Promise
 from cytoserve_training.cells import CLASSES, CellSet
 from cytoserve_training.denoiser import DenoiserConfig, build_scheduler, build_unet
 from cytoserve_training.denoiser_train import Probes, class_errors

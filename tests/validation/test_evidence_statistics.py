@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cytoserve_scoring import profile
+from cytoserve_scoring.classifier import score_profile as profile
 from cytoserve_validation.ranking import zeta
 from scipy import integrate, special, stats
 from scipy.spatial import distance

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cytoserve_cli.main import app
 from cytoserve_client import CellsAnalysis, Client
-from cytoserve_client.cli.main import app
 from cytoserve_deploy.errors import DeployError
-from cytoserve_deploy.local_server import LocalServer
-from cytoserve_scoring import site
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.serving import site
 from scipy import special
 from typer.testing import CliRunner
 

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import Result
-from cytoserve_client.cli.main import app
-from cytoserve_scoring import site
+from cytoserve_cli.main import app
+from cytoserve_scoring.serving import site
 from cytoserve_validation import labelled
 from fake_server import INFO, FakeServer
 from typer.testing import CliRunner

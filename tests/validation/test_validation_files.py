@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from cytoserve_client.cli.main import app
+from cytoserve_cli.main import app
 from cytoserve_client.images import OVERLAY_KEY
 from cytoserve_files import path_of
 from fake_server import FakeServer

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cytoserve_scoring.calibration import Promise, upper_bound
+from cytoserve_scoring.classifier.fitting import Promise, upper_bound
 from cytoserve_validation import calibrate, ranking, reliability, resampling, selective
 from cytoserve_validation.intervals import clopper_pearson, newcombe, wilson
 from scipy import integrate, stats

@@ -1,6 +1,6 @@
 """Training of the reference models: data, autoencoder, denoiser, segmenter, synthetic field."""
 
-from cytoserve_deploy import telemetry
+from cytoserve_contract import telemetry
 
 # here, because it must come before the first import of diffusers
 telemetry.switch_off()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from cytoserve_scoring.constants import WHITE_LEVEL
-from cytoserve_scoring.stain import (
+from cytoserve_scoring.vision.stain import (
     AZURE,
     DENSITY_RANGE,
     EOSIN,
@@ -143,7 +143,7 @@ def change_stain(crops: Tensor, ranges: Augmentation, reach: Tensor, generator: 
 def normalise_stain(crops: Tensor) -> Tensor:
     """Bring the nuclear hue of (B, 3, H, W) crops in 0..255 to the reference, as serving does to every crop it cuts.
 
-    The batched twin of :func:`cytoserve_scoring.stain.normalise_stain`, which says how and why.
+    The batched twin of :func:`cytoserve_scoring.vision.stain.normalise_stain`, which says how and why.
     """
     density = -torch.log(crops.clamp(1.0, 255.0) / WHITE_LEVEL)
     inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(crops.shape[-1])).flatten()]

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from cytoserve_files import open_regular
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL, PBC_UM_PER_PIXEL
-from cytoserve_scoring.crops import background_gain
+from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .augment import Augmentation, augment, normalise_stain, sampling_grid
+from cytoserve_training.augment import Augmentation, augment, normalise_stain, sampling_grid
 
 CLASSES = (
     "basophil",

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import install, output_file, write_text
-from cytoserve_scoring.calibration import Promise, fit, fit_profiles, near_ties
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.augmentation import TURNS, SecondLook
+from cytoserve_scoring.classifier.fitting import Promise, fit, fit_profiles, near_ties
+from cytoserve_scoring.classifier.racing import calibrate
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
-from cytoserve_scoring.elimination import calibrate
-from cytoserve_scoring.second_look import TURNS, SecondLook
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .autoencoder import PatchPCAAutoencoder
-from .cells import CLASSES, CellSet, cut, load_cells
-from .denoiser import build_scheduler
-from .denoiser_train import Probes, class_errors, load_average
-from .probes import BankConfig, build_bank, choose_bank, latents_of
+from cytoserve_training.autoencoder import PatchPCAAutoencoder
+from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
+from cytoserve_training.denoiser import build_scheduler
+from cytoserve_training.denoiser_train import Probes, class_errors, load_average
+from cytoserve_training.probes import BankConfig, build_bank, choose_bank, latents_of
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from .augment import Augmentation
-from .autoencoder import PatchPCAAutoencoder
-from .cells import CLASSES, CellSet, cut, load_cells
-from .denoiser import (
+from cytoserve_training.augment import Augmentation
+from cytoserve_training.autoencoder import PatchPCAAutoencoder
+from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
+from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
     DenoiserConfig,
     PairwiseMargin,
@@ -33,7 +33,7 @@ from .denoiser import (
     predict,
     row_error,
 )
-from .plots import plot_metrics
+from cytoserve_training.plots import plot_metrics
 
 
 @dataclass(frozen=True)

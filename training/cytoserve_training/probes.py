@@ -1,8 +1,8 @@
 """The probe bank, chosen on validation cells by how well its probes tell classes apart.
 
 ``pbc/val`` is parted by a hash of the file name: one part chooses (order and weights of the probes, elimination), the
-other calibrates (temperature, thresholds, references; :mod:`cytoserve_scoring.calibration`). ``pbc/test`` is only
-reported.
+other calibrates (temperature, thresholds, references; :mod:`cytoserve_scoring.classifier.fitting`). ``pbc/test`` is
+only reported.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_scoring.calibration import fit_temperature
+from cytoserve_scoring.classifier.fitting import fit_temperature
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
-from .denoiser import TRAIN_TIMESTEPS
-from .denoiser_train import Probes
+from cytoserve_training.denoiser import TRAIN_TIMESTEPS
+from cytoserve_training.denoiser_train import Probes
 
 Floats = NDArray[np.float64]
 

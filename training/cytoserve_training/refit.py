@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import output_file, read_text, write_text
-from cytoserve_scoring.cells import decode_cells
-from cytoserve_scoring.config import ScoringConfig
+from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from cytoserve_scoring.vision.cells import decode_cells
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from .cells import load_cells
-from .checkpoint import Again, PackConfig, fit_scoring, part_cells
+from cytoserve_training.cells import load_cells
+from cytoserve_training.checkpoint import Again, PackConfig, fit_scoring, part_cells
 
 Floats = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ class ServedGraphs:
         return np.concatenate(out)
 
     def evaluate(self, latents: Floats, probe: NDArray[np.int32], label: NDArray[np.int32]) -> Floats:
-        """Return the (R,) errors of R rows in one run (:data:`cytoserve_scoring.engine.Evaluate`)."""
+        """Return the (R,) errors of R rows in one run (:data:`cytoserve_scoring.classifier.engine.Evaluate`)."""
         feed = {"LATENT": latents, "PROBE": probe[:, None], "CLASS": label[:, None]}
         errors: Floats = self._denoiser.run(None, feed)[0].reshape(-1)
         return errors

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from cytoserve_scoring.extraction import ExtractionSettings
-from cytoserve_scoring.single_cell_scale import scale_of_single_cell
+from cytoserve_scoring.vision.extraction import ExtractionSettings
+from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from .segmenter_data import clean_and_split
-from .segmenter_evaluate import FieldResult, run_field
-from .segmenter_model import SegmenterNet
+from cytoserve_training.segmenter_data import clean_and_split
+from cytoserve_training.segmenter_evaluate import FieldResult, run_field
+from cytoserve_training.segmenter_model import SegmenterNet
 
 POINTS = (5, 25, 50, 75, 95)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
-from cytoserve_scoring.extraction import Detections
-from cytoserve_scoring.scale import cell_masks, guess_um_per_pixel
+from cytoserve_scoring.vision.extraction import Detections
+from cytoserve_scoring.vision.scale import cell_masks, guess_um_per_pixel
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.feature import peak_local_max

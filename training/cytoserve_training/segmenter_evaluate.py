@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from cytoserve_files import open_regular, write_text
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
-from cytoserve_scoring.extraction import Detections, ExtractionSettings, detect, refine_scale
-from cytoserve_scoring.scale import BOX_TO_DIAMETER, prepare_field, segmenter_geometry
+from cytoserve_scoring.vision.extraction import Detections, ExtractionSettings, detect, refine_scale
+from cytoserve_scoring.vision.scale import BOX_TO_DIAMETER, prepare_field, segmenter_geometry
 from numpy.typing import NDArray
 from PIL import Image
 
-from .segmenter_classical import find_cells
-from .segmenter_data import LabelledField, clean_and_split, red_cell_side
-from .segmenter_metrics import FieldMatch, f1_score, match, summary
-from .segmenter_model import SegmenterNet
+from cytoserve_training.segmenter_classical import find_cells
+from cytoserve_training.segmenter_data import LabelledField, clean_and_split, red_cell_side
+from cytoserve_training.segmenter_metrics import FieldMatch, f1_score, match, summary
+from cytoserve_training.segmenter_model import SegmenterNet
 
 LOW_THRESHOLDS = (0.03, 0.03, 0.03)
 """Average precision looks at the whole curve, so weak detections are kept for it."""

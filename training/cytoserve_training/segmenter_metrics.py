@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from cytoserve_scoring.extraction import overlaps
+from cytoserve_scoring.vision.extraction import overlaps
 from numpy.typing import NDArray
 
 KIND_COUNT = 3

@@ -90,7 +90,7 @@ class SegmenterNet(nn.Module):
         return self.centers(x), self.sides(x)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Answer the maps that `cytoserve_scoring.extraction` reads.
+        """Answer the maps that `cytoserve_scoring.vision.extraction` reads.
 
         Parameters
         ----------

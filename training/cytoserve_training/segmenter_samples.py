@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from .segmenter_data import LabelledField, red_cell_side
-from .segmenter_model import KINDS, STRIDE
+from cytoserve_training.segmenter_data import LabelledField, red_cell_side
+from cytoserve_training.segmenter_model import KINDS, STRIDE
 
 RED_CELL_BOX_PX = 52.0
 """Median side of a red-cell box at the segmenter's scale: the boxes hug the cell with a little air."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from cytoserve_files import open_regular
-from cytoserve_scoring.scale import guess_um_per_pixel
+from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from PIL import Image
 
-from .segmenter_data import LabelledField, clean_and_split
-from .segmenter_evaluate import true_scale
+from cytoserve_training.segmenter_data import LabelledField, clean_and_split
+from cytoserve_training.segmenter_evaluate import true_scale
 
 SOURCES = ("bccd", "txl_bccd_altered", "txl_pbc", "txl_raabin")
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn import functional
 
-from .segmenter_data import clean_and_split
-from .segmenter_model import KINDS, SegmenterNet, SegmenterNetConfig
-from .segmenter_samples import FieldStore, SampleConfig, draw_sample
+from cytoserve_training.segmenter_data import clean_and_split
+from cytoserve_training.segmenter_model import KINDS, SegmenterNet, SegmenterNetConfig
+from cytoserve_training.segmenter_samples import FieldStore, SampleConfig, draw_sample
 
 SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_pbc": 0.18, "txl_raabin": 0.18}
 """How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""

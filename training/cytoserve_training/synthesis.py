@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from cytoserve_files import output_file
 from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM, WHITE_LEVEL
-from cytoserve_scoring.crops import background_gain
+from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from torch import Tensor, nn
 
-from .autoencoder import PatchPCAAutoencoder
-from .cells import CLASSES
-from .denoiser import build_scheduler, predict
+from cytoserve_training.autoencoder import PatchPCAAutoencoder
+from cytoserve_training.cells import CLASSES
+from cytoserve_training.denoiser import build_scheduler, predict
 
 Pixels = NDArray[np.float32]
 

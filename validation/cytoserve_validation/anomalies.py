@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .answers import Answered, Doubles, Flags
-from .intervals import LEVEL
-from .labelled import Groups
-from .ranking import auc, auc_difference, placements, roc, zeta
-from .resampling import Interval, Resampler, draw
+from cytoserve_validation.answers import Answered, Doubles, Flags
+from cytoserve_validation.intervals import LEVEL
+from cytoserve_validation.labelled import Groups
+from cytoserve_validation.ranking import auc, auc_difference, placements, roc, zeta
+from cytoserve_validation.resampling import Interval, Resampler, draw
 
 CURVE_POINTS = 200
 MAIN = "anomaly_score"

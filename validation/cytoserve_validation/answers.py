@@ -11,7 +11,7 @@ from cytoserve_client import CellsAnalysis, Client
 from cytoserve_client.results import CellAnswer, Failure
 from numpy.typing import NDArray
 
-from .errors import NothingScored
+from cytoserve_validation.errors import NothingScored
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -15,15 +15,15 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
-from cytoserve_scoring import site as site_file
-from cytoserve_scoring.calibration import Answers, Promise, document, fit_budget, upper_bound
-from cytoserve_scoring.config import ScoringConfig
-from cytoserve_scoring.scores import conformal_p_value
+from cytoserve_scoring.classifier.fitting import Answers, Promise, document, fit_budget, upper_bound
+from cytoserve_scoring.classifier.scores import conformal_p_value
+from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.serving import site as site_file
 from scipy import special
 
-from .answers import Answered, Flags
-from .errors import AlreadyThere, BadSetting, BadTarget, NothingScored, UnboundModel
-from .selective import curve
+from cytoserve_validation.answers import Answered, Flags
+from cytoserve_validation.errors import AlreadyThere, BadSetting, BadTarget, NothingScored, UnboundModel
+from cytoserve_validation.selective import curve
 
 NOTICE: Final = "For research use; not a medical device."
 SET_ERROR: Final = 0.05

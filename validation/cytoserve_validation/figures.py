@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.calibration import upper_bound
+from cytoserve_scoring.classifier.fitting import upper_bound
 
-from . import reliability, selective
-from .answers import Answered, Doubles, Flags, Integers
-from .resampling import Figure, Resampler, Weights, ratio
+from cytoserve_validation import reliability, selective
+from cytoserve_validation.answers import Answered, Doubles, Flags, Integers
+from cytoserve_validation.resampling import Figure, Resampler, Weights, ratio
 
 SET_ERROR = 0.05
 """Error level of the prediction sets that are measured."""

@@ -14,7 +14,7 @@ from cytoserve_client import Skipped
 from cytoserve_client import selection as chosen
 from cytoserve_files import FileProblem, read_bytes, read_text, shown
 
-from .errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
+from cytoserve_validation.errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
 
 NAMES_SHOWN = 5
 """Names that an error lists before it says how many more there are."""

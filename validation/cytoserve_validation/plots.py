@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .answers import Doubles
-from .reliability import Psychometric
+from cytoserve_validation.answers import Doubles
+from cytoserve_validation.reliability import Psychometric
 
 INK, SOFT, ACCENT, WARN = "#1f2933", "#c3ccd5", "#1f6f8b", "#b5482a"
 STYLE: dict[Any, Any] = {

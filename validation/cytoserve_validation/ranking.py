@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .answers import Doubles
-from .intervals import LEVEL, clopper_pearson
-from .resampling import Interval, Resampler, percentiles, ratio
+from cytoserve_validation.answers import Doubles
+from cytoserve_validation.intervals import LEVEL, clopper_pearson
+from cytoserve_validation.resampling import Interval, Resampler, percentiles, ratio
 
 MOST_NEIGHBOURS = 10
 

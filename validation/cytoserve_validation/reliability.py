@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special, stats
 
-from .answers import Doubles, Flags
-from .intervals import clopper_pearson
-from .resampling import Weights, ratio
+from cytoserve_validation.answers import Doubles, Flags
+from cytoserve_validation.intervals import clopper_pearson
+from cytoserve_validation.resampling import Weights, ratio
 
 BINS = 15
 """Equal bins of the top posterior (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2)."""

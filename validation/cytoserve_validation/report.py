@@ -14,13 +14,13 @@ import numpy as np
 from cytoserve_client.results import ModelInfo
 from cytoserve_files import NotWritable, check_output_folder, write_text
 
-from .anomalies import describe_anomalies
-from .answers import Answered
-from .errors import AlreadyThere, BadTarget
-from .figures import describe, restricted
-from .grouped import describe_groups
-from .labelled import Groups
-from .resampling import DRAWS, FEW_SLIDES, SEED, draw
+from cytoserve_validation.anomalies import describe_anomalies
+from cytoserve_validation.answers import Answered
+from cytoserve_validation.errors import AlreadyThere, BadTarget
+from cytoserve_validation.figures import describe, restricted
+from cytoserve_validation.grouped import describe_groups
+from cytoserve_validation.labelled import Groups
+from cytoserve_validation.resampling import DRAWS, FEW_SLIDES, SEED, draw
 
 SCHEMA: Final = "cytoserve.validation/1"
 NOTICE: Final = "For research use; not a medical device."

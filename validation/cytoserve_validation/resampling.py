@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import Doubles, Flags
-from .intervals import LEVEL, clopper_pearson
+from cytoserve_validation.answers import Doubles, Flags
+from cytoserve_validation.intervals import LEVEL, clopper_pearson
 
 DRAWS = 1000
 SEED = 20260

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.calibration import upper_bound
+from cytoserve_scoring.classifier.fitting import upper_bound
 
-from .answers import Doubles, Flags
+from cytoserve_validation.answers import Doubles, Flags
 
 CURVE_POINTS = 120
 """Most points that a curve is written with; between them nothing is interpolated."""

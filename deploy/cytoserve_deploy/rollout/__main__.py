@@ -1,5 +1,5 @@
 """``python -m cytoserve_deploy.rollout``: the same as ``cytoserve deploy``."""
 
-from .commands import app
+from cytoserve_cli.deploy import app
 
 app(prog_name="cytoserve deploy")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import NotDeployed, ObjectRefused, VersionTaken, WrongStep
-from . import names as n
-from .cluster import INFERENCE_SERVICE, SERVICE, SERVING_RUNTIME, Cluster, Object
-from .objects import (
+from cytoserve_deploy.errors import NotDeployed, ObjectRefused, VersionTaken, WrongStep
+from cytoserve_deploy.rollout import names as n
+from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, SERVICE, SERVING_RUNTIME, Cluster, Object
+from cytoserve_deploy.rollout.objects import (
     Release,
     active_of,
     annotate,
@@ -24,7 +24,7 @@ from .objects import (
     entry_service,
     is_ready,
 )
-from .state import Line, version_of
+from cytoserve_deploy.rollout.state import Line, version_of
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 
-from ..errors import ObjectRefused, VersionTaken, WrongStep
-from . import names as n
-from .bluegreen import Outcome, ensure_runtime
-from .cluster import INFERENCE_SERVICE, Cluster, Object
-from .objects import Release, annotate, annotation, predictor_status, release_predictor
-from .state import Line, version_of
+from cytoserve_deploy.errors import ObjectRefused, VersionTaken, WrongStep
+from cytoserve_deploy.rollout import names as n
+from cytoserve_deploy.rollout.bluegreen import Outcome, ensure_runtime
+from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, Cluster, Object
+from cytoserve_deploy.rollout.objects import Release, annotate, annotation, predictor_status, release_predictor
+from cytoserve_deploy.rollout.state import Line, version_of
 
 
 def apply(cluster: Cluster, line: Line, release: Release, percent: int) -> Outcome:

@@ -18,8 +18,8 @@ from cytoserve_client.images import EncodedImage
 from cytoserve_client.intervals import clopper_pearson
 from cytoserve_client.results import CellAnswer
 
-from ..errors import ChecksFailed, ObjectRefused
-from .golden import GoldenSet
+from cytoserve_deploy.errors import ChecksFailed, ObjectRefused
+from cytoserve_deploy.rollout.golden import GoldenSet
 
 
 @dataclass(frozen=True)

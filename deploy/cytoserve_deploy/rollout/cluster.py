@@ -24,7 +24,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
-from ..errors import (
+from cytoserve_deploy.errors import (
     ClusterUnreachable,
     ConflictRemains,
     KServeMissing,
@@ -34,7 +34,7 @@ from ..errors import (
     PermissionDenied,
     RolloutError,
 )
-from .names import GROUP, MANAGER
+from cytoserve_deploy.rollout.names import GROUP, MANAGER
 
 Object = dict[str, Any]
 

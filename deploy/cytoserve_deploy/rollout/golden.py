@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
-from ..errors import GoldenSetError
+from cytoserve_deploy.errors import GoldenSetError
 
 FOLDER: Final = Path(__file__).parent / "golden"
 SHEET_FILE: Final = "cells.jpg"

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import Final
 
-from ..errors import ObjectRefused
+from cytoserve_deploy.errors import ObjectRefused
 
 GROUP: Final = "serving.kserve.io"
 SERVICES: Final = "inferenceservices"

@@ -8,9 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from ..errors import ModeUnknown, ObjectRefused
-from . import names as n
-from .cluster import Object
+from cytoserve_deploy.errors import ModeUnknown, ObjectRefused
+from cytoserve_deploy.rollout import names as n
+from cytoserve_deploy.rollout.cluster import Object
 
 _FOREIGN_LABELS: Final = ("app.kubernetes.io/managed-by", "helm.sh/chart")
 _FOREIGN_PREFIXES: Final = ("meta.helm.sh/", "kubectl.kubernetes.io/", "argocd.argoproj.io/")

@@ -23,7 +23,7 @@ from cytoserve_files import check_output_folder, read_text, write_bytes, write_t
 from numpy.typing import NDArray
 from PIL import Image
 
-from .golden import DESCRIPTION_FILE, SCHEMA, SHEET_FILE
+from cytoserve_deploy.rollout.golden import DESCRIPTION_FILE, SCHEMA, SHEET_FILE
 
 Floats = NDArray[np.float32]
 

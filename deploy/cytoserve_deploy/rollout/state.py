@@ -6,10 +6,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModeUnknown, NotDeployed
-from . import names as n
-from .cluster import INFERENCE_SERVICE, SERVICE, Cluster, Object
-from .objects import active_of, annotation, condition, is_ready, label, mode_of, predictor_status
+from cytoserve_deploy.errors import ModeUnknown, NotDeployed
+from cytoserve_deploy.rollout import names as n
+from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, SERVICE, Cluster, Object
+from cytoserve_deploy.rollout.objects import (
+    active_of,
+    annotation,
+    condition,
+    is_ready,
+    label,
+    mode_of,
+    predictor_status,
+)
 
 
 @dataclass(frozen=True)

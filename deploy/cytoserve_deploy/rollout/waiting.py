@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import (
+from cytoserve_deploy.errors import (
     CrashLoop,
     ImagePullFailed,
     ModelNotLoaded,
@@ -16,11 +16,11 @@ from ..errors import (
     PodsRefused,
     Unschedulable,
 )
-from . import canary
-from . import names as n
-from .cluster import EVENT, POD, Cluster, Object
-from .objects import annotation, is_ready, predictor_status
-from .state import Line, read_line, said
+from cytoserve_deploy.rollout import canary
+from cytoserve_deploy.rollout import names as n
+from cytoserve_deploy.rollout.cluster import EVENT, POD, Cluster, Object
+from cytoserve_deploy.rollout.objects import annotation, is_ready, predictor_status
+from cytoserve_deploy.rollout.state import Line, read_line, said
 
 POLL_S: Final = 3.0
 HOPELESS_RESTARTS: Final = 3

@@ -58,7 +58,7 @@
 {{- define "cytoserve.probeCommand" -}}
 - python3
 - -m
-- cytoserve_deploy.entrypoint
+- cytoserve_deploy.container.entrypoint
 - probe
 - --url=localhost:8001
 {{- if .root.Values.tls.enabled }}
@@ -75,7 +75,7 @@
 - --deadline={{ .deadline }}
 {{- end }}
 
-{{/* The variables of cytoserve_deploy.telemetry; one that extraEnv names is the operator's. */}}
+{{/* The variables of cytoserve_contract.telemetry; one that extraEnv names is the operator's. */}}
 {{- define "cytoserve.noTelemetry" -}}
 {{- $own := list }}
 {{- range .Values.extraEnv }}
@@ -231,7 +231,7 @@ limits:
 {{- define "cytoserve.container" -}}
 image: {{ include "cytoserve.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
-command: [python3, -m, cytoserve_deploy.entrypoint]
+command: [python3, -m, cytoserve_deploy.container.entrypoint]
 args:
   {{- include "cytoserve.serveArgs" . | nindent 2 }}
 env:
@@ -320,7 +320,7 @@ volumeMounts:
 - name: build-engines
   image: {{ include "cytoserve.image" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
-  command: [python3, -m, cytoserve_deploy.entrypoint]
+  command: [python3, -m, cytoserve_deploy.container.entrypoint]
   args:
     - warm
     {{- include "cytoserve.serverArgs" . | nindent 4 }}

@@ -1,8 +1,8 @@
 """Single-cell image files -> crops (adapter of ``cytoserve_scoring``)."""
 
 import numpy as np
-from cytoserve_scoring.adapter import TritonModel, micrometres, texts
-from cytoserve_scoring.cells import decode_cells
+from cytoserve_scoring.serving.adapter import TritonModel, micrometres, texts
+from cytoserve_scoring.vision.cells import decode_cells
 
 
 class TritonPythonModel(TritonModel):

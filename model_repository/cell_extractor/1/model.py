@@ -1,8 +1,8 @@
 """Maps -> cells and crops (adapter of ``cytoserve_scoring``)."""
 
-from cytoserve_scoring.adapter import TritonModel
 from cytoserve_scoring.constants import KINDS
-from cytoserve_scoring.extraction import extract_cells
+from cytoserve_scoring.serving.adapter import TritonModel
+from cytoserve_scoring.vision.extraction import extract_cells
 
 
 class TritonPythonModel(TritonModel):

@@ -1,9 +1,9 @@
 """Encoded image file -> pixels and the segmenter's input (adapter of ``cytoserve_scoring``)."""
 
 import numpy as np
-from cytoserve_scoring.adapter import TritonModel
-from cytoserve_scoring.imaging import decode_picture
-from cytoserve_scoring.scale import prepare_field
+from cytoserve_scoring.serving.adapter import TritonModel
+from cytoserve_scoring.vision.imaging import decode_picture
+from cytoserve_scoring.vision.scale import prepare_field
 
 
 class TritonPythonModel(TritonModel):

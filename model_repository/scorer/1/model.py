@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from cytoserve_scoring.adapter import TritonModel, moment, refused_by_callee, texts
-from cytoserve_scoring.site import CALIBRATION_ENV, load_engine
+from cytoserve_scoring.serving.adapter import TritonModel, moment, refused_by_callee, texts
+from cytoserve_scoring.serving.site import CALIBRATION_ENV, load_engine
 
 
 class TritonPythonModel(TritonModel):

@@ -2,8 +2,8 @@
 
 import json
 
-from cytoserve_scoring.adapter import TritonModel, texts
-from cytoserve_scoring.service import describe
+from cytoserve_scoring.serving.adapter import TritonModel, texts
+from cytoserve_scoring.serving.service import describe
 
 
 class TritonPythonModel(TritonModel):

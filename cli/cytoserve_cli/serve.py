@@ -1,0 +1,105 @@
+"""``cytoserve serve``: the local Triton in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from cytoserve_deploy.errors import DeployError, ServerDied
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.options import ServerOptions
+from rich.console import Console
+
+app = typer.Typer(add_completion=False)
+EXIT_FAILED = 1
+
+
+@app.command()
+def serve(
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(help="Model repository. Default: $CYTOSERVE_MODEL_REPOSITORY, else the checkout's."),
+    ] = None,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.", min=0, max=65535)] = 8001,
+    http_port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Metrics port; 0 takes a free one.", min=0, max=65535)] = 8002,
+    log_file: Annotated[Path | None, typer.Option(help="Also keep the server's log in this file.")] = None,
+    with_synthesis: Annotated[
+        bool, typer.Option("--with-synthesis", help="Also load decoder and noise predictor.")
+    ] = False,
+    onnx_threads: Annotated[
+        int | None, typer.Option(help="Threads of one ONNX session. Default: the usable CPUs.", min=1)
+    ] = None,
+    scorer_instances: Annotated[
+        int | None, typer.Option(help="Requests scored at a time. Default: as the repository says.", min=1)
+    ] = None,
+    skip_verification: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-verification/--verify",
+            help="Do not compare the models with their manifest. Default: $CYTOSERVE_SKIP_VERIFICATION, else compare.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the models on this machine (loopback only) until Ctrl-C or SIGTERM.
+
+    For research use; not a medical device.
+    """
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    server = LocalServer(
+        ServerOptions(
+            model_repository=model_repository,
+            with_synthesis=with_synthesis,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            log_file=log_file,
+            onnx_threads=onnx_threads,
+            scorer_instances=scorer_instances,
+            skip_verification=skip_verification,
+        )
+    )
+    stop = threading.Event()
+
+    def ask(signum: int, _frame: FrameType | None) -> None:
+        if stop.is_set() or not server.is_ready:
+            raise KeyboardInterrupt(f"signal {signum}")
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask)
+    try:
+        console.print("Starting Triton ...")
+        with server:
+            threading.Thread(target=_print_log, args=(server, console), daemon=True).start()
+            console.print(
+                f"[bold green]Ready.[/] gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}"
+            )
+            console.print(f"Log: {server.log_path}   Stop: Ctrl-C", markup=False)
+            while not stop.wait(0.2):
+                server.check()
+            console.print("Stopping ...")
+        console.print("Stopped; nothing is left running.")
+    except KeyboardInterrupt:
+        errors.print("Interrupted; the server was stopped.")
+        raise typer.Exit(130) from None
+    except DeployError as error:
+        errors.print(
+            f"[bold red]{'The server ended' if isinstance(error, ServerDied) else 'Cannot serve'}:[/] ", end=""
+        )
+        errors.print(str(error), markup=False)
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _print_log(server: LocalServer, console: Console) -> None:
+    """Print what the server logs from now on."""
+    for line in server.log_lines(from_end=True):
+        console.print(line, markup=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,1 +1,0 @@
-"""The ``cytoserve`` command line."""

@@ -1,0 +1,1 @@
+"""What the container runs: hash check, Triton's arguments, health probe."""

@@ -1,0 +1,267 @@
+"""What the container runs: ``python3 -m cytoserve_deploy.container.entrypoint serve | warm | verify | probe``.
+
+``serve`` compares the models with the hashes of their manifest and then *becomes* ``tritonserver`` (exec), so that
+signals reach it without a go-between. ``warm`` starts the same server on loopback, waits for one inference and stops
+it: that builds TensorRT engines into the cache on the node's own GPU. ``probe`` sends one real inference over gRPC
+(Kubernetes' exec probes, ``helm test``).
+
+Every option of the first three can be given as an environment variable instead: ``--grpc-port`` is
+``CYTOSERVE_GRPC_PORT``. The key of the restricted calls comes from ``CYTOSERVE_RESTRICTED_KEY`` only. Exit codes: 0
+done, 1 refused or failed (one sentence on standard error says why), 2 usage. Triton's flags: its documentation,
+``docs/customization_guide/deploy.md`` and ``inference_protocols.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from cytoserve_contract.manifest import ENV_SKIP, check_repository_files
+from cytoserve_contract.telemetry import without_telemetry
+
+from cytoserve_deploy.container.probe import Target, ask
+from cytoserve_deploy.container.triton_arguments import STUB_TIMEOUT_S, ServeOptions, triton_arguments
+from cytoserve_deploy.errors import DeployError, ServerDied, ServerNotReady
+from cytoserve_deploy.launch.options import truth
+
+ENV_KEY: Final = "CYTOSERVE_RESTRICTED_KEY"
+CACHE: Final = Path("/var/cache/cytoserve")
+"""Where the image has its writable volume for TensorRT engines (`cytoserve_export.configs`)."""
+WARM_PORTS: Final = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
+"""Other ports than those of the service, so that nobody takes the server of ``warm`` for it."""
+
+
+def assemble(options: ServeOptions, environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return command line and environment of the server that is installed here.
+
+    NVIDIA's container has ``tritonserver`` on the path, with its native backends. Elsewhere (the image's target
+    ``cpu``) the one of the wheel ``nvidia-pytriton`` is used, with our Python-based ``onnxruntime`` backend.
+
+    Raises
+    ------
+    DeployError
+        There is neither.
+    """
+    native = shutil.which("tritonserver", path=environ.get("PATH"))
+    if native:
+        return [native, *triton_arguments(options)], without_telemetry(environ)
+    from cytoserve_deploy.launch import options as launch
+    from cytoserve_deploy.launch import runtime
+
+    found = runtime.find_runtime()
+    wheel = launch.ServerOptions(
+        grpc_port=options.grpc_port, http_port=options.http_port, metrics_port=options.metrics_port
+    )
+    layout = launch.lay_out(wheel, found, [Path(folder).resolve() for folder in options.model_repository])
+    # the links of the layout stand in for the folders, whose paths may hold blanks
+    linked = tuple(str(folder) for folder in sorted(layout.scratch.glob("models*")))
+    arguments = triton_arguments(replace(options, model_repository=linked))
+    arguments += [
+        f"--backend-directory={layout.scratch / 'backends'}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+        f"--backend-config=onnxruntime,stub-timeout-seconds={STUB_TIMEOUT_S}",
+        *(
+            f"--backend-config={name},shm-region-prefix-name={layout.shm_prefix}{name}-"
+            for name in ("onnxruntime", "python")
+        ),
+    ]
+    return [str(found.binary), *arguments], launch.environment(wheel, found, environ)
+
+
+def prepare_cache(name: str, root: Path = CACHE) -> None:
+    """Make the folder that `configs/<name>.pbtxt` names for TensorRT's engines; the volume comes empty.
+
+    Raises
+    ------
+    DeployError
+        The volume cannot be written.
+    """
+    if name and root.is_dir():
+        folder = root / "tensorrt" / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeployError(
+                f"{folder} cannot be made ({error}); mount a volume there that uid 1000 may write"
+            ) from None
+
+
+def serve(options: ServeOptions) -> None:
+    """Replace this process by the server."""
+    prepare_cache(options.model_config_name)
+    command, env = assemble(options, os.environ)
+    # the key must not outlive its way into the arguments: the server's children inherit the environment
+    env.pop(ENV_KEY, None)
+    _say(f"starting {command[0]}; gRPC {options.grpc_port}, HTTP {options.http_port}, metrics {options.metrics_port}")
+    sys.stdout.flush()
+    os.execve(command[0], command, env)
+
+
+def warm(options: ServeOptions, timeout_s: float) -> None:
+    """Start the server on loopback, wait until one cell was answered, stop it.
+
+    Raises
+    ------
+    ServerDied
+        It ended by itself.
+    ServerNotReady
+        It had not answered after `timeout_s`.
+    """
+    prepare_cache(options.model_config_name)
+    command, env = assemble(options, os.environ)
+    env.pop(ENV_KEY, None)
+    target = Target(f"127.0.0.1:{options.grpc_port}")
+    until = time.monotonic() + timeout_s
+    server = subprocess.Popen(command, env=env)
+    try:
+        last = "no answer yet"
+        while time.monotonic() < until:
+            if server.poll() is not None:
+                raise ServerDied(
+                    f"tritonserver ended with status {server.returncode} before its first answer; see its log above"
+                )
+            try:
+                _say(ask(target, "cell_analysis", max(1.0, min(60.0, until - time.monotonic()))))
+                return
+            except DeployError as error:
+                last = str(error)
+                time.sleep(1)
+        raise ServerNotReady(
+            f"no first answer after {timeout_s:.0f} s ({last}); give --timeout more seconds or look at the log above"
+        )
+    finally:
+        server.terminate()
+        try:
+            server.wait(options.exit_timeout + 10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _say(text: str) -> None:
+    print(f"cytoserve: {text}", file=sys.stderr, flush=True)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.skip_verification:
+        _say(f"WARNING: the models' hashes are NOT checked (--skip-verification or {ENV_SKIP} is set)")
+        return
+    strict = not arguments.allow_unlisted
+    for index, folder in enumerate(arguments.model_repository):
+        expected = arguments.manifest_sha256 if index == 0 else ""
+        _say(check_repository_files(Path(folder), expected, refuse_unlisted=strict, refuse_caches=strict).sentence())
+
+
+def _options(arguments: argparse.Namespace, **changes: object) -> ServeOptions:
+    names = [name for name in ServeOptions.__dataclass_fields__ if hasattr(arguments, name)]
+    values = {name: getattr(arguments, name) for name in names}
+    values["model_repository"] = tuple(arguments.model_repository)
+    values["restricted_key"] = os.environ.get(ENV_KEY, "")
+    return ServeOptions(**{**values, **changes})
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose options default to environment variables."""
+
+    def option(self, name: str, default: object, text: str, **more: object) -> None:
+        """Add ``--name``; its default is ``CYTOSERVE_NAME`` where that is set, else `default`."""
+        variable = "CYTOSERVE_" + name.replace("-", "_").upper()
+        given = os.environ.get(variable)
+        text = f"{text} [{variable}]"
+        if default is False:
+            self.add_argument(f"--{name}", action="store_true", default=truth(variable, given), help=text)
+            return
+        kind = type(default) if default is not None else str
+        # a string default is parsed by argparse like an argument, so a bad variable is refused in the same words
+        self.add_argument(f"--{name}", type=kind, default=default if given is None else given, help=text, **more)  # type: ignore[arg-type]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    top = _Parser(
+        prog="cytoserve_deploy.container.entrypoint",
+        description="CytoServe's container. For research use; not a medical device.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    for name in ("serve", "warm", "verify"):
+        sub = commands.add_parser(name)
+        given = os.environ.get("CYTOSERVE_MODEL_REPOSITORY")
+        sub.add_argument(
+            "--model-repository", action="append", metavar="DIR",
+            help="Folder of models; may be repeated. [CYTOSERVE_MODEL_REPOSITORY, else /models]",
+        )  # fmt: skip
+        sub.set_defaults(fallback_repository=given or "/models")
+        sub.option("manifest-sha256", "", "Expected sha256 of the first repository's manifest.json.")
+        sub.option("allow-unlisted", False, "Serve files that the manifest does not name; a warning is logged.")
+        sub.option("skip-verification", False, "Do not check hashes; a warning is logged.")
+        sub.option("model-config-name", "", "Use configs/NAME.pbtxt of each model.")
+    add_serve_options(commands.choices["serve"])
+    commands.choices["warm"].option("timeout", 1800.0, "Seconds until the first answer.")
+    probe = commands.add_parser("probe")
+    probe.option("url", "localhost:8001", "gRPC address.")
+    probe.option("model", "service_info", "What to ask.", choices=("service_info", "cell_analysis"))
+    probe.option("deadline", 10.0, "Seconds for the answer.")
+    probe.add_argument("--tls-ca", default="", help="PEM of the server's CA; switches TLS on.")
+    probe.add_argument("--tls-cert", default="", help="PEM of the client's certificate.")
+    probe.add_argument("--tls-key", default="", help="PEM of the client's key.")
+    probe.add_argument(
+        "--tls-server-name", default="", help="Name in the server's certificate, where it is not the address."
+    )
+    return top
+
+
+def add_serve_options(sub: _Parser) -> None:
+    """Add what only ``serve`` takes."""
+    defaults = ServeOptions(())
+    sub.option("http-port", defaults.http_port, "HTTP port.")
+    sub.option("grpc-port", defaults.grpc_port, "gRPC port.")
+    sub.option("metrics-port", defaults.metrics_port, "Metrics port.")
+    sub.option("address", defaults.address, "Address the ports are bound to.")
+    sub.option("http-inference", False, "Offer inference over plain HTTP too.")
+    sub.option(
+        "restricted-header", defaults.restricted_header, f"Header of the restricted calls; the key is {ENV_KEY}."
+    )
+    sub.option("tls-cert", "", "PEM of the server's certificate.")
+    sub.option("tls-key", "", "PEM of its key.")
+    sub.option("tls-client-ca", "", "PEM of the CA of clients; asks for their certificates.")
+    sub.option("exit-timeout", defaults.exit_timeout, "Seconds for requests in flight at the end.")
+    sub.option("rate-limit", defaults.rate_limit, "Triton's rate limiter.", choices=("off", "execution_count"))
+    sub.option("log-verbose", defaults.log_verbose, "Triton's verbose level.")
+    sub.option("latency-quantiles", False, "Export latency quantiles.")
+    sub.option("otel-url", "", "OTLP/HTTP address of a trace collector.")
+    sub.option("otel-service", defaults.otel_service, "Name of this service in traces.")
+    sub.option("otel-rate", defaults.otel_rate, "0: only requests with a trace context; N: also every N-th.")
+    sub.add_argument("extra", nargs="*", help="After --: further arguments of tritonserver.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    try:
+        given = parser().parse_args(arguments)
+        if given.command == "probe":
+            target = Target(given.url, given.tls_ca, given.tls_cert, given.tls_key, given.tls_server_name)
+            print(ask(target, given.model, given.deadline))
+            return 0
+        given.model_repository = given.model_repository or [given.fallback_repository]
+        _check(given)
+        if given.command == "warm":
+            warm(_options(given, address="127.0.0.1", **WARM_PORTS), given.timeout)
+        elif given.command == "serve":
+            serve(_options(given, extra=tuple(given.extra)))
+    except DeployError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

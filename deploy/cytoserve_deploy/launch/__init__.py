@@ -1,0 +1,1 @@
+"""The local server: Triton from the wheel, started, watched and stopped."""

@@ -1,0 +1,48 @@
+"""Files of the command line: what each annotated picture is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cytoserve_client.selection import is_overlay_file
+from cytoserve_files import path_of
+
+_ENDING: Final = ".overlay.png"
+_MOST_STEM_BYTES: Final = 200
+"""A file name holds 255 bytes at most; the ending and a number must fit too."""
+
+
+def overlay_names(sources: Iterable[str], folder: Path) -> list[str]:
+    """Return one unused file name per source.
+
+    A number tells files of different folders apart that are named alike. A picture that this program drew may be
+    drawn again under its name; whatever else is there keeps its name.
+
+    Parameters
+    ----------
+    sources : iterable of str
+        Names as in the results.
+    folder : Path
+        Where the pictures go.
+    """
+    names: list[str] = []
+    used: set[str] = set()
+    for source in sources:
+        stem = os.fsdecode(os.fsencode(path_of(source).stem or "field")[:_MOST_STEM_BYTES])
+        number = 1
+        while True:
+            name = f"{stem}{_ENDING}" if number == 1 else f"{stem}-{number}{_ENDING}"
+            # Some file systems take names for equal that differ in case only.
+            if name.casefold() not in used and not _taken(folder / name):
+                break
+            number += 1
+        used.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _taken(path: Path) -> bool:
+    return os.path.lexists(path) and not (path.is_file() and is_overlay_file(path))

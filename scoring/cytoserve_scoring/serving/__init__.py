@@ -1,0 +1,1 @@
+"""What ties the mathematics to Triton: the models' base class, metrics, a site's calibration, service information."""

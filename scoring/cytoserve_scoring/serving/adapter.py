@@ -1,0 +1,306 @@
+"""What every Python model of the repository does alike: tensors in, one call, tensors or a typed error out.
+
+Triton's ``triton_python_backend_utils`` exists only inside a Triton process, so it is imported when a model runs,
+not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve_scoring.constants import NOT_COMPUTED
+from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
+from cytoserve_scoring.serving.metrics import CANCELLED, REFUSED, Meter, error_codes
+
+NO_DEADLINE: Final = float("inf")
+DRAIN_ENV: Final = "CYTOSERVE_DRAIN_FILE"
+"""While the file that it names exists, the server is about to stop: no new request is begun."""
+
+NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size")
+"""What Triton says of a model that is being stopped or unloaded, or whose queue is full."""
+
+MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class TritonModel:
+    """Base of a model of Triton's Python backend.
+
+    A subclass implements `setup` (load what it needs) and `answer` (one request). Errors of the tree in `errors`
+    become Triton errors that carry their code; any other exception becomes INTERNAL with its type only, because a
+    message might quote the patient's picture, and is logged.
+    """
+
+    name: str
+    folder: Path
+    """The model's version folder, where files beside ``model.py`` lie."""
+    meter: Meter
+    """What counts for Prometheus; it never fails a request."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Take Triton's arguments, then `setup`."""
+        self.name = args["model_name"]
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.config: dict[str, Any] = json.loads(args["model_config"])
+        self.meter = _meter(self.name)
+        self.setup()
+
+    def finalize(self) -> None:
+        """Let go of what was made in `initialize` (Triton calls this when it unloads the model)."""
+        self.meter.close()
+
+    def setup(self) -> None:
+        """Load what the model needs; called once."""
+
+    def answer(self, tensors: Tensors, request: Request) -> Tensors:
+        """Answer one request.
+
+        Parameters
+        ----------
+        tensors : dict of str to ndarray
+            The inputs by name; BYTES arrive as arrays of ``bytes`` objects.
+        request : Request
+            Parameters, deadline and cancellation.
+
+        Returns
+        -------
+        dict of str to ndarray : the outputs by name.
+        """
+        raise NotImplementedError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request by itself (Triton's entry point)."""
+        return [self._respond(Request(request)) for request in requests]
+
+    def _respond(self, request: Request) -> Any:
+        import triton_python_backend_utils as pb_utils
+
+        codes = pb_utils.TritonError
+        try:
+            outputs = self.answer(request.tensors(), request)
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, finite(value)) for name, value in outputs.items()])
+        except CytoserveError as error:
+            self.meter.refused(error, request.is_cancelled())
+            return pb_utils.InferenceResponse(error=codes(error.wire(), _status(error, codes)))
+        except Exception as error:
+            self.meter.refused(error)
+            pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
+            text = f"[cytoserve:internal] {self.name} failed with {type(error).__name__}; see the server's log"
+            return pb_utils.InferenceResponse(error=codes(text, codes.INTERNAL))
+
+
+class Request:
+    """One request: its tensors, its parameters, and how much time is left for it.
+
+    Parameters
+    ----------
+    raw : pb_utils.InferenceRequest
+        Triton's request.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        text = raw.parameters()
+        self.parameters: dict[str, Any] = json.loads(text) if text else {}
+
+    def tensors(self) -> Tensors:
+        """Return the inputs by name."""
+        return {tensor.name(): tensor.as_numpy() for tensor in self._raw.inputs()}
+
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """Return an integer request parameter (a number or its text), or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no integer of [low, high].
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, str)):
+                raise ValueError
+            number = int(_plain(value))
+        except ValueError:
+            raise BadParameter(f"{name} must be an integer from {low} to {high}") from None
+        if not low <= number <= high:
+            raise BadParameter(f"{name} must be from {low} to {high}, it is {number}")
+        return number
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a request parameter as a number (or its text), or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no number of [low, high].
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            found = float(_plain(value))
+        except (TypeError, ValueError, OverflowError):
+            raise BadParameter(f"{name} must be a number from {low} to {high}") from None
+        if not low <= found <= high:
+            raise BadParameter(f"{name} must be from {low} to {high}, it is {found}")
+        return found
+
+    def names(self, name: str) -> tuple[str, ...] | None:
+        """Return a request parameter that lists names, comma-joined, or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is no text or names nothing.
+        """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
+        found = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else ()
+        if not found:
+            raise BadParameter(f"{name} must be names joined by commas")
+        return found
+
+    def deadline(self) -> float:
+        """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
+
+        The parameter ``deadline_ms`` counts from the arrival of the request at the ensemble's first step, which is
+        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. As only a first step
+        asks for it, this is also where a request that has not begun yet is refused when the server is about to stop.
+
+        Raises
+        ------
+        BadParameter, DeadlineExceeded, Unavailable
+        """
+        drain = os.environ.get(DRAIN_ENV)
+        if drain and os.path.exists(drain):
+            raise Unavailable("the server is stopping and begins no new request; send it again")
+        left = self.integer("deadline_ms", -MAX_DEADLINE_MS, MAX_DEADLINE_MS)
+        if left is None:
+            return NO_DEADLINE
+        if left <= 0:
+            raise DeadlineExceeded("the time given for this request was over on arrival")
+        return time.monotonic() + left / 1000.0
+
+    def is_cancelled(self) -> bool:
+        """Return True if the caller has gone; Triton tells it only to the model that was called directly."""
+        return bool(self._raw.is_cancelled())
+
+    def check(self, deadline: float) -> None:
+        """Raise `DeadlineExceeded` if the moment has passed or the caller has cancelled."""
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded("the time given for this request is over; send fewer cells or allow more time")
+        if self.is_cancelled():
+            raise DeadlineExceeded("the caller cancelled this request")
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or its text, but no text that only Python reads as one (``1_0``, digits of other scripts).
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(value, str) and (not value.isascii() or "_" in value):
+        raise ValueError
+    return value
+
+
+def _meter(model: str) -> Meter:
+    """Return what counts for a model; a failure of it is logged once."""
+    import triton_python_backend_utils as pb_utils
+
+    meter = Meter(model, pb_utils, pb_utils.Logger.log_warn)
+    meter.prepare(REFUSED, [(model, code) for code in (*error_codes(), CANCELLED)])
+    return meter
+
+
+def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """Return `count` scales from an ``UM_PER_PIXEL`` tensor that has one value for all or one for each.
+
+    Raises
+    ------
+    BadShape
+        If it has another number of values.
+    """
+    if tensor.size not in (1, count):
+        raise BadShape(f"UM_PER_PIXEL must have 1 value or one for each of the {count} images, it has {tensor.size}")
+    return np.broadcast_to(tensor.reshape(-1), (count,))
+
+
+def finite(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an output as it travels: ``NOT_COMPUTED`` in the place of NaN and of infinity (no deadline)."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.isfinite(values), values, values.dtype.type(NOT_COMPUTED))
+
+
+def moment(tensor: NDArray[np.float64] | None) -> float | None:
+    """Return the moment that a ``DEADLINE`` tensor holds, or None if none was sent; no deadline is infinite.
+
+    Raises
+    ------
+    BadShape
+        If it is not one number.
+    """
+    if tensor is None:
+        return None
+    if tensor.size != 1:
+        raise BadShape(f"DEADLINE must be one number, it has {tensor.size}")
+    value = float(tensor.reshape(-1)[0])
+    return value if value >= 0 else NO_DEADLINE
+
+
+def texts(values: list[str]) -> NDArray[np.object_]:
+    """Return strings as a BYTES tensor, one dimension, also when there are none."""
+    out = np.empty(len(values), dtype=np.object_)
+    out[:] = [value.encode("utf-8") for value in values]
+    return out
+
+
+def _status(error: CytoserveError, codes: Any) -> Any:
+    """Return Triton's code for an error of the tree; one without a code of its own is ours, not the caller's."""
+    if isinstance(error, DeadlineExceeded):
+        return codes.CANCELLED
+    if isinstance(error, Unavailable):
+        return codes.UNAVAILABLE
+    return codes.INTERNAL if error.code == CytoserveError.code else codes.INVALID_ARG
+
+
+def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:
+    """Return what to raise for the error of a model that a model called.
+
+    Parameters
+    ----------
+    model : str
+        The one that was called.
+    error : pb_utils.TritonError
+        Its answer.
+    codes : type
+        ``pb_utils.TritonError``, which has the codes.
+    """
+    text = error.message().lower()
+    # by its text too: Triton 2.51 hands a model's UNAVAILABLE to the model that called it as INTERNAL
+    if error.code() == codes.UNAVAILABLE or any(mark in text for mark in NOT_NOW):
+        return Unavailable(f"{model} takes no request now: the server is stopping or overloaded; send it again")
+    return RuntimeError(f"{model}: {error.message()}")
+
+
+def _where(error: BaseException) -> str:
+    """Return the files and lines an exception came through, without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "at " + " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))

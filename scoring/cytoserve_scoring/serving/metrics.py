@@ -1,0 +1,345 @@
+"""What this service counts for Prometheus, and how a Python model counts it.
+
+`FAMILIES` describes every metric of ours once: name, kind, labels, unit. `Meter` turns what happened in one request
+into changes of those metrics. It knows no Triton: it is handed Triton's ``pb_utils`` (or anything with a
+``MetricFamily`` like it) by the model's adapter.
+
+What Triton 2.51 does with them, found by ``tests/integration/test_metrics_on_triton.py`` on the real server: COUNTER,
+GAUGE and HISTOGRAM exist; a family and a metric of the same name and labels are one series of the whole server, so the
+changes of all processes (instances of a model, and other models) add up, and the last `set` of a gauge counts. One
+change travels from the model's process to the server in 0.1 to 0.3 ms, which is why counters are summed over a request
+first; a histogram has no such way, it costs one change a cell.
+
+Source of the interface: Triton's ``python_backend`` README, "Custom Metrics".
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve_scoring.errors import BadScale, CytoserveError, DeadlineExceeded, InvalidImage
+
+Kind = Literal["counter", "gauge", "histogram"]
+SHARED_MEMORY: Final = "/dev/shm"  # where Triton and the Python models exchange tensors
+ACCEPTED: Final = "accepted"
+CANCELLED: Final = "cancelled"
+NOT_SCORED: Final = "none"
+DECISIONS: Final = ("accept", "review")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric: its name on the wire, what it is, and the labels its series carry.
+
+    Attributes
+    ----------
+    name : str
+        Prometheus name; a counter ends in ``_total``, a unit stands in the name where there is one.
+    kind : {"counter", "gauge", "histogram"}
+    help : str
+        Sentence that is exported as ``# HELP``.
+    labels : tuple of str
+    buckets : tuple of float
+        Upper bounds of a histogram, ascending; ``+Inf`` is Triton's to add.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+CELLS: Final = Family(
+    "cytoserve_cells_total",
+    "counter",
+    "Cells answered by the scorer, by class (none: not scored) and decision (accept, review)",
+    ("class", "decision"),
+)
+REASONS: Final = Family(
+    "cytoserve_review_reasons_total", "counter", "Reasons for review given; a cell may have several", ("reason",)
+)
+EVALUATIONS: Final = Family(
+    "cytoserve_evaluations_total", "counter", "Passes of the denoiser for one (cell, probe, class)"
+)
+ROUNDS: Final = Family(
+    "cytoserve_rounds_total", "counter", "Batches of rows that the engine asked for one after the other"
+)
+CONFIDENCE: Final = Family(
+    "cytoserve_confidence_ratio",
+    "histogram",
+    "Posterior of the best class of scored cells, 0 to 1",
+    buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0),
+)
+P_VALUES: Final = Family(
+    "cytoserve_anomaly_p_value",
+    "histogram",
+    "Conformal anomaly p-value of scored cells, 0 to 1; even over 0 to 1 on cells like those calibrated on",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)
+IMAGES: Final = Family(
+    "cytoserve_images_total",
+    "counter",
+    "Image files looked at by a decoder, by outcome: accepted, or the code of the refusal",
+    ("model", "outcome"),
+)
+REFUSED: Final = Family(
+    "cytoserve_requests_refused_total",
+    "counter",
+    "Requests that a Python model answered with an error, by its code; deadline and cancelled are codes too",
+    ("model", "code"),
+)
+FIELDS: Final = Family(
+    "cytoserve_fields_total", "counter", "Fields whose cells were looked for, by source of the scale", ("scale_source",)
+)
+FOUND: Final = Family("cytoserve_found_cells_total", "counter", "Cells found in fields, by kind", ("kind",))
+MEMORY: Final = Family(
+    "cytoserve_shared_memory_bytes", "gauge", "Shared memory of the server (/dev/shm), used and size", ("state",)
+)
+
+FAMILIES: Final = (
+    *(CELLS, REASONS, EVALUATIONS, ROUNDS, CONFIDENCE, P_VALUES),
+    *(IMAGES, REFUSED, FIELDS, FOUND, MEMORY),
+)
+"""Every metric of ours; docs/runbook.md lists them and a test compares."""
+
+
+def error_codes() -> tuple[str, ...]:
+    """Return every code of the tree in `errors`, sorted; the codes of refusals are of these."""
+
+    def walk(kind: type[CytoserveError]) -> Iterator[str]:
+        yield kind.code
+        for child in kind.__subclasses__():
+            yield from walk(child)
+
+    return tuple(sorted(set(walk(CytoserveError))))
+
+
+class Scores(Protocol):
+    """The answer of the engine as far as it is counted; see `engine.CellScores`."""
+
+    @property
+    def label(self) -> NDArray[np.int32]: ...  # noqa: D102
+
+    @property
+    def posterior(self) -> NDArray[np.float32]: ...  # noqa: D102
+
+    @property
+    def anomaly(self) -> NDArray[np.float32]: ...  # noqa: D102
+
+    @property
+    def decision(self) -> NDArray[np.uint8]: ...  # noqa: D102
+
+    @property
+    def reasons(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def evaluations(self) -> NDArray[np.int32]: ...  # noqa: D102
+
+
+Labels = tuple[str, ...]
+"""Values of a family's labels, in its order."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of one series: add to a counter, set a gauge, observe in a histogram."""
+
+    family: Family
+    labels: Labels
+    value: float
+
+
+def scored(scores: Scores, classes: Sequence[str]) -> Iterator[Change]:
+    """Yield the changes that the scores of one request make; counters are summed over its M cells.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of M cells and C classes; a label of -1 is a cell that was not scored.
+    classes : sequence of str
+        The C names.
+    """
+    names = [NOT_SCORED if label < 0 else classes[label] for label in scores.label]
+    decisions = [DECISIONS[int(decision)] for decision in scores.decision]
+    yield from _summed(CELLS, Counter(zip(names, decisions, strict=True)))
+    yield from _summed(REASONS, Counter((reason,) for text in scores.reasons for reason in text.split(",") if reason))
+    spent = int(scores.evaluations.sum())
+    if spent:
+        yield Change(EVALUATIONS, (), spent)
+    rows = np.flatnonzero(np.asarray(scores.label) >= 0)
+    for family, values in (
+        (CONFIDENCE, scores.posterior[rows].max(axis=1, initial=0.0)),
+        (P_VALUES, scores.anomaly[rows, 1]),
+    ):
+        # classes that were not asked for, or p-values without a reference, are NaN and say nothing
+        yield from (Change(family, (), float(value)) for value in values[np.isfinite(values)])
+
+
+def found(kinds: NDArray[np.uint8], kind_names: Sequence[str], scale_source: str) -> Iterator[Change]:
+    """Yield the changes that one field makes.
+
+    Parameters
+    ----------
+    kinds : (N,) ndarray of uint8
+        ``KIND`` of the N cells found.
+    kind_names : sequence of str
+        What the numbers mean.
+    scale_source : str
+        ``SCALE_SOURCE``.
+    """
+    yield Change(FIELDS, (scale_source,), 1)
+    yield from _summed(FOUND, Counter((kind_names[kind],) for kind in kinds))
+
+
+def images(model: str, errors: Sequence[str]) -> Iterator[Change]:
+    """Yield the changes that the images of one request make.
+
+    Parameters
+    ----------
+    model : str
+        Which decoder.
+    errors : sequence of str
+        For each image an empty string, or ``[cytoserve:<code>] text``.
+    """
+    outcomes = ((model, text[len("[cytoserve:") :].split("]")[0] if text else ACCEPTED) for text in errors)
+    yield from _summed(IMAGES, Counter(outcomes))
+
+
+def shared_memory(path: str = SHARED_MEMORY) -> Iterator[Change]:
+    """Yield the fill of the shared memory, in bytes."""
+    state = os.statvfs(path)
+    yield Change(MEMORY, ("used",), (state.f_blocks - state.f_bfree) * state.f_frsize)
+    yield Change(MEMORY, ("size",), state.f_blocks * state.f_frsize)
+
+
+def _summed(family: Family, counts: Counter[Any]) -> Iterator[Change]:
+    return (Change(family, tuple(labels), count) for labels, count in counts.items())
+
+
+class Meter:
+    """Counts for one Python model. Whatever goes wrong in here, the request does not notice.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model that counts.
+    triton : module
+        Triton's ``pb_utils``.
+    report : callable
+        Given one sentence when counting fails for the first time; after that this meter is still.
+    """
+
+    def __init__(self, model: str, triton: Any, report: Callable[[str], None]) -> None:
+        self.model = model
+        self._triton = triton
+        self._report = report
+        self._broken = False
+        self._families: dict[str, Any] = {}
+        self._series: dict[tuple[str, Labels], Any] = {}
+
+    def add(self, make: Callable[[], Iterator[Change]]) -> None:
+        """Apply the changes that `make` yields; it is called in here so that its errors stay in here too."""
+        if self._broken:
+            return
+        try:
+            for change in make():
+                series = self._of(change.family, change.labels)
+                if change.family.kind == "counter":
+                    series.increment(change.value)
+                elif change.family.kind == "gauge":
+                    series.set(change.value)
+                else:
+                    series.observe(change.value)
+        except Exception as error:
+            self._broken = True
+            self._report(f"{self.model}: metrics stop here, requests go on ({type(error).__name__}: {error})")
+
+    def scored(self, scores: Scores, classes: Sequence[str]) -> None:
+        """Count the cells of one answer of the engine."""
+        self.add(lambda: scored(scores, classes))
+
+    def round(self) -> None:
+        """Count one batch of rows that the engine asked for."""
+        self.add(lambda: iter((Change(ROUNDS, (), 1),)))
+
+    def found(self, kinds: NDArray[np.uint8], kind_names: Sequence[str], scale_source: str) -> None:
+        """Count the cells of one field."""
+        self.add(lambda: found(kinds, kind_names, scale_source))
+
+    def images(self, errors: Sequence[str]) -> None:
+        """Count the images of one request by outcome; see `images`."""
+        self.add(lambda: images(self.model, errors))
+
+    @contextmanager
+    def image(self) -> Iterator[None]:
+        """Count the one image that is decoded in the block: accepted if the block ends well, else by its error."""
+        try:
+            yield
+        except (InvalidImage, BadScale) as error:
+            self.images([error.wire()])
+            raise
+        self.images([""])
+
+    def refused(self, error: BaseException, cancelled: bool = False) -> None:
+        """Count a request that is answered with an error.
+
+        Parameters
+        ----------
+        error : exception
+            What ended it; its code counts, ``internal`` for one that is not ours.
+        cancelled : bool
+            The caller had gone, so a `DeadlineExceeded` counts as ``cancelled``.
+        """
+        code = error.code if isinstance(error, CytoserveError) else CytoserveError.code
+        if cancelled and isinstance(error, DeadlineExceeded):
+            code = CANCELLED
+        self.add(lambda: iter((Change(REFUSED, (self.model, code), 1),)))
+
+    def memory(self) -> None:
+        """Say how full the shared memory is."""
+        self.add(shared_memory)
+
+    def prepare(self, family: Family, label_values: Sequence[Labels]) -> None:
+        """Make series at zero before anything is counted, so that a first event is seen as a rise."""
+
+        def make() -> Iterator[Change]:
+            for labels in label_values:
+                self._of(family, labels)
+            return iter(())
+
+        self.add(make)
+
+    def prepare_cells(self, classes: Sequence[str]) -> None:
+        """Make the series that count cells of these classes, at zero."""
+        self.prepare(CELLS, [(name, decision) for name in (*classes, NOT_SCORED) for decision in DECISIONS])
+        for family in (EVALUATIONS, ROUNDS, CONFIDENCE, P_VALUES):
+            self.prepare(family, [()])
+
+    def close(self) -> None:
+        """Let go of the series, then of the families: the order Triton asks for."""
+        self._series.clear()
+        self._families.clear()
+
+    def _of(self, family: Family, labels: Labels) -> Any:
+        """Return the series, made on first use."""
+        key = (family.name, labels)
+        if key not in self._series:
+            if family.name not in self._families:
+                kinds = self._triton.MetricFamily
+                self._families[family.name] = kinds(
+                    name=family.name, description=family.help, kind=getattr(kinds, family.kind.upper())
+                )
+            options = {"buckets": list(family.buckets)} if family.kind == "histogram" else {}
+            self._series[key] = self._families[family.name].Metric(
+                labels=dict(zip(family.labels, labels, strict=True)), **options
+            )
+        return self._series[key]

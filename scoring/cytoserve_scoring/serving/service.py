@@ -1,0 +1,80 @@
+"""What ``service_info`` answers: the exported description, the limits in force, the versions that run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cytoserve_scoring import constants
+from cytoserve_scoring.serving import site
+
+PACKAGES = ("cytoserve", "numpy", "scipy", "pillow", "onnxruntime")
+
+
+def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
+    """Return the content of ``INFO``.
+
+    Parameters
+    ----------
+    service : mapping
+        Content of ``service.json``, kept as it is.
+    scoring_file : Path
+        ``<repository>/scorer/<version>/scoring.json``. Where there is none (a repository without a scorer) the
+        defaults below are null.
+
+    Returns
+    -------
+    dict : `service` with the scorer's ``default_budget`` (probes per class), ``default_alpha`` (null where no class
+        leaves early), ``calibrated_budgets`` (null where all are) and ``procedure_sha256`` (what a site's calibration
+        is bound to besides the weights), ``calibration`` (the site's, or null), ``limits`` and ``server`` added.
+        ``server.triton`` is null where the environment does not tell the version; the server's own metadata does.
+
+    Raises
+    ------
+    CytoserveError
+        The scorer's file or the site's calibration is not usable; the scorer does not start with them either.
+    """
+    folder = os.environ.get(site.CALIBRATION_ENV)
+    return {
+        **service,
+        **_defaults(scoring_file, folder),
+        "calibration": site.describe(folder),
+        "limits": {
+            "max_file_bytes": constants.MAX_FILE_BYTES,
+            "max_pixels": constants.MAX_PIXELS,
+            "max_area_um2": constants.MAX_AREA_UM2,
+            "min_side": constants.MIN_SIDE,
+            "max_cells": constants.MAX_CELLS,
+        },
+        "server": {
+            "triton": os.environ.get("NVIDIA_TRITON_SERVER_VERSION"),
+            "python": platform.python_version(),
+            "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        },
+    }
+
+
+def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
+    """Return what a request gets that chooses nothing, asked of an engine made the way the scorer makes its own."""
+    if not scoring_file.is_file():
+        return dict.fromkeys(("default_budget", "default_alpha", "calibrated_budgets", "procedure_sha256"))
+    config = site.load_engine(scoring_file, folder).config
+    return {
+        "procedure_sha256": site.procedure_sha256(json.loads(scoring_file.read_text(encoding="utf-8"))),
+        "default_budget": config.default_budget,
+        "default_alpha": None if config.elimination is None else config.elimination.default_alpha,
+        "calibrated_budgets": None if config.calibrated is None else list(config.calibrated),
+    }
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

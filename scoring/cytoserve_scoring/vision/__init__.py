@@ -1,0 +1,1 @@
+"""From the bytes of a file to cells: decoding, physical scale, stain, detection, crops."""
