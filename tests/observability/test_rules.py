@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from cytoserve_deploy.launch import local_server
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.warmup import cell_png
 from cytoserve_scoring.serving.metrics import FAMILIES
+from scipy.stats import binom
 from tritonclient import grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,12 @@ SUMMARY_FLAGS = ["--metrics-config=summary_latencies=true", "--metrics-config=su
 
 def rules() -> list[dict[str, Any]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def bands() -> dict[str, float]:
+    """Return the limit of each band, from its expression ``vector(LIMIT)``."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    return {name: float(expr[7:-1]) for name, expr in recorded.items() if name.startswith("cytoserve:band:")}
 
 
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
@@ -125,15 +133,33 @@ def test_runbook_lists_our_metrics_and_bands_as_they_are() -> None:
     for family in FAMILIES:
         row = next(line for line in RUNBOOK.splitlines() if line.startswith(f"| `{family.name}` "))
         assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == set(family.labels)
-    bands = {
-        rule["record"]: float(rule["expr"][7:-1])
-        for rule in rules()
-        if rule.get("record", "").startswith("cytoserve:band:")
-    }
-    for name, value in bands.items():
+    for name, value in bands().items():
         stem = name.removesuffix("_min") if name.endswith("ratio_min") else name
         line = next(line for line in RUNBOOK.splitlines() if f"| `{stem}" in line)
         assert value in [float(number) for number in line.split("|")[2].split(",")], name
+
+
+def test_bands_on_answers_follow_from_the_committed_results() -> None:
+    """The arithmetic of docs/runbook.md, "Bands": binomial quantiles for a quarter of the window's cells."""
+    results = json.loads((ROOT / "docs/results/pbc_test.json").read_text())
+    scoring = json.loads((ROOT / "models/reference/scoring/scoring.json").read_text())
+    referred, level = 1 - results["accepted"] / results["cells"], scoring.get("anomaly_level", 0.05)
+    band = bands()
+    cells = band["cytoserve:band:cells_min"] / 4
+
+    def upper(probability: float, expected: float) -> float:
+        return float(binom.isf(probability, cells, expected) / cells)
+
+    assert band["cytoserve:band:referral_ratio_max"] == math.ceil(100 * upper(0.0005, referred)) / 100
+    assert (
+        band["cytoserve:band:referral_ratio_min"] == math.floor(100 * binom.ppf(0.0005, cells, referred) / cells) / 100
+    )
+    assert band["cytoserve:band:anomaly_ratio_max"] == math.ceil(100 * upper(0.001, level)) / 100
+    assert (
+        band["cytoserve:band:p_value_distance_max"]
+        == math.ceil(100 * max(upper(0.0005, at) - at for at in (0.1, 0.5))) / 100
+    )
+    assert f"{results['cells'] - results['accepted']} of {results['cells']} = {referred:.3f}" in RUNBOOK
 
 
 def test_panels_do_not_lie_on_each_other() -> None:
