@@ -26,7 +26,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: cytoserve
 {{- end }}
 
-{{/* Labels by which the server's pods are found; the same in both modes, and no other pod of the chart carries them. */}}
+{{/* Labels that select the server's pods: the same in both modes, and on no other pod of the chart. */}}
 {{- define "cytoserve.podSelector" -}}
 {{ include "cytoserve.selectorLabels" . }}
 app.kubernetes.io/component: server

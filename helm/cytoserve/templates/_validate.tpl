@@ -1,4 +1,4 @@
-{{/* What values.schema.json cannot say: values that do not go together. Each message says what to do. */}}
+{{/* Checks that values.schema.json cannot express: values that do not go together. Each message says what to do. */}}
 {{- define "cytoserve.validate" -}}
 {{- $v := .Values -}}
 {{- $kserve := eq $v.mode "kserve" -}}
