@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from cytoserve_statistics.ranking import auc, auc_difference, placements, roc
+from cytoserve_statistics.resampling import Interval, Resampler, draw
+from cytoserve_statistics.shares import normal_quantile
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
-from cytoserve_validation.intervals import LEVEL
 from cytoserve_validation.labelled import Groups
-from cytoserve_validation.ranking import auc, auc_difference, placements, roc, zeta
-from cytoserve_validation.resampling import Interval, Resampler, draw
+from cytoserve_validation.zeta import zeta
 
 CURVE_POINTS = 200
 MAIN = "anomaly_score"
-Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
 def strangeness(cells: Answered) -> dict[str, Doubles]:
@@ -105,5 +104,5 @@ def _difference(strange: Doubles, here: Doubles, there: Doubles) -> dict[str, An
     first, second = placements(strange, here), placements(strange, there)
     variance = (first.of_strange - second.of_strange).var(ddof=1) / len(strange)
     variance += first.of_ordinary.var(ddof=1) / len(here) + second.of_ordinary.var(ddof=1) / len(there)
-    value, half = first.auc - second.auc, Z * float(np.sqrt(variance))
+    value, half = first.auc - second.auc, normal_quantile() * float(np.sqrt(variance))
     return {"value": value, "low": value - half, "high": value + half, "method": "DeLong"}
