@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cytoserve_files import NotWritable, check_output, check_output_folder
+from cytoserve_files import check_output, check_output_folder
+
+from cytoserve_cli.errors import exit_on_error
 
 app = typer.Typer(no_args_is_help=True, help="Train the reference models (extra: train).")
 
@@ -16,18 +18,11 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 
 
-def _check(path: Path, folder: bool = True) -> None:
-    """Refuse, before hours of work, what could not be written after them."""
-    try:
-        (check_output_folder if folder else check_output)(path)
-    except NotWritable as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 @app.command()
+@exit_on_error("train")
 def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/autoencoder")) -> None:
     """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
-    _check(out)
+    check_output_folder(out)
     import torch
     from cytoserve_training.augment import Augmentation
     from cytoserve_training.autoencoder import PatchPCAAutoencoder
@@ -42,6 +37,7 @@ def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/a
 
 
 @app.command()
+@exit_on_error("train")
 def denoiser(
     data: Data = Path("../shared/data/pbc"),
     out: Out = Path("runs/denoiser"),
@@ -55,7 +51,7 @@ def denoiser(
     threads: Threads = 2,
 ) -> None:
     """Train the class-conditional denoiser; resumable."""
-    _check(out)
+    check_output_folder(out)
     from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
 
     config = DenoiserTrainConfig(
@@ -74,6 +70,7 @@ def denoiser(
 
 
 @app.command()
+@exit_on_error("train")
 def pack(
     run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
     data: Data = Path("../shared/data/pbc"),
@@ -83,8 +80,8 @@ def pack(
     threads: Threads = 2,
 ) -> None:
     """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""
-    _check(out)
-    _check(run)
+    check_output_folder(out)
+    check_output_folder(run)
     from cytoserve_training.checkpoint import PackConfig
     from cytoserve_training.checkpoint import pack as pack_run
 
@@ -100,6 +97,7 @@ def pack(
 
 
 @app.command()
+@exit_on_error("train")
 def refit(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose scoring is fitted again.")] = Path(
         "models/reference"
@@ -120,13 +118,14 @@ def refit(
 
 
 @app.command("synthetic-field")
+@exit_on_error("train")
 def synthetic_field(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to sample from.")] = Path("models/reference"),
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("examples/synthetic_field.png"),
     seed: Annotated[int, typer.Option(help="Another seed, another field.")] = 11,
 ) -> None:
     """Sample cells from the denoiser and render the synthetic field of the demo."""
-    _check(out, folder=False)
+    check_output(out)
     import hashlib
 
     from cytoserve_training.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
@@ -141,18 +140,20 @@ def synthetic_field(
 
 
 @app.command()
+@exit_on_error("train")
 def card(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to describe.")] = Path("models/reference"),
     results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
 ) -> None:
     """Write the model card from the measured results."""
-    _check(checkpoint / "MODEL_CARD.md", folder=False)
+    check_output(checkpoint / "MODEL_CARD.md")
     from cytoserve_training.model_card import write_card
 
     typer.echo(f"written: {write_card(checkpoint, results)}")
 
 
 @app.command()
+@exit_on_error("train")
 def segmenter(
     data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
     run: Annotated[Path, typer.Option(help="Folder of the run; stages found there are taken up again.")] = Path(
@@ -164,8 +165,8 @@ def segmenter(
     threads: Threads = 2,
 ) -> None:
     """Train the segmenter in its two stages; resumable."""
-    _check(run)
-    _check(out)
+    check_output_folder(run)
+    check_output_folder(out)
     from cytoserve_training.segmenter_train import SegmenterTrainConfig, second_stage, train
 
     first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)

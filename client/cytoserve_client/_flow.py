@@ -14,7 +14,6 @@ from cytoserve_client import _constants as c
 from cytoserve_client import _plan, _wire
 from cytoserve_client._config import ClientConfig, check_timeout
 from cytoserve_client._contract import ServiceInfo, basis_of, check_expectation, check_metadata, parse_info
-from cytoserve_client._options import Options
 from cytoserve_client._outage import Loss, Outage, loss_of
 from cytoserve_client._plan import Chunk, Loaded
 from cytoserve_client._retry import Deadline
@@ -30,6 +29,7 @@ from cytoserve_client.errors import (
     concerns_all,
 )
 from cytoserve_client.images import Source
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 _Result = TypeVar("_Result")

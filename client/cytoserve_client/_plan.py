@@ -10,9 +10,9 @@ from typing import Any
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._answers import cell_answers, field_analysis
-from cytoserve_client._options import Options
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage, Source
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 

@@ -15,12 +15,12 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._options import Options, Priority
 from cytoserve_client._parallel import Progress, in_tasks
 from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import AsyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike
+from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
 
 _Result = TypeVar("_Result")

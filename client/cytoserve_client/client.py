@@ -18,12 +18,12 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._options import Options, Priority
 from cytoserve_client._parallel import Progress, in_threads
 from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import SyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike
+from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
 
 _Result = TypeVar("_Result")
@@ -210,7 +210,7 @@ class Client(BaseClient[SyncTransport]):
         ----------
         images : as in `analyze`
             One cell, or many; many travel in chunks. Nothing is added up here, so every image of the list gets its
-            answer, equal ones too; the commands that count cells leave repeats out (`cytoserve_client.selection`).
+            answer, equal ones too; the commands that count cells leave repeats out (`cytoserve_files.selection`).
         um_per_pixel : float or sequence of float, optional
             Physical scale of all images, or of each, micrometres per pixel.
         timeout : float, optional

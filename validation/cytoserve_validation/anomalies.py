@@ -20,7 +20,8 @@ MAIN = "anomaly_score"
 def strangeness(cells: Answered) -> dict[str, Doubles]:
     """Return every score of strangeness, higher is stranger, NaN where it is unknown.
 
-    ``anomaly_score``: error under the best class. ``p_value``: one minus it. ``zeta``: minus the published score.
+    ``anomaly_score``: squared distance to the ordinary patterns of the answered class (`Answered.anomaly`).
+    ``p_value``: one minus it. ``zeta``: minus the published score.
     ``uncertainty``: one minus the top posterior.
     """
     published = -zeta(cells.scores) if len(cells.classes) > 2 else np.full(len(cells), np.nan)

@@ -15,8 +15,8 @@ from typing import Any
 from cytoserve_client import Client
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage
-from cytoserve_client.intervals import clopper_pearson
 from cytoserve_client.results import CellAnswer
+from cytoserve_statistics.shares import clopper_pearson
 
 from cytoserve_deploy.errors import ChecksFailed, ObjectRefused
 from cytoserve_deploy.rollout.golden import GoldenSet
