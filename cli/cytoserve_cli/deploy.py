@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cytoserve_client import TLS, Client
+from cytoserve_client import TLS
 from cytoserve_deploy import errors as e
 from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import Cluster
-from cytoserve_deploy.rollout.golden import GoldenSet, from_files, golden_set
+from cytoserve_deploy.rollout.golden import from_folder, golden_set
 from cytoserve_deploy.rollout.objects import Release
 from cytoserve_deploy.rollout.state import Line, read_line
 from cytoserve_files import NotWritable, check_output, write_text
-from cytoserve_files.selection import SYSTEM_FILE, gather_tree
 from rich.console import Console
 from rich.table import Table
 
@@ -158,9 +157,9 @@ def promote(
             }
             _note(f"CHECKS SKIPPED for version {version} of {name}: {reason}")
         else:
-            cells = (from_files(_images(golden), um_per_pixel) if golden else golden_set()).first(golden_cells)
+            cells = (from_folder(golden, um_per_pixel, _note) if golden else golden_set()).first(golden_cells)
             tls = TLS(tls_ca, tls_key, tls_cert, tls_server_name) if tls_ca else None
-            found = _checked(running_url, candidate_url, tls, cells, limits)
+            found = checks.of_servers(running_url, candidate_url, tls, cells, limits, _note)
             if report is not None:
                 _write_report(report, found.to_json() + "\n")
             for text in found.sentences():
@@ -222,31 +221,6 @@ def _answers_already(line: Line, version: str, percent: int) -> bool:
         newest = line.service_of(version)
         return held == (None if percent == 100 else percent) and bool(newest)
     return line.entry is not None and line.live == line.service_of(version)["metadata"]["name"]
-
-
-def _checked(
-    running_url: str | None, candidate_url: str | None, tls: TLS | None, cells: GoldenSet, limits: checks.Limits
-) -> checks.Report:
-    if not (running_url and candidate_url):
-        raise e.ObjectRefused(
-            "the checks ask both servers: give --running-url and --candidate-url (docs/rollout.md shows "
-            "`kubectl port-forward`), or --skip-checks with --reason"
-        )
-    if running_url == candidate_url:
-        raise e.ObjectRefused(f"--running-url and --candidate-url are both {running_url}: nothing would be compared")
-    with Client(running_url, tls=tls) as running, Client(candidate_url, tls=tls) as candidate:
-        return checks.compare(running, candidate, cells, limits, _note)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its folders, each content once; what is passed over is named."""
-    found = gather_tree(folder)
-    for item in found.skipped:
-        if item.reason != SYSTEM_FILE:
-            _note(f"{item.source} was left out: {item.message} [{item.reason}]")
-    if not found.files:
-        raise e.ObjectRefused(f"no image lies in {folder}")
-    return list(found.files)
 
 
 def _check_report(path: Path) -> None:

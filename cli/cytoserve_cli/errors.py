@@ -1,4 +1,4 @@
-"""The one error mapper: what a room raises on purpose becomes one line on standard error and an exit code."""
+"""The one error mapper: what a room raises on purpose becomes a sentence on standard error and an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cytoserve_cli.terminal import plain
 
 @contextmanager
 def exit_on_error(command: str) -> Iterator[None]:
-    """End the command with a line and an exit code where a room raises; a decorator, or a ``with`` block.
+    """End the command with a sentence and an exit code where a room raises; a decorator, or a ``with`` block.
 
     Parameters
     ----------
@@ -30,15 +30,17 @@ def exit_on_error(command: str) -> Iterator[None]:
         code = exit_codes.of_error(error, command)
         if code is None:
             raise
-        _print(one_line(error), "red")
+        _print(sentence(error), "red")
         raise typer.Exit(code) from None
 
 
-def one_line(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """Return an error as the terminal shows it: its sentence, and its stable name in brackets."""
     name = getattr(error, "code", None)
     return f"{error} [{name if isinstance(name, str) else type(error).__name__}]"
 
 
 def _print(text: str, style: str = "") -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(plain(text, style))
+    notes = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in text.splitlines():
+        notes.print(plain(line, style))

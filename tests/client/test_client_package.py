@@ -46,12 +46,12 @@ def test_the_client_imports_nothing_of_the_other_rooms() -> None:
 
 
 def test_the_import_is_light() -> None:
-    code = "import sys, time; a = time.perf_counter(); import cytoserve_client; print(time.perf_counter() - a); "
+    code = "import sys, time; a = time.process_time(); import cytoserve_client; print(time.process_time() - a); "
     code += "print({name.split('.')[0] for name in sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     seconds, loaded = run.stdout.splitlines()
     assert not set(eval(loaded)) & {"scipy", "pandas", "torch", "rich", "matplotlib", "onnxruntime", "jinja2"}
-    assert float(seconds) < 2  # 0.4 on an idle machine; a busy one is slower
+    assert float(seconds) < 1  # of the processor; 0.3 here, and a busy machine adds to it
 
 
 def test_doctests() -> None:

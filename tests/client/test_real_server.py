@@ -24,7 +24,6 @@ from cytoserve_client import Client, EncodedImage, Priority, SmearAnalysis, erro
 from cytoserve_client import _constants as c
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._plan import cells_request
-from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import SyncTransport
 from cytoserve_client._wire import INFER
 from cytoserve_client.options import Options
@@ -341,7 +340,7 @@ def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: l
         transport = SyncTransport(config)
         try:
             with pytest.raises(errors.BadParameter):
-                transport.call(INFER, request, Deadline(choice.timeout))
+                transport.attempt(INFER, request, choice.timeout)
         finally:
             transport.close()
 
