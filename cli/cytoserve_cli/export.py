@@ -33,18 +33,18 @@ def export() -> None:
 def onnx(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     to: Annotated[Path, typer.Option("--to", help="Model repository to write into.")],
-    only: Annotated[str, typer.Option(help="Comma-separated graphs; default: all the checkpoint has.")] = "",
+    only: Annotated[str, typer.Option(help="Names of graphs joined by commas; default: all of the checkpoint.")] = "",
     cells: Annotated[
         Path | None,
-        typer.Option(help="Folder of real cells, one sub-folder a class; default: $CYTOSERVE_DATA/pbc/val."),
+        typer.Option(help="Folder of real cells, one sub-folder per class. Default: $CYTOSERVE_DATA/pbc/val."),
     ] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Cells of each class in the decision check.")] = 32,
     decision_probes: Annotated[
-        int | None, typer.Option(min=1, help="Probes per decision; default: the checkpoint's budget.")
+        int | None, typer.Option(min=1, help="Noise samples per decision; default: the checkpoint's budget.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the checks.")] = 1,
 ) -> None:
-    """Export CHECKPOINT to ONNX, check parity and decisions in a process of their own, install with a manifest."""
+    """Export CHECKPOINT to ONNX, check parity and decisions in a separate process, install with a manifest."""
     console = Console(stderr=True)
     numbers = (per_class, decision_probes, threads)
     _show(_export(checkpoint, to, only, cells or _default_cells(), numbers, console), console)
@@ -56,7 +56,7 @@ def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON on standard output.")] = False,
 ) -> None:
-    """Say what CHECKPOINT is, what an evaluation costs, and what the export refuses (weights are not loaded)."""
+    """Describe CHECKPOINT: its networks, the cost of an evaluation, reasons to refuse it. Weights are not loaded."""
     from cytoserve_export.inspection import inspect as look
 
     console = Console(stderr=True)
@@ -98,9 +98,9 @@ def _show_inspection(found: dict[str, Any]) -> None:
 def random_checkpoint(
     to: Annotated[Path, typer.Argument(help="New folder.")],
     size: Annotated[str, typer.Option(help="full (860 million parameters) or tenth (of every width).")] = "tenth",
-    probes: Annotated[int, typer.Option(min=1, help="Probes in the bank.")] = 8,
+    probes: Annotated[int, typer.Option(min=1, help="Noise samples in the bank.")] = 8,
 ) -> None:
-    """Write a CytoDiffusion checkpoint with random weights, to test and time an export with."""
+    """Write a CytoDiffusion checkpoint with random weights, for tests and timings of an export."""
     from cytoserve_export.synthetic import SIZES, write_checkpoint
 
     if size not in SIZES or to.exists():
@@ -116,22 +116,24 @@ def repository(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     to: Annotated[Path, typer.Option("--to", help="Folder of the new repository.")],
     runtime: Annotated[str, typer.Option(help="onnx, or tensorrt (builds the engine here, on the GPU).")] = "onnx",
-    precision: Annotated[str, typer.Option(help="Of the denoiser: fp32, fp16, bf16, int8.")] = "fp32",
-    profile: Annotated[str, typer.Option(help="cpu, a10, l4, a100, h100, h200.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="Precision of the denoiser: fp32, fp16, bf16, int8.")] = "fp32",
+    profile: Annotated[str, typer.Option(help="Target: cpu, a10, l4, a100, h100, h200.")] = "cpu",
     execution_provider: Annotated[str, typer.Option(help="ONNX Runtime on a GPU: cuda or tensorrt.")] = "cuda",
-    cells: Annotated[Path | None, typer.Option(help="Folder of real cells, one sub-folder a class.")] = None,
+    cells: Annotated[Path | None, typer.Option(help="Folder of real cells, one sub-folder per class.")] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Cells of each class in the checks.")] = 32,
-    decision_probes: Annotated[int | None, typer.Option(min=1, help="Probes per decision in the checks.")] = None,
+    decision_probes: Annotated[
+        int | None, typer.Option(min=1, help="Noise samples per decision in the checks.")
+    ] = None,
     template: Annotated[
         Path | None, typer.Option(help="Repository with the Python models; default: the checkout's.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the repository that is there.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Keep a precision that changes over 0.5 % of the decisions.")
+        bool, typer.Option("--accept-changes", help="Accept a precision that changes more than 0.5 % of the decisions.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the checks.")] = 1,
 ) -> None:
-    """Make a whole model repository for one processor and precision, checked, with configurations and manifest."""
+    """Make a complete, checked model repository for one processor and precision."""
     console = Console(stderr=True)
     with console.status("loading torch"):
         from cytoserve_export.decisions import Cells
@@ -169,9 +171,9 @@ def verify(
     checkpoint: Annotated[Path | None, typer.Option(help="Measure parity again against this checkpoint.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Recompute what the manifest of FOLDER says: hashes, signatures, opsets, and with --checkpoint the parity.
+    """Verify FOLDER against its manifest: hashes, signatures, opsets, and with --checkpoint the parity.
 
-    The hashes need no more than `cytoserve serve` does; the rest needs the extra "export".
+    The hashes need what `cytoserve serve` needs; the rest needs the extra "export".
     """
     console = Console(stderr=True)
     missing: str | None = None
@@ -199,7 +201,7 @@ def verify(
 def manifest(
     folder: Annotated[Path, typer.Argument(help="Model repository with a manifest.json.")],
 ) -> None:
-    """List the files of FOLDER again after an edit by hand (a configuration, a model.py, an engine); not a graph."""
+    """Update the manifest of FOLDER after an edit by hand (a configuration, a model.py, an engine; not a graph)."""
     from cytoserve_export.refresh import refresh
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -215,8 +217,10 @@ def manifest(
 def tensorrt(
     model: Annotated[Path, typer.Argument(help="The denoiser's model.onnx.")],
     profile: Annotated[str, typer.Option(help="The GPU of this machine: a10, l4, a100, h100, h200.")],
-    timing_cache: Annotated[Path | None, typer.Option(help="Kernel timings kept between builds.")] = None,
-    version_compatible: Annotated[bool, typer.Option(help="Let later TensorRT of this major version load it.")] = False,
+    timing_cache: Annotated[Path | None, typer.Option(help="File that keeps kernel timings between builds.")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option(help="Let later TensorRT releases of this major version load it.")
+    ] = False,
     cells: Annotated[Path | None, typer.Option(help="Latents for the decision check, an .npy of (N, C, H, W).")] = None,
 ) -> None:
     """Build a TensorRT engine beside MODEL and compare its decisions with ONNX Runtime's. Needs the GPU it is for."""

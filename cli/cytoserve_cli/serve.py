@@ -28,9 +28,9 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.", min=0, max=65535)] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.", min=0, max=65535)] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Metrics port; 0 takes a free one.", min=0, max=65535)] = 8002,
-    log_file: Annotated[Path | None, typer.Option(help="Also keep the server's log in this file.")] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Write the server's log to this file as well.")] = None,
     with_synthesis: Annotated[
-        bool, typer.Option("--with-synthesis", help="Also load decoder and noise predictor.")
+        bool, typer.Option("--with-synthesis", help="Load decoder and noise predictor as well.")
     ] = False,
     onnx_threads: Annotated[
         int | None,
@@ -39,7 +39,7 @@ def serve(
         ),
     ] = None,
     scorer_instances: Annotated[
-        int | None, typer.Option(help="Requests scored at a time. Default: as the repository says.", min=1)
+        int | None, typer.Option(help="Requests scored at the same time. Default: the repository's.", min=1)
     ] = None,
     skip_verification: Annotated[
         bool | None,

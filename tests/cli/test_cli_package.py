@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cytoserve_cli import exit_codes
@@ -68,3 +70,12 @@ def test_the_nearest_ancestor_decides_and_a_command_may_differ() -> None:
     assert exit_codes.of_error(NotWritable("x"), "export") == exit_codes.UNFORESEEN
     assert exit_codes.of_error(NotWritable("x"), "analyze") == exit_codes.USAGE
     assert exit_codes.of_error(KeyError("a fault of ours")) is None
+
+
+def test_an_option_of_serve_comes_from_the_environment(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cytoserve_cli.main", "serve"]
+    environment = {**os.environ, "CYTOSERVE_MODEL_REPOSITORY": str(tmp_path / "gone")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == exit_codes.UNFORESEEN, done.stderr
+    assert f"--model-repository names {tmp_path / 'gone'}, which is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr
