@@ -14,7 +14,7 @@ from cytoserve_client.images import check_scale
 from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
-from cytoserve_reports.tables import NOTICE
+from cytoserve_reports.text import NOTICE
 from cytoserve_validation import answers, calibrate, labelled
 from rich.console import Console
 

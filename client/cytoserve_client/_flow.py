@@ -166,7 +166,7 @@ class Flows:
         def asked() -> Flow[FieldAnalysis]:
             image = yield Load(source.load)
             request_id = _plan.new_id()
-            request = _plan.field_request(image, scale, options, request_id)
+            request = _plan.image_request(_wire.SMEAR_MODEL, [image], [scale], options, request_id)
             call = Call(_wire.INFER, request, options.timeout, image.name, request_id)
             answer = yield from self._answered(call, _wire.SMEAR_MODEL, options, served)
             return _plan.read_field(answer, served.model, image, request_id)
@@ -189,7 +189,8 @@ class Flows:
 
         def asked() -> Flow[list[CellAnswer | CytoserveClientError]]:
             request_id = _plan.new_id()
-            request = _plan.cells_request(images, [scale for _, _, scale in group], options, request_id)
+            scales = [scale for _, _, scale in group]
+            request = _plan.image_request(_wire.CELL_MODEL, images, scales, options, request_id)
             source = images[0].name if len(images) == 1 else None
             call = Call(_wire.INFER, request, options.timeout, source, request_id)
             answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)

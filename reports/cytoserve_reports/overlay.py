@@ -14,7 +14,7 @@ from cytoserve_files import open_regular, shown
 from cytoserve_files.pictures import OVERLAY_KEY
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from cytoserve_reports.tables import NOTICE, SYNTHETIC
+from cytoserve_reports.text import NOTICE, SYNTHETIC
 
 Colour = tuple[int, int, int]
 

@@ -26,7 +26,7 @@ from cytoserve_client.results import CellsAnalysis
 from cytoserve_deploy.errors import DeployError
 from cytoserve_reports import SampleReport
 from cytoserve_reports.overlay import ACCEPTED, REVIEW, draw_overlay
-from cytoserve_reports.tables import NOTICE
+from cytoserve_reports.text import NOTICE
 from fake_server import Call, FakeServer, Refuse, cells, sleeping, smear
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner

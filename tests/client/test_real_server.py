@@ -23,9 +23,9 @@ from cytoserve_cli.main import app
 from cytoserve_client import Client, EncodedImage, Priority, SmearAnalysis, errors
 from cytoserve_client import _constants as c
 from cytoserve_client._config import ClientConfig
-from cytoserve_client._plan import cells_request
+from cytoserve_client._plan import image_request
 from cytoserve_client._transport import SyncTransport
-from cytoserve_client._wire import INFER
+from cytoserve_client._wire import CELL_MODEL, INFER
 from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer
 from cytoserve_reports import SampleReport, summarise
@@ -336,7 +336,7 @@ def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: l
     image = EncodedImage("cell", real_cells[0].read_bytes())
     config = ClientConfig(triton_url)
     for choice in (Options(60.0, budget=10_000), Options(60.0, alpha=1.0), Options(60.0, classes=("blast",))):
-        request = cells_request([image], [PBC_UM_PER_PIXEL], choice, "refused")
+        request = image_request(CELL_MODEL, [image], [PBC_UM_PER_PIXEL], choice, "refused")
         transport = SyncTransport(config)
         try:
             with pytest.raises(errors.BadParameter):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from cytoserve_client.results import SET_ERROR
 from cytoserve_statistics.accuracy import balanced_accuracy_figure
 from cytoserve_statistics.calibration import calibration_error_figure, chance_level, equal_count_bins, reliability
 from cytoserve_statistics.resampling import Figure, Resampler, mean_of
@@ -14,9 +15,6 @@ from cytoserve_statistics.shares import upper_bound
 
 from cytoserve_validation import psychometric, selective
 from cytoserve_validation.answers import Answered, Flags, Integers
-
-SET_ERROR = 0.05
-"""Error level of the prediction sets that are measured."""
 
 NOT_SCORED_COLUMN = "not scored"
 
