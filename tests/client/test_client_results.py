@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
-from cytoserve_client import Cell
 from cytoserve_client.reasons import EXPLANATIONS, Reason
+from made_cells import cell
 from pydantic import ValidationError
-
-
-def cell(
-    label: str | None = "neutrophil", kind: str = "white_cell", decision: str | None = "accept", **changes: Any
-) -> Cell:
-    values: dict[str, Any] = {
-        "box": (0.0, 0.0, 5.0, 5.0),
-        "kind": kind,
-        "label": label,
-        "probability": None if label is None else {label: 1.0},
-        "uncertainty": 0.5,
-        "anomaly": None,
-        "decision": decision,
-        "reasons": (),
-        "evaluations": 10,
-    }
-    return Cell(**{**values, **changes})
 
 
 def test_results_are_frozen() -> None:

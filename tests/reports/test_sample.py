@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from cytoserve_client import Anomaly, Cell, Failure, FieldAnalysis, ModelInfo, Skipped, SmearAnalysis
@@ -13,27 +12,11 @@ from cytoserve_reports.differential import differential, is_small, unlabelled, w
 from cytoserve_reports.review import review_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_cells import cell
 from scipy import stats
 
 CLASSES = ("basophil", "erythroblast", "lymphocyte", "neutrophil", "platelet")
 MODEL = ModelInfo(name="m", version="1", classes=CLASSES, weights_sha256="00")
-
-
-def cell(
-    label: str | None = "neutrophil", kind: str = "white_cell", decision: str | None = "accept", **changes: Any
-) -> Cell:
-    values: dict[str, Any] = {
-        "box": (0.0, 0.0, 5.0, 5.0),
-        "kind": kind,
-        "label": label,
-        "probability": None if label is None else {label: 1.0},
-        "uncertainty": 0.5,
-        "anomaly": None,
-        "decision": decision,
-        "reasons": (),
-        "evaluations": 10,
-    }
-    return Cell(**{**values, **changes})
 
 
 def field(*cells: Cell, source: str = "f.png") -> FieldAnalysis:
