@@ -24,8 +24,8 @@ from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, fit,
 from cytoserve_scoring.classifier.racing import calibrate
 from cytoserve_scoring.classifier.scores import CellScores
 from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_statistics.ranking import auc, auc_difference, placements
 from cytoserve_training.cells import CLASSES, load_cells
-from cytoserve_validation.ranking import auc, auc_difference, placements
 from numpy.typing import NDArray
 from scipy import special
 

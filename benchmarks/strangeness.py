@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from cytoserve_scoring.classifier.score_profile import pattern, shared_precision
-from cytoserve_validation.ranking import zeta
+from cytoserve_validation.zeta import zeta
 from numpy.typing import NDArray
 from scipy import special, stats
 

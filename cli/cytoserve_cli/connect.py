@@ -1,42 +1,18 @@
-"""Where the server is: the one asked for, or a local one that lives as long as the command; and how to trust it."""
+"""A client for a command: of the server asked for, or of a local one that lives as long as the command."""
 
 from __future__ import annotations
 
-import importlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
 
-import typer
-from cytoserve_client._config import TLS
-from cytoserve_client.errors import ConfigurationError, ServerUnavailable
+from cytoserve_client import DEFAULT_TIMEOUT_S, TLS, Client, ConfigurationError, ServerUnavailable
 from rich.console import Console
 
 from cytoserve_cli import exit_codes
-from cytoserve_cli.mounts import MOUNTS, missing
-
-TlsCa = Annotated[
-    Path | None,
-    typer.Option("--tls-ca", envvar="CYTOSERVE_CLIENT_TLS_CA", help="PEM of the authority to trust; switches TLS on."),
-]
-TlsCert = Annotated[
-    Path | None,
-    typer.Option("--tls-cert", envvar="CYTOSERVE_CLIENT_TLS_CERT", help="PEM of our certificate (mutual TLS)."),
-]
-TlsKey = Annotated[
-    Path | None, typer.Option("--tls-key", envvar="CYTOSERVE_CLIENT_TLS_KEY", help="PEM of our key (mutual TLS).")
-]
-TlsServerName = Annotated[
-    str | None,
-    typer.Option(
-        "--tls-server-name",
-        envvar="CYTOSERVE_CLIENT_TLS_SERVER_NAME",
-        help="Name in the server's certificate, where it is not that of --url.",
-    ),
-]
+from cytoserve_cli.mounts import MissingPart, missing
 
 
 def tls_of(
@@ -61,37 +37,37 @@ def tls_of(
 
 
 @contextmanager
-def server_address(url: str | None, notes: Console) -> Iterator[str]:
-    """Yield the gRPC address; without ``url`` start the local server and stop it at the end.
-
-    Parameters
-    ----------
-    url : str or None
-        ``HOST:PORT`` of a running server.
-    notes : Console
-        Takes progress notes (standard error).
+def connected(url: str | None, tls: TLS | None, notes: Console, timeout: float = DEFAULT_TIMEOUT_S) -> Iterator[Client]:
+    """Yield a client; without ``url`` a local server is started, and stopped at the end.
 
     Raises
     ------
     MissingPart
-        If the local server is not installed.
+        The local server is not installed.
     ServerUnavailable
-        If it did not start.
+        It did not start.
     """
+    with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
+        yield client
+
+
+@contextmanager
+def server_address(url: str | None, notes: Console) -> Iterator[str]:
+    """Yield the gRPC address; see `connected`."""
     if url:
         yield url
         return
     try:
-        local = importlib.import_module("cytoserve_deploy.launch.local_server")
-        failed: type[Exception] = importlib.import_module("cytoserve_deploy.errors").DeployError
+        from cytoserve_deploy.errors import DeployError
+        from cytoserve_deploy.launch.local_server import LocalServer
     except ModuleNotFoundError as error:
-        raise missing("serve", MOUNTS["serve"], error) from error
+        raise MissingPart(f"{missing('serve', error)}, or give --url HOST:PORT of a running server.") from error
     with _termination_as_exit():
-        server = local.LocalServer()
+        server = LocalServer()
         try:
             with notes.status("Starting the local server (give --url to use a running one) ..."):
                 server.start()
-        except failed as error:
+        except DeployError as error:
             raise ServerUnavailable(f"the local server did not start: {error}") from error
         try:
             yield server.grpc_url

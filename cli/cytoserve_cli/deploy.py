@@ -1,7 +1,6 @@
 """``cytoserve deploy``: bring a version up, wait for it, check and promote it, take it back, delete it.
 
-Exit codes: 0 done, or nothing to do; 1 refused by the cluster or the state of the roll-out; 2 usage; 3 the checks
-failed; 5 the API server is not there; 6 out of time; 7 not allowed.
+Exit codes: `cytoserve_cli.exit_codes`.
 """
 
 from __future__ import annotations
@@ -9,39 +8,25 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from cytoserve_client import Client
-from cytoserve_client._config import TLS
-from cytoserve_client.errors import CytoserveClientError
-from cytoserve_client.images import sources_of
-from cytoserve_client.selection import SYSTEM_FILE, list_tree, sift
+from cytoserve_client import TLS
 from cytoserve_deploy import errors as e
 from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import Cluster
-from cytoserve_deploy.rollout.golden import GoldenSet, from_files, golden_set
+from cytoserve_deploy.rollout.golden import from_folder, golden_set
 from cytoserve_deploy.rollout.objects import Release
 from cytoserve_deploy.rollout.state import Line, read_line
 from cytoserve_files import NotWritable, check_output, write_text
-from cytoserve_reports.tables import plain
 from rich.console import Console
 from rich.table import Table
 
-CODES: Final[tuple[tuple[type[e.DeployError], int], ...]] = (
-    (e.ChecksFailed, 3),
-    (e.ClusterUnreachable, 5),
-    (e.NotReadyInTime, 6),
-    (e.PermissionDenied, 7),
-    (e.NotAuthenticated, 7),
-    (e.NotConfirmed, 2),
-    (e.ObjectRefused, 2),
-)
+from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.terminal import plain
 
 app = typer.Typer(
     add_completion=False,
@@ -75,7 +60,7 @@ def apply(
     dry_run: DryRun = False,
 ) -> None:
     """Bring a new version up beside the running one. Clients are not moved."""
-    with _told():
+    with exit_on_error("deploy"):
         release = Release(version, model_uri, image, manifest_sha256)
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
         line = read_line(cluster, name)
@@ -97,7 +82,7 @@ def status(
     context: Context = None,
 ) -> None:
     """Show the versions, which one answers, and why one is not ready."""
-    with _told():
+    with exit_on_error("deploy"):
         line = read_line(Cluster(namespace, kubeconfig, context), name)
         if as_json:
             typer.echo(json.dumps(_document(line), indent=2))
@@ -116,7 +101,7 @@ def wait(
     context: Context = None,
 ) -> None:
     """Wait until a version is ready, and tell what it waits for."""
-    with _told():
+    with exit_on_error("deploy"):
         waiting.wait(Cluster(namespace, kubeconfig, context), name, version, timeout, _note, poll)
 
 
@@ -150,7 +135,7 @@ def promote(
     dry_run: DryRun = False,
 ) -> None:
     """Check a version against the running one; if it agrees and is fast enough, let it answer."""
-    with _told():
+    with exit_on_error("deploy"):
         if skip_checks != bool(reason and reason.strip()):
             raise e.ObjectRefused("--skip-checks and --reason go together: the reason is kept on the cluster's object")
         limits = checks.Limits(min_agreement, max_p99_ratio, latency_requests)
@@ -172,9 +157,9 @@ def promote(
             }
             _note(f"CHECKS SKIPPED for version {version} of {name}: {reason}")
         else:
-            cells = (from_files(_images(golden), um_per_pixel) if golden else golden_set()).first(golden_cells)
+            cells = (from_folder(golden, um_per_pixel, _note) if golden else golden_set()).first(golden_cells)
             tls = TLS(tls_ca, tls_key, tls_cert, tls_server_name) if tls_ca else None
-            found = _checked(running_url, candidate_url, tls, cells, limits)
+            found = checks.of_servers(running_url, candidate_url, tls, cells, limits, _note)
             if report is not None:
                 _write_report(report, found.to_json() + "\n")
             for text in found.sentences():
@@ -195,7 +180,7 @@ def rollback(
     dry_run: DryRun = False,
 ) -> None:  # fmt: skip
     """Let the version before answer again. Asks nothing, checks nothing: it is for emergencies."""
-    with _told():
+    with exit_on_error("deploy"):
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
         line = read_line(cluster, name)
         _say((canary if line.mode is n.Mode.KNATIVE else bluegreen).rollback(cluster, line), dry_run)
@@ -213,7 +198,7 @@ def delete(
     dry_run: DryRun = False,
 ) -> None:
     """Delete a version that does not answer, or everything made here. What the chart made is left to Helm."""
-    with _told():
+    with exit_on_error("deploy"):
         if everything == bool(version):
             raise e.ObjectRefused("say what: --version VERSION, or --all")
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
@@ -236,32 +221,6 @@ def _answers_already(line: Line, version: str, percent: int) -> bool:
         newest = line.service_of(version)
         return held == (None if percent == 100 else percent) and bool(newest)
     return line.entry is not None and line.live == line.service_of(version)["metadata"]["name"]
-
-
-def _checked(
-    running_url: str | None, candidate_url: str | None, tls: TLS | None, cells: GoldenSet, limits: checks.Limits
-) -> checks.Report:
-    if not (running_url and candidate_url):
-        raise e.ObjectRefused(
-            "the checks ask both servers: give --running-url and --candidate-url (docs/rollout.md shows "
-            "`kubectl port-forward`), or --skip-checks with --reason"
-        )
-    if running_url == candidate_url:
-        raise e.ObjectRefused(f"--running-url and --candidate-url are both {running_url}: nothing would be compared")
-    with Client(running_url, tls=tls) as running, Client(candidate_url, tls=tls) as candidate:
-        return checks.compare(running, candidate, cells, limits, _note)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Return the images in a folder and its folders, each content once; what is passed over is named."""
-    found = list_tree(folder)
-    kept, repeated = sift(sources_of(found.files)[0])
-    for item in (*found.skipped, *repeated):
-        if item.reason != SYSTEM_FILE:
-            _note(f"{item.source} was left out: {item.message} [{item.reason}]")
-    if not kept:
-        raise e.ObjectRefused(f"no image lies in {folder}")
-    return [found.files[i] for i in kept]
 
 
 def _check_report(path: Path) -> None:
@@ -313,16 +272,3 @@ def _note(text: str) -> None:
 def _say(outcome: bluegreen.Outcome, dry_run: bool) -> None:
     prefix = "" if outcome.changed else "nothing to do: "
     typer.echo(("dry run, nothing was kept: " if dry_run and outcome.changed else prefix) + outcome.text)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn an error into its sentence and an exit code."""
-    try:
-        yield
-    except e.DeployError as error:
-        _note(f"{error} [{type(error).__name__}]")
-        raise typer.Exit(next((code for kind, code in CODES if isinstance(error, kind)), 1)) from None
-    except CytoserveClientError as error:
-        _note(f"{error} [{error.code}]")
-        raise typer.Exit(2) from None

@@ -1,17 +1,17 @@
-"""What ``cytoserve`` tells the shell.
+"""What ``cytoserve`` tells the shell: every exit code, and which error ends a command with which.
 
-==== =========================================================================
-0    every image was answered
-1    something unforeseen, or the JSON could not be written
-2    wrong usage: unknown option, no such folder content, part not installed
-3    some images failed, the others were answered; or a file that looks like an
-     image was not read, or an annotated picture not written
+==== ================================================================================================
+0    done: every image was answered, nothing was refused
+1    unforeseen, or the result could not be written; `export`, `serve`, `deploy`: refused
+2    wrong usage: an unknown option, a value out of range, a file in the way, a part not installed
+3    some images failed, or a file that looks like an image was not read, or an annotated picture
+     was not written; `deploy`: the checks failed
 4    all images failed
-5    the server is not there, or went away
+5    the server is not there, or went away; `deploy`: the cluster's API server
 6    the time given was not enough
-7    the server is of another release, or refused the credentials
+7    the server is of another release or refused the credentials; `deploy`: not allowed
 130  interrupted (143 when asked to terminate)
-==== =========================================================================
+==== ================================================================================================
 
 5 and 6 are given when *all* images failed for that reason.
 """
@@ -19,18 +19,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cytoserve_client.errors import (
-    AccessDenied,
-    ConfigurationError,
-    ContractMismatch,
-    CytoserveClientError,
-    DeadlineExceeded,
-    InvalidInput,
-    ServerUnavailable,
-)
-from cytoserve_client.results import Failure
+if TYPE_CHECKING:
+    from cytoserve_client import Failure
 
 OK: Final = 0
 UNFORESEEN: Final = 1
@@ -42,6 +34,48 @@ DEADLINE: Final = 6
 REFUSED: Final = 7
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
+
+OF_ERROR: Final[dict[str, int]] = {
+    "cytoserve_cli.mounts.MissingPart": USAGE,
+    "cytoserve_client.errors.AccessDenied": REFUSED,
+    "cytoserve_client.errors.ConfigurationError": USAGE,
+    "cytoserve_client.errors.ContractMismatch": REFUSED,
+    "cytoserve_client.errors.CytoserveClientError": UNFORESEEN,
+    "cytoserve_client.errors.DeadlineExceeded": DEADLINE,
+    "cytoserve_client.errors.InvalidInput": USAGE,
+    "cytoserve_client.errors.ServerUnavailable": UNAVAILABLE,
+    "cytoserve_deploy.errors.ChecksFailed": SOME_FAILED,
+    "cytoserve_deploy.errors.ClusterUnreachable": UNAVAILABLE,
+    "cytoserve_deploy.errors.DeployError": UNFORESEEN,
+    "cytoserve_deploy.errors.NotAuthenticated": REFUSED,
+    "cytoserve_deploy.errors.NotConfirmed": USAGE,
+    "cytoserve_deploy.errors.NotReadyInTime": DEADLINE,
+    "cytoserve_deploy.errors.ObjectRefused": USAGE,
+    "cytoserve_deploy.errors.PermissionDenied": REFUSED,
+    "cytoserve_export.errors.ExportError": UNFORESEEN,
+    "cytoserve_scoring.errors.CytoserveError": USAGE,
+    "cytoserve_validation.errors.ValidationError": USAGE,
+    "builtins.OSError": UNFORESEEN,
+}
+"""By the error's full name, because naming a class here would import its room. The nearest ancestor counts."""
+
+OF_ERROR_IN: Final[dict[str, dict[str, int]]] = {
+    "analyze": {"cytoserve_files.errors.NotWritable": USAGE},
+    "classify": {"cytoserve_files.errors.NotWritable": USAGE},
+    "train": {"cytoserve_files.errors.NotWritable": USAGE},
+    "deploy": {"cytoserve_client.errors.CytoserveClientError": USAGE},
+}
+"""Where a command differs. The first three check their outputs before the work, so the mistake is the caller's."""
+
+
+def of_error(error: BaseException, command: str = "") -> int | None:
+    """Return the exit code of an error that ends a command; None for one that no room raises on purpose."""
+    ancestors = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+    for table in (OF_ERROR_IN.get(command, {}), OF_ERROR):
+        for name in ancestors:
+            if name in table:
+                return table[name]
+    return None
 
 
 def of_result(answered: int, failures: Sequence[Failure], lost: bool = False) -> int:
@@ -60,29 +94,13 @@ def of_result(answered: int, failures: Sequence[Failure], lost: bool = False) ->
         return SOME_FAILED if lost else OK
     if answered:
         return SOME_FAILED
-    codes = {failure.error for failure in failures}
-    if codes == {ServerUnavailable.default_code}:
-        return UNAVAILABLE
-    if codes == {DeadlineExceeded.default_code}:
-        return DEADLINE
-    return ALL_FAILED
+    return {frozenset({"unavailable"}): UNAVAILABLE, frozenset({"deadline"}): DEADLINE}.get(
+        frozenset(failure.error for failure in failures), ALL_FAILED
+    )
 
 
 def with_outputs(code: int, written: bool, drawn: bool = True) -> int:
-    """Return the exit code of a result with this code of its own, by what of it was written."""
+    """Return the exit code of a result with this code of its own, given which outputs were written."""
     if not written:
         return UNFORESEEN
     return SOME_FAILED if code == OK and not drawn else code
-
-
-def of_error(error: CytoserveClientError) -> int:
-    """Return the exit code of an error that ended the call."""
-    if isinstance(error, ServerUnavailable):
-        return UNAVAILABLE
-    if isinstance(error, DeadlineExceeded):
-        return DEADLINE
-    if isinstance(error, (ContractMismatch, AccessDenied)):
-        return REFUSED
-    if isinstance(error, (ConfigurationError, InvalidInput)):
-        return USAGE
-    return UNFORESEEN

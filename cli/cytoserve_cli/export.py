@@ -5,78 +5,62 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from cytoserve_export.errors import ExportError, UnknownModel
-from cytoserve_files import FileProblem, check_output
+from cytoserve_export.errors import UnknownModel
+from cytoserve_files import check_output
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from cytoserve_export.progress import Report
+from cytoserve_cli import exit_codes
+from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.terminal import bars
 
 app = typer.Typer(no_args_is_help=True, help="Export checkpoints for serving. For research use; not a medical device.")
-
-EXIT_REFUSED = 1
-EXIT_INTERRUPTED = 130
 
 
 @app.callback()
 def export() -> None:
     """Export checkpoints for serving."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what is half made is taken away, as after Ctrl-C
 
 
 @app.command()
+@exit_on_error("export")
 def onnx(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     to: Annotated[Path, typer.Option("--to", help="Model repository to write into.")],
-    only: Annotated[str, typer.Option(help="Comma-separated graphs; default: all the checkpoint has.")] = "",
+    only: Annotated[str, typer.Option(help="Names of graphs joined by commas; default: all of the checkpoint.")] = "",
     cells: Annotated[
         Path | None,
-        typer.Option(help="Folder of real cells, one sub-folder a class; default: $CYTOSERVE_DATA/pbc/val."),
+        typer.Option(help="Folder of real cells, one sub-folder per class. Default: $CYTOSERVE_DATA/pbc/val."),
     ] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Cells of each class in the decision check.")] = 32,
     decision_probes: Annotated[
-        int | None, typer.Option(min=1, help="Probes per decision; default: the checkpoint's budget.")
+        int | None, typer.Option(min=1, help="Noise samples per decision; default: the checkpoint's budget.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the checks.")] = 1,
 ) -> None:
-    """Export CHECKPOINT to ONNX, check parity and decisions in a process of their own, install with a manifest."""
+    """Export CHECKPOINT to ONNX, check parity and decisions in a separate process, install with a manifest."""
     console = Console(stderr=True)
     numbers = (per_class, decision_probes, threads)
-    made = _guarded(console, lambda: _export(checkpoint, to, only, cells or _default_cells(), numbers, console))
-    _show(made, console)
-
-
-def _guarded(console: Console, work: Callable[[], Any]) -> Any:
-    """Run ``work``; a refusal or an interruption becomes one sentence and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return work()
-    except (ExportError, FileProblem) as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
-        raise typer.Exit(EXIT_REFUSED) from None
-    except KeyboardInterrupt:
-        console.print("interrupted: nothing was written")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _show(_export(checkpoint, to, only, cells or _default_cells(), numbers, console), console)
 
 
 @app.command()
+@exit_on_error("export")
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON on standard output.")] = False,
 ) -> None:
-    """Say what CHECKPOINT is, what an evaluation costs, and what the export refuses (weights are not loaded)."""
+    """Describe CHECKPOINT: its networks, the cost of an evaluation, reasons to refuse it. Weights are not loaded."""
     from cytoserve_export.inspection import inspect as look
 
     console = Console(stderr=True)
-    found = _guarded(console, lambda: look(checkpoint))
+    found = look(checkpoint)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     elif "cost" in found:
@@ -84,7 +68,7 @@ def inspect(
     for refusal in found["refused"]:
         console.print(f"[bold red]refused[/] {escape(str(refusal))}", highlight=False)
     if found["refused"]:
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(exit_codes.UNFORESEEN)
 
 
 def _show_inspection(found: dict[str, Any]) -> None:
@@ -110,60 +94,60 @@ def _show_inspection(found: dict[str, Any]) -> None:
 
 
 @app.command("random-checkpoint")
+@exit_on_error("export")
 def random_checkpoint(
     to: Annotated[Path, typer.Argument(help="New folder.")],
     size: Annotated[str, typer.Option(help="full (860 million parameters) or tenth (of every width).")] = "tenth",
-    probes: Annotated[int, typer.Option(min=1, help="Probes in the bank.")] = 8,
+    probes: Annotated[int, typer.Option(min=1, help="Noise samples in the bank.")] = 8,
 ) -> None:
-    """Write a CytoDiffusion checkpoint with random weights, to test and time an export with."""
+    """Write a CytoDiffusion checkpoint with random weights, for tests and timings of an export."""
     from cytoserve_export.synthetic import SIZES, write_checkpoint
 
     if size not in SIZES or to.exists():
         raise typer.BadParameter(f"--size is one of {', '.join(SIZES)}, and {to} must not exist yet")
     console = Console(stderr=True)
     with console.status(f"writing {escape(str(to))}"):
-        _guarded(console, lambda: write_checkpoint(to, size, probes=probes))
+        write_checkpoint(to, size, probes=probes)
 
 
 @app.command()
+@exit_on_error("export")
 def repository(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, the one with model_index.json.")],
     to: Annotated[Path, typer.Option("--to", help="Folder of the new repository.")],
     runtime: Annotated[str, typer.Option(help="onnx, or tensorrt (builds the engine here, on the GPU).")] = "onnx",
-    precision: Annotated[str, typer.Option(help="Of the denoiser: fp32, fp16, bf16, int8.")] = "fp32",
-    profile: Annotated[str, typer.Option(help="cpu, a10, l4, a100, h100, h200.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="Precision of the denoiser: fp32, fp16, bf16, int8.")] = "fp32",
+    profile: Annotated[str, typer.Option(help="Target: cpu, a10, l4, a100, h100, h200.")] = "cpu",
     execution_provider: Annotated[str, typer.Option(help="ONNX Runtime on a GPU: cuda or tensorrt.")] = "cuda",
-    cells: Annotated[Path | None, typer.Option(help="Folder of real cells, one sub-folder a class.")] = None,
+    cells: Annotated[Path | None, typer.Option(help="Folder of real cells, one sub-folder per class.")] = None,
     per_class: Annotated[int, typer.Option(min=1, help="Cells of each class in the checks.")] = 32,
-    decision_probes: Annotated[int | None, typer.Option(min=1, help="Probes per decision in the checks.")] = None,
+    decision_probes: Annotated[
+        int | None, typer.Option(min=1, help="Noise samples per decision in the checks.")
+    ] = None,
     template: Annotated[
         Path | None, typer.Option(help="Repository with the Python models; default: the checkout's.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the repository that is there.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Keep a precision that changes over 0.5 % of the decisions.")
+        bool, typer.Option("--accept-changes", help="Accept a precision that changes more than 0.5 % of the decisions.")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the checks.")] = 1,
 ) -> None:
-    """Make a whole model repository for one processor and precision, checked, with configurations and manifest."""
+    """Make a complete, checked model repository for one processor and precision."""
     console = Console(stderr=True)
-
-    def work() -> dict[str, Any]:
-        with console.status("loading torch"):
-            from cytoserve_export.decisions import Cells
-            from cytoserve_export.filled import Order, make_repository
-            from cytoserve_export.tensorrt_builder import Bindings
-        found = cells or _default_cells()
-        chosen = Cells(found, per_class, probes=decision_probes) if found else None
-        order = Order(
-            checkpoint, to, template or _checkout(), runtime, precision, profile, chosen, replace, threads,
-            execution_provider, accept_changes,
-        )  # fmt: skip
-        tensorrt = Bindings.find() if runtime == "tensorrt" else None
-        with _bars(console) as report:
-            return make_repository(order, report, tensorrt)
-
-    made = _guarded(console, work)
+    with console.status("loading torch"):
+        from cytoserve_export.decisions import Cells
+        from cytoserve_export.filled import Order, make_repository
+        from cytoserve_export.tensorrt_builder import Bindings
+    found = cells or _default_cells()
+    chosen = Cells(found, per_class, probes=decision_probes) if found else None
+    order = Order(
+        checkpoint, to, template or _checkout(), runtime, precision, profile, chosen, replace, threads,
+        execution_provider, accept_changes,
+    )  # fmt: skip
+    tensorrt = Bindings.find() if runtime == "tensorrt" else None
+    with bars(console, _stage) as report:
+        made = make_repository(order, report, tensorrt)
     _show({to.name: made}, console)
     if made["precision"]:
         told = made["precision"]
@@ -181,31 +165,27 @@ def _checkout() -> Path:
 
 
 @app.command()
+@exit_on_error("export")
 def verify(
     folder: Annotated[Path, typer.Argument(help="Model repository with a manifest.json.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Measure parity again against this checkpoint.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Recompute what the manifest of FOLDER says: hashes, signatures, opsets, and with --checkpoint the parity.
+    """Verify FOLDER against its manifest: hashes, signatures, opsets, and with --checkpoint the parity.
 
-    The hashes need no more than `cytoserve serve` does; the rest needs the extra "export".
+    The hashes need what `cytoserve serve` needs; the rest needs the extra "export".
     """
     console = Console(stderr=True)
     missing: str | None = None
+    if checkpoint is None:
+        from cytoserve_export.verification import verify_as_installed
 
-    def work() -> dict[str, Any]:
-        nonlocal missing
-        if checkpoint is None:
-            from cytoserve_export.verification import verify_as_installed
-
-            found, missing = verify_as_installed(folder)
-            return found
+        found, missing = verify_as_installed(folder)
+    else:
         from cytoserve_export.filled import verify_repository
 
-        with _bars(console) as report:
-            return verify_repository(folder, checkpoint, threads, report)
-
-    found = _guarded(console, work)
+        with bars(console, _stage) as report:
+            found = verify_repository(folder, checkpoint, threads, report)
     _show({folder.name: found}, console)
     if missing:
         console.print(
@@ -217,14 +197,15 @@ def verify(
 
 
 @app.command()
+@exit_on_error("export")
 def manifest(
     folder: Annotated[Path, typer.Argument(help="Model repository with a manifest.json.")],
 ) -> None:
-    """List the files of FOLDER again after an edit by hand (a configuration, a model.py, an engine); not a graph."""
+    """Update the manifest of FOLDER after an edit by hand (a configuration, a model.py, an engine; not a graph)."""
     from cytoserve_export.refresh import refresh
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    done = _guarded(console, lambda: refresh(folder))
+    done = refresh(folder)
     for word in ("added", "changed", "removed"):
         for name in getattr(done, word):
             console.print(f"{word} {name}", markup=False)
@@ -232,28 +213,29 @@ def manifest(
 
 
 @app.command()
+@exit_on_error("export")
 def tensorrt(
     model: Annotated[Path, typer.Argument(help="The denoiser's model.onnx.")],
     profile: Annotated[str, typer.Option(help="The GPU of this machine: a10, l4, a100, h100, h200.")],
-    timing_cache: Annotated[Path | None, typer.Option(help="Kernel timings kept between builds.")] = None,
-    version_compatible: Annotated[bool, typer.Option(help="Let later TensorRT of this major version load it.")] = False,
+    timing_cache: Annotated[Path | None, typer.Option(help="File that keeps kernel timings between builds.")] = None,
+    version_compatible: Annotated[
+        bool, typer.Option(help="Let later TensorRT releases of this major version load it.")
+    ] = False,
     cells: Annotated[Path | None, typer.Option(help="Latents for the decision check, an .npy of (N, C, H, W).")] = None,
 ) -> None:
     """Build a TensorRT engine beside MODEL and compare its decisions with ONNX Runtime's. Needs the GPU it is for."""
     console = Console(stderr=True)
 
-    def work() -> dict[str, Any]:
-        from cytoserve_export.engine_road import build_and_check
-        from cytoserve_export.profiles import find_profile
-        from cytoserve_export.tensorrt_builder import Bindings, BuildOptions
+    from cytoserve_export.engine_road import build_and_check
+    from cytoserve_export.profiles import find_profile
+    from cytoserve_export.tensorrt_builder import Bindings, BuildOptions
 
-        chosen, options = find_profile(profile), BuildOptions(version_compatible, timing_cache)
-        if timing_cache is not None:
-            check_output(timing_cache)
-        with _bars(console) as report:
-            return build_and_check(model, chosen, Bindings.find(), options, cells, report)
-
-    typer.echo(json.dumps(_guarded(console, work), indent=1))
+    chosen, options = find_profile(profile), BuildOptions(version_compatible, timing_cache)
+    if timing_cache is not None:
+        check_output(timing_cache)
+    with bars(console, _stage) as report:
+        made = build_and_check(model, chosen, Bindings.find(), options, cells, report)
+    typer.echo(json.dumps(made, indent=1))
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -280,23 +262,13 @@ def _export(
         console.print(
             "[yellow]no cells given (--cells or CYTOSERVE_DATA): decisions are not checked, the manifest says null[/]"
         )
-    with _bars(console) as report:
+    with bars(console, _stage) as report:
         return export_onnx(Request(checkpoint, to, names, chosen, threads), report)
 
 
-@contextmanager
-def _bars(console: Console) -> Iterator[Report]:
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            group = stage.split(" ")[0] if stage.startswith(("tracing", "parity")) else stage
-            if group not in tasks:
-                tasks[group] = progress.add_task(stage, total=total)
-            progress.update(tasks[group], description=stage, completed=done, total=total)
-
-        yield report
+def _stage(name: str) -> str:
+    """Return what a stage belongs to: the graphs of one step share a bar."""
+    return name.split(" ")[0] if name.startswith(("tracing", "parity")) else name
 
 
 def _show(made: dict[str, dict[str, Any]], console: Console) -> None:

@@ -1,7 +1,4 @@
-"""Subcommands of the other rooms, imported only when they are called.
-
-A row per subcommand: where its typer app is, which extra brings what it needs, one line of help.
-"""
+"""The subcommands, imported only when they are called: a row each."""
 
 from __future__ import annotations
 
@@ -15,27 +12,28 @@ from cytoserve_cli import exit_codes
 
 @dataclass(frozen=True)
 class Mount:
-    """One subcommand: ``module:attribute`` of its typer app, the extra it needs, its help."""
+    """One subcommand: ``module:attribute`` of its typer app, its line of help, the extra that it needs, if any."""
 
     target: str
-    extra: str
     help: str
+    extra: str | None = None
 
 
 MOUNTS: dict[str, Mount] = {
-    "serve": Mount("cytoserve_cli.serve:app", "serve", "Run the local Triton server in the foreground."),
-    "export": Mount("cytoserve_cli.export:app", "export", "Turn a checkpoint into a served model repository."),
-    "train": Mount("cytoserve_cli.train:app", "train", "Train and measure the reference models."),
+    "analyze": Mount("cytoserve_cli.analyze:analyze_app", "Find, classify and count the cells of one sample's fields."),
+    "classify": Mount("cytoserve_cli.analyze:classify_app", "Classify single-cell images of an analyser."),
+    "info": Mount("cytoserve_cli.analyze:info_app", "Print what the server serves: model, classes, hashes, limits."),
+    "serve": Mount("cytoserve_cli.serve:app", "Run the local Triton server in the foreground.", "serve"),
+    "export": Mount("cytoserve_cli.export:app", "Turn a checkpoint into a model repository.", "export"),
+    "train": Mount("cytoserve_cli.train:app", "Train the reference models.", "train"),
     "deploy": Mount(
-        "cytoserve_cli.deploy:app",
-        "deploy",
-        "Roll a new model version out on KServe: check, promote, take back.",
+        "cytoserve_cli.deploy:app", "Roll a new model version out on KServe: check, promote, take back.", "deploy"
     ),
     "calibrate": Mount(
-        "cytoserve_cli.validation:calibrate_app", "validate", "Fit a site's own thresholds on labelled cells."
+        "cytoserve_cli.validation:calibrate_app", "Fit a site's own thresholds on labelled cells.", "validate"
     ),
     "validate": Mount(
-        "cytoserve_cli.validation:validate_app", "validate", "Measure a server on labelled cells, with a report."
+        "cytoserve_cli.validation:validate_app", "Measure a server on labelled cells, with a report.", "validate"
     ),
 }
 
@@ -52,14 +50,12 @@ class MissingPart(Exception):
     """A subcommand, or a library that it needs, is not installed; the text says what to type."""
 
 
-def missing(name: str, mount: Mount, error: ModuleNotFoundError) -> MissingPart:
-    """Return what to tell the user about a module that was not found."""
-    module = error.name or str(error)
-    if module.split(".")[0] in OWN_PACKAGES and module.partition(".")[2]:
+def missing(name: str, error: ModuleNotFoundError) -> MissingPart:
+    """Return what to say about a module that a subcommand did not find."""
+    module, extra = error.name or str(error), MOUNTS[name].extra
+    if (module.split(".")[0] in OWN_PACKAGES and module.partition(".")[2]) or extra is None:
         return MissingPart(f"`cytoserve {name}` is not part of this installation (no module {module}).")
-    return MissingPart(
-        f'`cytoserve {name}` needs {module}, which is not installed: pip install "cytoserve[{mount.extra}]"'
-    )
+    return MissingPart(f'`cytoserve {name}` needs {module}, which is not installed: pip install "cytoserve[{extra}]"')
 
 
 def run(name: str, arguments: list[str]) -> None:
@@ -70,13 +66,12 @@ def run(name: str, arguments: list[str]) -> None:
     MissingPart
         If it, or a library that it needs, is not installed.
     """
-    mount = MOUNTS[name]
-    module, _, attribute = mount.target.partition(":")
+    module, _, attribute = MOUNTS[name].target.partition(":")
     try:
         app: typer.Typer = getattr(importlib.import_module(module), attribute)
         typer.main.get_command(app).main(args=arguments, prog_name=f"cytoserve {name}")
     except ModuleNotFoundError as error:
-        raise missing(name, mount, error) from error
+        raise missing(name, error) from error
 
 
 def add_all(app: typer.Typer) -> None:
@@ -86,7 +81,7 @@ def add_all(app: typer.Typer) -> None:
 
 
 def _add(app: typer.Typer, name: str, mount: Mount) -> None:
-    # Options and --help belong to the mounted app: this shell passes every word on unread.
+    # Options and --help belong to the mounted app: every word is passed on unparsed.
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
     def forward(ctx: typer.Context) -> None:

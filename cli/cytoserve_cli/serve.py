@@ -9,39 +9,44 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from cytoserve_deploy.errors import DeployError, ServerDied
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.options import ServerOptions
 from rich.console import Console
 
-app = typer.Typer(add_completion=False)
-EXIT_FAILED = 1
+from cytoserve_cli.errors import exit_on_error
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
+@exit_on_error("serve")
 def serve(
     model_repository: Annotated[
         Path | None,
-        typer.Option(help="Model repository. Default: $CYTOSERVE_MODEL_REPOSITORY, else the checkout's."),
+        typer.Option(envvar="CYTOSERVE_MODEL_REPOSITORY", help="Model repository. Default: the checkout's."),
     ] = None,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.", min=0, max=65535)] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.", min=0, max=65535)] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Metrics port; 0 takes a free one.", min=0, max=65535)] = 8002,
-    log_file: Annotated[Path | None, typer.Option(help="Also keep the server's log in this file.")] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Write the server's log to this file as well.")] = None,
     with_synthesis: Annotated[
-        bool, typer.Option("--with-synthesis", help="Also load decoder and noise predictor.")
+        bool, typer.Option("--with-synthesis", help="Load decoder and noise predictor as well.")
     ] = False,
     onnx_threads: Annotated[
-        int | None, typer.Option(help="Threads of one ONNX session. Default: the usable CPUs.", min=1)
+        int | None,
+        typer.Option(
+            envvar="CYTOSERVE_ONNX_THREADS", help="Threads of one ONNX session. Default: the usable CPUs.", min=1
+        ),
     ] = None,
     scorer_instances: Annotated[
-        int | None, typer.Option(help="Requests scored at a time. Default: as the repository says.", min=1)
+        int | None, typer.Option(help="Requests scored at the same time. Default: the repository's.", min=1)
     ] = None,
     skip_verification: Annotated[
         bool | None,
         typer.Option(
             "--skip-verification/--verify",
-            help="Do not compare the models with their manifest. Default: $CYTOSERVE_SKIP_VERIFICATION, else compare.",
+            envvar="CYTOSERVE_SKIP_VERIFICATION",
+            help="Whether to compare the models with their manifest. Default: compare.",
         ),
     ] = None,
 ) -> None:
@@ -49,7 +54,7 @@ def serve(
 
     For research use; not a medical device.
     """
-    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     server = LocalServer(
         ServerOptions(
             model_repository=model_repository,
@@ -72,27 +77,17 @@ def serve(
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask)
-    try:
-        console.print("Starting Triton ...")
-        with server:
-            threading.Thread(target=_print_log, args=(server, console), daemon=True).start()
-            console.print(
-                f"[bold green]Ready.[/] gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}"
-            )
-            console.print(f"Log: {server.log_path}   Stop: Ctrl-C", markup=False)
-            while not stop.wait(0.2):
-                server.check()
-            console.print("Stopping ...")
-        console.print("Stopped; nothing is left running.")
-    except KeyboardInterrupt:
-        errors.print("Interrupted; the server was stopped.")
-        raise typer.Exit(130) from None
-    except DeployError as error:
-        errors.print(
-            f"[bold red]{'The server ended' if isinstance(error, ServerDied) else 'Cannot serve'}:[/] ", end=""
+    console.print("Starting Triton ...")
+    with server:
+        threading.Thread(target=_print_log, args=(server, console), daemon=True).start()
+        console.print(
+            f"[bold green]Ready.[/] gRPC {server.grpc_url}   HTTP {server.http_url}   metrics {server.metrics_url}"
         )
-        errors.print(str(error), markup=False)
-        raise typer.Exit(EXIT_FAILED) from None
+        console.print(f"Log: {server.log_path}   Stop: Ctrl-C", markup=False)
+        while not stop.wait(0.2):
+            server.check()
+        console.print("Stopping ...")
+    console.print("Stopped; nothing is left running.")
 
 
 def _print_log(server: LocalServer, console: Console) -> None:

@@ -6,28 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cytoserve_files import NotWritable, check_output, check_output_folder
+from cytoserve_files import check_output, check_output_folder
+
+from cytoserve_cli.errors import exit_on_error
 
 app = typer.Typer(no_args_is_help=True, help="Train the reference models (extra: train).")
 
 Data = Annotated[Path, typer.Option(help="Folder with train, val and test, one folder a class in each.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run; a run found there is resumed.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; a run that is there already is resumed.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 
 
-def _check(path: Path, folder: bool = True) -> None:
-    """Refuse, before hours of work, what could not be written after them."""
-    try:
-        (check_output_folder if folder else check_output)(path)
-    except NotWritable as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 @app.command()
+@exit_on_error("train")
 def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/autoencoder")) -> None:
-    """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
-    _check(out)
+    """Fit the patch autoencoder and print the share of variance it keeps (seconds; `denoiser` does it as well)."""
+    check_output_folder(out)
     import torch
     from cytoserve_training.augment import Augmentation
     from cytoserve_training.autoencoder import PatchPCAAutoencoder
@@ -42,20 +37,21 @@ def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/a
 
 
 @app.command()
+@exit_on_error("train")
 def denoiser(
     data: Data = Path("../shared/data/pbc"),
     out: Out = Path("runs/denoiser"),
     steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 6000,
-    margin_from: Annotated[int, typer.Option(help="Step from which the pairwise margin is added.")] = 1500,
-    start_from: Annotated[str, typer.Option(help="Folder of an earlier run to begin with.")] = "",
+    margin_from: Annotated[int, typer.Option(help="Step from which the pairwise margin joins the loss.")] = 1500,
+    start_from: Annotated[str, typer.Option(help="Folder of an earlier run whose weights to start from.")] = "",
     leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 8e-4,
-    seed: Annotated[int, typer.Option(help="Seed of the order of cells, of times and of noises.")] = 20261123,
+    seed: Annotated[int, typer.Option(help="Seed of the order of cells, the timesteps and the noise.")] = 20261123,
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
     """Train the class-conditional denoiser; resumable."""
-    _check(out)
+    check_output_folder(out)
     from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
 
     config = DenoiserTrainConfig(
@@ -74,17 +70,20 @@ def denoiser(
 
 
 @app.command()
+@exit_on_error("train")
 def pack(
     run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
     data: Data = Path("../shared/data/pbc"),
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("models/reference"),
-    choosing: Annotated[int, typer.Option(help="Validation cells a class that choose bank and elimination.")] = 50,
-    calibrating: Annotated[int, typer.Option(help="Other validation cells, at most, that calibrate.")] = 800,
+    choosing: Annotated[
+        int, typer.Option(help="Validation cells per class that choose noise samples and racing.")
+    ] = 50,
+    calibrating: Annotated[int, typer.Option(help="Most other validation cells, for calibration.")] = 800,
     threads: Threads = 2,
 ) -> None:
-    """Choose the probe bank's weights, fit temperature and thresholds on val, write the checkpoint."""
-    _check(out)
-    _check(run)
+    """Choose the weights of the noise samples, fit temperature and thresholds on val, write the checkpoint."""
+    check_output_folder(out)
+    check_output_folder(run)
     from cytoserve_training.checkpoint import PackConfig
     from cytoserve_training.checkpoint import pack as pack_run
 
@@ -100,16 +99,15 @@ def pack(
 
 
 @app.command()
+@exit_on_error("train")
 def refit(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose scoring is fitted again.")] = Path(
-        "models/reference"
-    ),
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint whose scoring is refitted.")] = Path("models/reference"),
     repository: Annotated[Path, typer.Option(help="Model repository exported from it.")] = Path("model_repository"),
     data: Data = Path("../shared/data/pbc"),
     run: Annotated[Path, typer.Option(help="Folder that keeps the computed errors.")] = Path("runs/refit"),
     threads: Threads = 2,
 ) -> None:
-    """Fit elimination, temperature, thresholds and references again, on the served graphs (about 10 minutes)."""
+    """Refit racing, temperature, thresholds and references on the served graphs (about 10 minutes)."""
     from cytoserve_training.checkpoint import PackConfig
     from cytoserve_training.refit import RefitConfig
     from cytoserve_training.refit import refit as fit_again
@@ -120,13 +118,14 @@ def refit(
 
 
 @app.command("synthetic-field")
+@exit_on_error("train")
 def synthetic_field(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to sample from.")] = Path("models/reference"),
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("examples/synthetic_field.png"),
-    seed: Annotated[int, typer.Option(help="Another seed, another field.")] = 11,
+    seed: Annotated[int, typer.Option(help="Seed of the field.")] = 11,
 ) -> None:
     """Sample cells from the denoiser and render the synthetic field of the demo."""
-    _check(out, folder=False)
+    check_output(out)
     import hashlib
 
     from cytoserve_training.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
@@ -141,21 +140,23 @@ def synthetic_field(
 
 
 @app.command()
+@exit_on_error("train")
 def card(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint to describe.")] = Path("models/reference"),
     results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
 ) -> None:
     """Write the model card from the measured results."""
-    _check(checkpoint / "MODEL_CARD.md", folder=False)
+    check_output(checkpoint / "MODEL_CARD.md")
     from cytoserve_training.model_card import write_card
 
     typer.echo(f"written: {write_card(checkpoint, results)}")
 
 
 @app.command()
+@exit_on_error("train")
 def segmenter(
     data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
-    run: Annotated[Path, typer.Option(help="Folder of the run; stages found there are taken up again.")] = Path(
+    run: Annotated[Path, typer.Option(help="Folder of the run; finished stages are not repeated.")] = Path(
         "runs/segmenter"
     ),
     out: Annotated[Path, typer.Option(help="Where the finished model goes.")] = Path("models/reference/segmenter"),
@@ -163,9 +164,9 @@ def segmenter(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Train the segmenter in its two stages; resumable."""
-    _check(run)
-    _check(out)
+    """Train the detector of cells (the model `segmenter`) in its two stages; resumable."""
+    check_output_folder(run)
+    check_output_folder(out)
     from cytoserve_training.segmenter_train import SegmenterTrainConfig, second_stage, train
 
     first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)

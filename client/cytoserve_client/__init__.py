@@ -5,9 +5,11 @@
 ...     analysis = client.analyze("field.png")
 """
 
+from cytoserve_files.selection import Skipped
+
 from cytoserve_client._config import TLS, Expectation, RetryPolicy, TokenProvider
+from cytoserve_client._constants import DEFAULT_TIMEOUT_S
 from cytoserve_client._contract import ServiceInfo
-from cytoserve_client._options import Priority
 from cytoserve_client.async_client import AsyncClient
 from cytoserve_client.client import Client
 from cytoserve_client.errors import (
@@ -37,6 +39,7 @@ from cytoserve_client.errors import (
     UnsupportedMode,
 )
 from cytoserve_client.images import EncodedImage, ImageLike
+from cytoserve_client.options import Priority
 from cytoserve_client.reasons import Reason
 from cytoserve_client.results import (
     Anomaly,
@@ -44,19 +47,16 @@ from cytoserve_client.results import (
     Cell,
     CellAnswer,
     CellsAnalysis,
-    ClassCount,
     Decision,
     Failure,
     FieldAnalysis,
     Kind,
     ModelInfo,
-    ReviewItem,
-    Skipped,
     SmearAnalysis,
 )
-from cytoserve_client.review import review_order
 
 __all__ = [
+    "DEFAULT_TIMEOUT_S",
     "TLS",
     "AccessDenied",
     "Anomaly",
@@ -68,7 +68,6 @@ __all__ = [
     "Cell",
     "CellAnswer",
     "CellsAnalysis",
-    "ClassCount",
     "Client",
     "ClientClosed",
     "ConfigurationError",
@@ -93,7 +92,6 @@ __all__ = [
     "Priority",
     "Reason",
     "RetryPolicy",
-    "ReviewItem",
     "ServerError",
     "ServerUnavailable",
     "ServiceInfo",
@@ -106,5 +104,4 @@ __all__ = [
     "TruncatedImage",
     "UnreadableFile",
     "UnsupportedMode",
-    "review_order",
 ]

@@ -7,7 +7,7 @@ not exist, a cell accepted without a label: each is an `InvalidAnswer`, because 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cytoserve_client._constants import PROBABILITY_TOLERANCE
 from cytoserve_client._wire import Tensors
-from cytoserve_client.differential import differential
 from cytoserve_client.errors import CytoserveClientError, InvalidAnswer, error_from_code
 from cytoserve_client.images import EncodedImage
 from cytoserve_client.results import (
@@ -29,9 +28,7 @@ from cytoserve_client.results import (
     FieldAnalysis,
     Kind,
     ModelInfo,
-    SmearAnalysis,
 )
-from cytoserve_client.review import review_list
 
 _KINDS: tuple[Kind, ...] = ("white_cell", "red_cell", "platelet")
 _DECISIONS: tuple[Decision, ...] = ("accept", "review")
@@ -267,28 +264,6 @@ def _cell_answer(tensors: Tensors, model: ModelInfo, image: EncodedImage, i: int
 def failure_of(error: CytoserveClientError, source: str) -> Failure:
     """Return the entry of ``failures`` for an error."""
     return Failure(source=error.source or source, error=error.code, message=error.message)
-
-
-def assemble_smear(
-    model: ModelInfo, fields: Iterable[FieldAnalysis], failures: Iterable[Failure] = (), sample: str | None = None
-) -> SmearAnalysis:
-    """Add the fields of one sample up: differential over all their cells, review list over all fields."""
-    kept = tuple(fields)
-    return SmearAnalysis(
-        sample=sample,
-        model=model,
-        fields=kept,
-        differential=differential((cell for field in kept for cell in field.cells), model.classes),
-        review=review_list(kept),
-        failures=tuple(failures),
-    )
-
-
-def split_by_field(analysis: SmearAnalysis) -> list[SmearAnalysis]:
-    """Return one analysis per field, as if each were a sample of its own; failed images come last, without fields."""
-    alone = [assemble_smear(analysis.model, [field], (), analysis.sample) for field in analysis.fields]
-    failed = [assemble_smear(analysis.model, [], [failure], analysis.sample) for failure in analysis.failures]
-    return alone + failed
 
 
 def assemble_cells(

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from cytoserve_files import writable_text
+from cytoserve_files.pictures import is_overlay
+from cytoserve_files.selection import Skipped, sift
 
 from cytoserve_client import _constants as c
 from cytoserve_client import _plan
-from cytoserve_client._answers import assemble_cells, assemble_smear, failure_of
+from cytoserve_client._answers import assemble_cells, failure_of
 from cytoserve_client._config import TLS, ClientConfig, Expectation, RetryPolicy, TokenProvider
 from cytoserve_client._flow import Flows
 from cytoserve_client._plan import Chunk
-from cytoserve_client.errors import CytoserveClientError
+from cytoserve_client.errors import CytoserveClientError, OwnOverlay
 from cytoserve_client.images import ImageLike, Source, check_scale, check_scales, sources_of
-from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, Skipped, SmearAnalysis
-from cytoserve_client.selection import refuse_overlay, sift
+from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, SmearAnalysis
 
 
 class _Transport(Protocol):
@@ -88,12 +89,12 @@ class FieldsJob:
     def of(cls, images: ImageLike | Sequence[ImageLike], um_per_pixel: float | None) -> FieldsJob:
         """Check what can be checked without the server; a single image is read, so that its mistakes come first.
 
-        Files are compared here (see `cytoserve_client.selection.sift`), so this may wait for a disk.
+        Files are compared here (see `cytoserve_files.selection.sift`), so this may wait for a disk.
         """
         sources, single = sources_of(images)
         scale = check_scale(um_per_pixel)
         if single:
-            refuse_overlay(sources[0])
+            _refuse_overlay(sources[0])
             return cls(_read_single(sources), single, scale)
         kept, skipped = sift(sources)
         return cls([sources[i] for i in kept], single, scale, tuple(skipped))
@@ -102,11 +103,14 @@ class FieldsJob:
         self, model: ModelInfo, answers: Sequence[FieldAnalysis | CytoserveClientError], sample: str | None
     ) -> SmearAnalysis:
         """Return the sample's analysis: fields and failures, each in the order given."""
-        fields = [answer for answer in answers if isinstance(answer, FieldAnalysis)]
         pairs = zip(self.sources, answers, strict=True)
-        failures = [failure_of(answer, s.name) for s, answer in pairs if isinstance(answer, CytoserveClientError)]
-        name = None if sample is None else writable_text(sample)
-        return assemble_smear(model, fields, failures, name).model_copy(update={"skipped": self.skipped})
+        return SmearAnalysis(
+            sample=None if sample is None else writable_text(sample),
+            model=model,
+            fields=tuple(answer for answer in answers if isinstance(answer, FieldAnalysis)),
+            failures=tuple(failure_of(a, source.name) for source, a in pairs if isinstance(a, CytoserveClientError)),
+            skipped=self.skipped,
+        )
 
 
 @dataclass(frozen=True)
@@ -141,3 +145,8 @@ class CellsJob:
 def _read_single(sources: Sequence[Source]) -> list[Source]:
     loaded = sources[0].load()
     return [Source(loaded.name, lambda: loaded)]
+
+
+def _refuse_overlay(source: Source) -> None:
+    if source.opened is not None and is_overlay(source.opened):
+        raise OwnOverlay("is an annotated picture that cytoserve drew; give the original.", source=source.name)

@@ -79,16 +79,3 @@ RECONNECT_MAX_MS: Final = 2_000
 
 PROBABILITY_TOLERANCE: Final = 1e-3
 """How far the class probabilities of a cell may be from 1 in sum (float32 soft-max over a few classes)."""
-
-SET_ERROR: Final = 0.05
-"""Tolerated share of prediction sets that miss the true class, in tables and JSON."""
-
-SMALL_COUNT: Final = 100
-"""White cells below which a differential is marked as based on few cells (a manual count reads 100 to 400)."""
-
-CONFIDENCE: Final = 0.95
-"""Confidence level of the intervals in the differential."""
-
-NUCLEATED_RED_CELLS: Final = "erythroblast"
-PLATELETS: Final = "platelet"
-"""Classes that are no white cells: counted per 100 white cells, outside the differential's denominator."""

@@ -14,10 +14,8 @@ from cytoserve_client import _constants as c
 from cytoserve_client import _plan, _wire
 from cytoserve_client._config import ClientConfig, check_timeout
 from cytoserve_client._contract import ServiceInfo, basis_of, check_expectation, check_metadata, parse_info
-from cytoserve_client._options import Options
-from cytoserve_client._outage import Loss, Outage, loss_of
 from cytoserve_client._plan import Chunk, Loaded
-from cytoserve_client._retry import Deadline
+from cytoserve_client._retry import Attempts, Deadline, Loss, Outage, Throttle, loss_of
 from cytoserve_client.errors import (
     BadScale,
     ContractMismatch,
@@ -30,6 +28,7 @@ from cytoserve_client.errors import (
     concerns_all,
 )
 from cytoserve_client.images import Source
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 _Result = TypeVar("_Result")
@@ -37,7 +36,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Call:
-    """Ask the server; the outcome is its answer. ``timeout`` in seconds, retries included."""
+    """Ask the server; the outcome is its answer. ``timeout`` in seconds, for this attempt."""
 
     rpc: _wire.Rpc
     request: Any
@@ -94,11 +93,13 @@ class Flows:
         self._info: ServiceInfo | None = None
         self._checked: frozenset[str] = frozenset()
         self._outage = Outage(config.retry)
+        self._throttle = Throttle()
 
     def ready(self, timeout: float | None) -> Flow[bool]:
         """Ask whether the server is ready; False if it cannot be reached in time."""
         try:
-            answer = yield Call(_wire.READY, _wire.ready_request(), check_timeout(timeout or c.CONTROL_TIMEOUT_S))
+            limit = check_timeout(timeout or c.CONTROL_TIMEOUT_S)
+            answer = yield from self._sent(Call(_wire.READY, _wire.ready_request(), limit))
         except (ServerUnavailable, DeadlineExceeded):
             return False
         return bool(answer.ready)
@@ -128,7 +129,8 @@ class Flows:
         """
         request_id = _plan.new_id()
         limit = check_timeout(timeout or min(c.CONTROL_TIMEOUT_S, self._config.timeout))
-        info = parse_info((yield Call(_wire.INFER, _wire.info_request(request_id), limit, request_id=request_id)))
+        call = Call(_wire.INFER, _wire.info_request(request_id), limit, request_id=request_id)
+        info = parse_info((yield from self._sent(call)))
         check_expectation(info, self._config.expect)
         self._info = info
         return info
@@ -151,7 +153,8 @@ class Flows:
                 self._outage.end()  # it answers: an outage that was given up is over
         options.check_served(info)
         if name not in self._checked:
-            check_metadata(name, (yield Call(_wire.METADATA, _wire.metadata_request(name), limit)))
+            call = Call(_wire.METADATA, _wire.metadata_request(name), limit)
+            check_metadata(name, (yield from self._sent(call)))
             self._checked |= {name}
         return Served(info.model, basis_of(info))
 
@@ -163,7 +166,7 @@ class Flows:
         def asked() -> Flow[FieldAnalysis]:
             image = yield Load(source.load)
             request_id = _plan.new_id()
-            request = _plan.field_request(image, scale, options, request_id)
+            request = _plan.image_request(_wire.SMEAR_MODEL, [image], [scale], options, request_id)
             call = Call(_wire.INFER, request, options.timeout, image.name, request_id)
             answer = yield from self._answered(call, _wire.SMEAR_MODEL, options, served)
             return _plan.read_field(answer, served.model, image, request_id)
@@ -186,7 +189,8 @@ class Flows:
 
         def asked() -> Flow[list[CellAnswer | CytoserveClientError]]:
             request_id = _plan.new_id()
-            request = _plan.cells_request(images, [scale for _, _, scale in group], options, request_id)
+            scales = [scale for _, _, scale in group]
+            request = _plan.image_request(_wire.CELL_MODEL, images, scales, options, request_id)
             source = images[0].name if len(images) == 1 else None
             call = Call(_wire.INFER, request, options.timeout, source, request_id)
             answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)
@@ -203,6 +207,20 @@ class Flows:
             return alone
         return [result for _ in group]
 
+    def _sent(self, call: Call) -> Flow[Any]:
+        """Send a request until it is answered, may not be retried, or its time is over."""
+        attempts = Attempts(self._config.retry, self._throttle, Deadline(call.timeout))
+        while True:
+            left = attempts.remaining(call.source, call.request_id or None)
+            try:
+                answer = yield replace(call, timeout=left)
+            except CytoserveClientError as error:
+                delay = attempts.next_delay(error)
+            else:
+                self._throttle.success()
+                return answer
+            yield Pause(delay)
+
     def _answered(self, call: Call, name: str, options: Options, served: Served) -> Flow[Any]:
         """Send a request; if the server goes away, wait until it is ready and send it again, within the deadline."""
         deadline = Deadline(call.timeout)
@@ -213,7 +231,7 @@ class Flows:
                 yield from self._back(away, call, deadline, name, options, served)
                 call = replace(call, timeout=max(deadline.remaining(), MOMENT_S))
             try:
-                answer = yield call
+                answer = yield from self._sent(call)
             except ServerUnavailable as error:
                 vanished += loss_of(error) is Loss.VANISHED
                 if not self._outage.worth_waiting(error, vanished):

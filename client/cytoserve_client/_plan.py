@@ -10,9 +10,9 @@ from typing import Any
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._answers import cell_answers, field_analysis
-from cytoserve_client._options import Options
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage, Source
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 
@@ -21,21 +21,12 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def field_request(image: EncodedImage, um_per_pixel: float, options: Options, request_id: str) -> Any:
-    """Return the request for one field."""
-    return _wire.image_request(
-        _wire.SMEAR_MODEL, [image.data], [um_per_pixel], request_id, options.parameters, options.priority_level
-    )
-
-
-def cells_request(
-    images: Sequence[EncodedImage], um_per_pixel: Sequence[float], options: Options, request_id: str
+def image_request(
+    model: str, images: Sequence[EncodedImage], um_per_pixel: Sequence[float], options: Options, request_id: str
 ) -> Any:
-    """Return the request for a chunk of single-cell images."""
+    """Return the request for one field, or for a chunk of single-cell images."""
     files = [image.data for image in images]
-    return _wire.image_request(
-        _wire.CELL_MODEL, files, um_per_pixel, request_id, options.parameters, options.priority_level
-    )
+    return _wire.image_request(model, files, um_per_pixel, request_id, options.parameters, options.priority_level)
 
 
 def read_field(response: Any, model: ModelInfo, image: EncodedImage, request_id: str) -> FieldAnalysis:

@@ -1,4 +1,15 @@
-"""Deadlines and retries: one total budget, full jitter, a throttle, and a narrow idea of what may be retried."""
+"""What is sent again, when, and for how long: one total budget, full jitter, a throttle, and outages waited for.
+
+Sending again is safe: a request changes nothing on the server, and the same field gives the same answer however often
+it is asked. The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the
+text (`loss_of`): whether the request was ever started, because a request that was lost while the server worked on it
+may be what ended the server.
+
+gRPC's own policy (``retryPolicy`` in the service config) cannot do this. It knows codes only, so it would send a lost
+request as often as a refused one. It sends the same bytes, but each attempt tells the server how much time is left, and
+carries a fresh token. And it sends to whatever answers next, while a server that comes back with another model must not
+be asked: the answers of two models do not make one sample.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +17,51 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum
+from typing import Final
 
 from cytoserve_client import _constants as c
 from cytoserve_client._config import RetryPolicy
-from cytoserve_client.errors import CytoserveClientError, DeadlineExceeded
+from cytoserve_client.errors import CytoserveClientError, DeadlineExceeded, ServerUnavailable
 
-_NEVER_STARTED = (
-    "failed to connect",
-    "connection refused",
-    "dns resolution failed",
-    "name resolution",
-    "no route to host",
-    "network is unreachable",
-    "exceeds maximum queue size",  # Triton's queue is full: refused at the door
+
+class Loss(Enum):
+    """How a request was lost."""
+
+    BUSY = "busy"
+    """The server is there and its queue is full: no model has seen the request."""
+    UNREACHABLE = "unreachable"
+    """There was no connection to send it on."""
+    STOPPING = "stopping"
+    """Refused, or given up, by a server that says that it is stopping."""
+    VANISHED = "vanished"
+    """The connection broke while it was worked on: a restart, or a request that the server cannot survive."""
+
+
+_TEXTS: Final = (
+    ("exceeds maximum queue size", Loss.BUSY),
+    ("failed to connect", Loss.UNREACHABLE),
+    ("connection refused", Loss.UNREACHABLE),
+    ("dns resolution failed", Loss.UNREACHABLE),
+    ("name resolution", Loss.UNREACHABLE),
+    ("no route to host", Loss.UNREACHABLE),
+    ("network is unreachable", Loss.UNREACHABLE),
+    ("stopping", Loss.STOPPING),
+    ("no available versions", Loss.STOPPING),
+    ("goaway", Loss.STOPPING),
 )
-"""Texts of gRPC's core and of Triton for a request that no model has seen. Anything else counts as started."""
+"""Texts of gRPC's core, of Triton and of our scorer, all under the code UNAVAILABLE. Anything else has vanished."""
+
+NEVER_STARTED: Final = frozenset({Loss.BUSY, Loss.UNREACHABLE})
+"""Losses that are known not to have been worked on: they are tried again at once."""
 
 
-def never_started(status: str, details: str) -> bool:
-    """Return whether a failed request is known not to have been worked on.
-
-    Parameters
-    ----------
-    status : str
-        Name of the gRPC status code.
-    details : str
-        Text of the status.
-    """
-    text = details.lower()
-    return status == "UNAVAILABLE" and any(mark in text for mark in _NEVER_STARTED)
+def loss_of(error: CytoserveClientError) -> Loss | None:
+    """Return how the request of this error was lost; None where the server answered it."""
+    if not isinstance(error, ServerUnavailable):
+        return None
+    text = error.message.lower()
+    return next((loss for mark, loss in _TEXTS if mark in text), Loss.VANISHED)
 
 
 class Deadline:
@@ -116,7 +143,7 @@ class Attempts:
             )
         return left
 
-    def next_delay(self, status: str, details: str, error: CytoserveClientError) -> float:
+    def next_delay(self, error: CytoserveClientError) -> float:
         """Return the seconds to wait before trying again.
 
         Raises
@@ -125,7 +152,7 @@ class Attempts:
             ``error`` itself, if the request may not be retried or the budget is spent.
         """
         self.failures += 1
-        if not never_started(status, details):
+        if loss_of(error) not in NEVER_STARTED:
             raise error
         allowed = self._throttle.failure()
         if not allowed or self.failures >= self._policy.max_attempts:
@@ -134,3 +161,70 @@ class Attempts:
         if delay >= self._deadline.remaining():
             raise error
         return delay
+
+
+class Outage:
+    """Whether the server is away at the moment, and whether waiting for it is still worth it.
+
+    One belongs to a client and is shared by everything that it has under way. Thread-safe.
+
+    Parameters
+    ----------
+    policy : RetryPolicy
+        `RetryPolicy.outage` bounds the wait; a policy of one attempt never waits.
+    clock, uniform : callable
+        As `time.monotonic` and `random.uniform`.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._uniform = uniform
+        self._seen: tuple[float, CytoserveClientError] | None = None
+
+    @property
+    def error(self) -> CytoserveClientError | None:
+        """What the outage began with, while it lasts and is worth waiting for; None otherwise."""
+        seen = self._seen
+        return seen[1] if seen is not None and self._clock() - seen[0] < self._policy.outage else None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether an outage lasts longer than the policy allows; one that another request saw end is not."""
+        seen = self._seen
+        return seen is not None and self._clock() - seen[0] >= self._policy.outage
+
+    def begin(self, error: CytoserveClientError) -> None:
+        """Note that the server is away; its first loss counts as the beginning."""
+        if self._seen is None:
+            self._seen = (self._clock(), error)
+
+    def end(self) -> None:
+        """Note that the server has answered."""
+        self._seen = None
+
+    def worth_waiting(self, error: CytoserveClientError, vanished: int) -> bool:
+        """Return whether the request of ``error`` is to be sent again once the server is ready.
+
+        Parameters
+        ----------
+        error : CytoserveClientError
+            How it failed.
+        vanished : int
+            How often this request was lost while it was worked on, this time included.
+        """
+        loss = loss_of(error)
+        if loss is None or loss is Loss.BUSY or self._policy.max_attempts == 1 or self._policy.outage == 0:
+            return False
+        if vanished > c.RESENDS_AFTER_LOSS:
+            return False
+        return not self.given_up
+
+    def pause(self, tries: int) -> float:
+        """Return the seconds to wait before the server is asked, for the ``tries``-th time from 1, if it is ready."""
+        return self._uniform(0.0, self._policy.ceiling(tries))

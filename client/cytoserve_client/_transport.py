@@ -1,7 +1,6 @@
-"""One gRPC channel, its options, and calls with retries inside a deadline; once blocking, once for asyncio.
+"""One gRPC channel, its options, and single attempts on it; once blocking, once for asyncio.
 
-The two classes differ only in how they wait. What may be retried, for how long, and what an error becomes is decided
-in `_retry` and `errors`, which both share.
+The two classes differ only in how they wait. What is sent again, and for how long, is decided in `_flow` and `_retry`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._loopback import NO_PROXY
-from cytoserve_client._retry import Attempts, Deadline, Throttle
 from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
 
 log = logging.getLogger("cytoserve_client")
@@ -77,21 +75,17 @@ def _prepare(rpc: _wire.Rpc, request: Any, left: float) -> None:
         _wire.set_time_left(request, int(1000 * (left - c.DEADLINE_MARGIN_S)))
 
 
-def _wait_after(
-    failed: Any, attempts: Attempts, rpc: _wire.Rpc, source: str | None, request_id: str, closed: bool
-) -> float:
-    """Return the wait before the next attempt after a failed one, or raise what the failure means."""
+def _failure(failed: Any, rpc: _wire.Rpc, source: str | None, request_id: str, closed: bool) -> CytoserveClientError:
+    """Return what the failure of an attempt means."""
     status, details = failed.code().name, failed.details() or ""
+    log.info("%s: %s, request %s", rpc.name, status, request_id)
     if closed:
-        raise ClientClosed("the client was closed while the call was under way", source=source, request_id=request_id)
-    error = error_from_status(status, details, source=source, request_id=request_id or None)
-    try:
-        delay = attempts.next_delay(status, details, error)
-    except CytoserveClientError:
-        log.info("%s failed: %s after %d attempt(s), request %s", rpc.name, status, attempts.failures, request_id)
-        raise
-    log.info("%s: %s, again in %.2f s, request %s", rpc.name, status, delay, request_id)
-    return delay
+        return ClientClosed("the client was closed while the call was under way", source=source, request_id=request_id)
+    return error_from_status(status, details, source=source, request_id=request_id or None)
+
+
+def _answered(rpc: _wire.Rpc, started: float, request_id: str) -> None:
+    log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
 
 
 def _closed_error() -> ClientClosed:
@@ -103,7 +97,6 @@ class SyncTransport:
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._throttle = Throttle()
         self._closed = threading.Event()
         credentials = _credentials(config)
         options = channel_options(config)
@@ -127,37 +120,34 @@ class SyncTransport:
             self._closed.set()
             self._channel.close()
 
-    def call(
-        self, rpc: _wire.Rpc, request: Any, deadline: Deadline, *, source: str | None = None, request_id: str = ""
+    def attempt(
+        self, rpc: _wire.Rpc, request: Any, timeout: float, *, source: str | None = None, request_id: str = ""
     ) -> Any:
-        """Send a request until it is answered, may not be retried, or the deadline has passed.
+        """Send a request once and return its answer.
 
         Raises
         ------
         CytoserveClientError
             The failure, typed.
         """
-        attempts = Attempts(self._config.retry, self._throttle, deadline)
-        while True:
-            if self.closed:
-                raise _closed_error()
-            left = attempts.remaining(source, request_id or None)
-            _prepare(rpc, request, left)
-            started = time.monotonic()
-            try:
-                answer = self._methods[rpc.name](request, timeout=left, metadata=_metadata(self._config, request_id))
-            except grpc.RpcError as failed:
-                delay = _wait_after(failed, attempts, rpc, source, request_id, self.closed)
-            except ValueError:
-                if self.closed:  # grpc's own word for "closed between the check and the call"
-                    raise _closed_error() from None
-                raise
-            else:
-                self._throttle.success()
-                log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
-                return answer
-            # An event, not sleep: closing the client ends the wait.
-            self._closed.wait(delay)
+        if self.closed:
+            raise _closed_error()
+        _prepare(rpc, request, timeout)
+        started = time.monotonic()
+        try:
+            answer = self._methods[rpc.name](request, timeout=timeout, metadata=_metadata(self._config, request_id))
+        except grpc.RpcError as failed:
+            raise _failure(failed, rpc, source, request_id, self.closed) from failed
+        except ValueError:
+            if self.closed:  # what grpc raises when it is closed between the check and the call
+                raise _closed_error() from None
+            raise
+        _answered(rpc, started, request_id)
+        return answer
+
+    def pause(self, seconds: float) -> None:
+        """Wait; closing the client ends the wait."""
+        self._closed.wait(seconds)
 
 
 class AsyncTransport:
@@ -165,7 +155,6 @@ class AsyncTransport:
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._throttle = Throttle()
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
@@ -195,42 +184,34 @@ class AsyncTransport:
             if self._channel is not None:
                 await self._channel.close(None)
 
-    async def call(
-        self, rpc: _wire.Rpc, request: Any, deadline: Deadline, *, source: str | None = None, request_id: str = ""
+    async def attempt(
+        self, rpc: _wire.Rpc, request: Any, timeout: float, *, source: str | None = None, request_id: str = ""
     ) -> Any:
-        """Send a request until it is answered, may not be retried, or the deadline has passed.
-
-        Raises
-        ------
-        CytoserveClientError
-            The failure, typed.
-        """
-        attempts = Attempts(self._config.retry, self._throttle, deadline)
-        while True:
-            if self._closed:
-                raise _closed_error()
-            if self._channel is None:
-                self._open()
-            left = attempts.remaining(source, request_id or None)
-            _prepare(rpc, request, left)
-            started = time.monotonic()
-            try:
-                answer = await self._methods[rpc.name](
-                    request, timeout=left, metadata=_metadata(self._config, request_id)
-                )
-            except grpc.aio.AioRpcError as failed:
-                delay = _wait_after(failed, attempts, rpc, source, request_id, self._closed)
-            except asyncio.CancelledError:
-                if self._closed and not _task_cancelled():  # grpc.aio's word for "the channel was closed"
-                    raise _closed_error() from None
-                raise
-            except grpc.aio.UsageError:
+        """Send a request once; see `SyncTransport.attempt`."""
+        if self._closed:
+            raise _closed_error()
+        if self._channel is None:
+            self._open()
+        _prepare(rpc, request, timeout)
+        started = time.monotonic()
+        try:
+            answer = await self._methods[rpc.name](
+                request, timeout=timeout, metadata=_metadata(self._config, request_id)
+            )
+        except grpc.aio.AioRpcError as failed:
+            raise _failure(failed, rpc, source, request_id, self._closed) from failed
+        except asyncio.CancelledError:
+            if self._closed and not _task_cancelled():  # what grpc.aio raises when the channel was closed
                 raise _closed_error() from None
-            else:
-                self._throttle.success()
-                log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
-                return answer
-            await asyncio.sleep(delay)
+            raise
+        except grpc.aio.UsageError:
+            raise _closed_error() from None
+        _answered(rpc, started, request_id)
+        return answer
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
 
 
 def _task_cancelled() -> bool:

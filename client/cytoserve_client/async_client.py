@@ -15,12 +15,11 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._options import Options, Priority
 from cytoserve_client._parallel import Progress, in_tasks
-from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import AsyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike
+from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
 
 _Result = TypeVar("_Result")
@@ -127,8 +126,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         if isinstance(step, Load):
             return await asyncio.to_thread(step.work)
         if isinstance(step, Pause):
-            return await asyncio.sleep(step.seconds)
-        deadline = Deadline(step.timeout)
-        return await self._transport.call(
-            step.rpc, step.request, deadline, source=step.source, request_id=step.request_id
+            return await self._transport.pause(step.seconds)
+        return await self._transport.attempt(
+            step.rpc, step.request, step.timeout, source=step.source, request_id=step.request_id
         )

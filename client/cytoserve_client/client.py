@@ -3,12 +3,11 @@
 >>> from cytoserve_client import Client
 >>> with Client("localhost:8001") as client:                     # doctest: +SKIP
 ...     analysis = client.analyze(["field-1.png", "field-2.png"])
-...     print(analysis.differential["neutrophil"].percent)
+...     print([cell.label for field in analysis.fields for cell in field.cells])
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,12 +17,11 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._options import Options, Priority
 from cytoserve_client._parallel import Progress, in_threads
-from cytoserve_client._retry import Deadline
 from cytoserve_client._transport import SyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike
+from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
 
 _Result = TypeVar("_Result")
@@ -158,8 +156,8 @@ class Client(BaseClient[SyncTransport]):
         Returns
         -------
         SmearAnalysis
-            Fields in the order given. In a list, images that fail are in ``failures`` and the others are answered;
-            those that must not count (again) are in ``skipped``.
+            Fields in the order given; `cytoserve_reports.summarise` adds them up. In a list, images that fail are in
+            ``failures`` and the others are answered; those that must not count (again) are in ``skipped``.
 
         Raises
         ------
@@ -210,7 +208,7 @@ class Client(BaseClient[SyncTransport]):
         ----------
         images : as in `analyze`
             One cell, or many; many travel in chunks. Nothing is added up here, so every image of the list gets its
-            answer, equal ones too; the commands that count cells leave repeats out (`cytoserve_client.selection`).
+            answer, equal ones too; the commands that count cells leave repeats out (`cytoserve_files.selection`).
         um_per_pixel : float or sequence of float, optional
             Physical scale of all images, or of each, micrometres per pixel.
         timeout : float, optional
@@ -259,6 +257,7 @@ class Client(BaseClient[SyncTransport]):
         if isinstance(step, Load):
             return step.work()
         if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        deadline = Deadline(step.timeout)
-        return self._transport.call(step.rpc, step.request, deadline, source=step.source, request_id=step.request_id)
+            return self._transport.pause(step.seconds)
+        return self._transport.attempt(
+            step.rpc, step.request, step.timeout, source=step.source, request_id=step.request_id
+        )

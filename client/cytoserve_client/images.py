@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, Final, Union
 
 import numpy as np
 from cytoserve_files import NotRegularFile, open_regular, shown, writable_text
@@ -31,11 +31,11 @@ from cytoserve_client.errors import (
     UnreadableFile,
 )
 
+MAX_PIXELS: Final = c.MAX_PIXELS
+"""Largest image, in pixels, that the service accepts."""
+
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 """Formats that the service reads (docs/contract.md)."""
-
-OVERLAY_KEY = "cytoserve:overlay"
-"""Mark of an annotated picture that this program drew: a PNG text key. Such a picture is no field of a sample."""
 
 SYNTHETIC_KEY = "cytoserve:synthetic"
 """Mark of a generated image: a PNG text key of this name (or ``Synthetic``), or this word in the EXIF software or

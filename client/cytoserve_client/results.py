@@ -1,4 +1,4 @@
-"""The answers as frozen types; ``model_dump_json()`` of the two at the bottom is the documented JSON.
+"""The answers as frozen types.
 
 A value that was not computed is None (``null``), never invented. Reasons and scale sources are open lists of
 strings: a newer server may add to them, and a reader must let unknown ones through.
@@ -6,12 +6,15 @@ strings: a newer server may add to them, and a reader must let unknown ones thro
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal
 
+from cytoserve_files.selection import Skipped
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from cytoserve_client._constants import SET_ERROR
 from cytoserve_client.reasons import Reason, explained
+
+SET_ERROR: Final = 0.05
+"""Tolerated share of prediction sets that miss the true class, in tables and JSON."""
 
 Kind = Literal["white_cell", "red_cell", "platelet"]
 """What the segmenter took the object for."""
@@ -23,13 +26,13 @@ Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
     """Immutable, tolerant of unknown keys when read back, JSON names on the outside."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
 
 
-class ModelInfo(_Frozen):
+class ModelInfo(Frozen):
     """The model that answered."""
 
     name: str
@@ -38,14 +41,14 @@ class ModelInfo(_Frozen):
     weights_sha256: str | dict[str, str] | None = Field(description="hash of the weights, or one per file")
 
 
-class Anomaly(_Frozen):
+class Anomaly(Frozen):
     """How unlike its class's reference cells a cell is."""
 
     score: float | None = Field(description="higher is stranger")
     p_value: float | None = Field(description="share of reference cells at least as strange, 0 to 1")
 
 
-class ScoredCell(_Frozen):
+class ScoredCell(Frozen):
     """The per-cell part that `Cell` and `CellAnswer` share."""
 
     box: Box | None = Field(description="pixels of the displayed image; null for a single-cell image")
@@ -102,7 +105,7 @@ class Cell(ScoredCell):
     detection_score: float | None = Field(default=None, description="the segmenter's confidence, 0 to 1")
 
 
-class FieldAnalysis(_Frozen):
+class FieldAnalysis(Frozen):
     """One field of view."""
 
     source: str = Field(description="the file, or 'bytes[i]' / 'array[i]'")
@@ -115,25 +118,7 @@ class FieldAnalysis(_Frozen):
     cells: tuple[Cell, ...]
 
 
-class ClassCount(_Frozen):
-    """One row of the differential; see `cytoserve_client.differential` for denominators and intervals."""
-
-    count: int = Field(description="cells of this class, accepted or not")
-    accepted: int
-    review: int
-    percent: float | None = Field(description="of the white cells, or per 100 white cells; null without any")
-    low: float | None = Field(description="lower end of the exact 95 % interval")
-    high: float | None = Field(description="upper end; null where there is none")
-
-
-class ReviewItem(NamedTuple):
-    """A cell for a person to look at: ``analysis.fields[field].cells[cell]``. In JSON: ``[field, cell]``."""
-
-    field: int
-    cell: int
-
-
-class Failure(_Frozen):
+class Failure(Frozen):
     """An image that got no answer; the others did."""
 
     source: str
@@ -141,35 +126,17 @@ class Failure(_Frozen):
     message: str
 
 
-class Skipped(_Frozen):
-    """A file that was passed over without asking the server; see `cytoserve_client.selection`."""
+class SmearAnalysis(Frozen):
+    """The fields of one sample, each in the order given; `cytoserve_reports.summarise` adds them up.
 
-    source: str
-    reason: str = Field(description="stable code: 'duplicate', 'own_overlay', 'unsupported_format', 'folder', ...")
-    message: str
+    Images without an answer are in ``failures``, files that were not sent in ``skipped``.
+    """
 
-
-class SmearAnalysis(_Frozen):
-    """The fields of one sample, its differential and its review list."""
-
-    schema_: Literal["cytoserve.analysis/1"] = Field(default="cytoserve.analysis/1", alias="schema")
     sample: str | None = None
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
-    differential: dict[str, ClassCount]
-    review: tuple[ReviewItem, ...] = Field(description="[field, cell] pairs, most urgent first")
     failures: tuple[Failure, ...] = ()
-    skipped: tuple[Skipped, ...] = Field(default=(), description="files that were not read, or count once already")
-
-    @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
-    @property
-    def reasons_explained(self) -> dict[str, str]:
-        """The reasons that occur among the cells, each with one sentence in plain words."""
-        return explained(reason for field in self.fields for cell in field.cells for reason in cell.reasons)
-
-    def cell(self, item: ReviewItem) -> Cell:
-        """Return the cell that an entry of ``review`` points to."""
-        return self.fields[item.field].cells[item.cell]
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def synthetic(self) -> bool:
@@ -185,7 +152,7 @@ class CellAnswer(ScoredCell):
     synthetic: bool = Field(default=False, description="the image's metadata says that it was generated")
 
 
-class CellsAnalysis(_Frozen):
+class CellsAnalysis(Frozen):
     """Single-cell images, in the order given (failed ones left out and listed in ``failures``)."""
 
     schema_: Literal["cytoserve.cells/1"] = Field(default="cytoserve.cells/1", alias="schema")

@@ -6,15 +6,15 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve_client._constants import MAX_PIXELS
 from cytoserve_client.errors import InvalidImage, TooManyPixels
-from cytoserve_client.images import FORMATS, OVERLAY_KEY, SYNTHETIC_KEY
+from cytoserve_client.images import FORMATS, MAX_PIXELS, SYNTHETIC_KEY
 from cytoserve_client.reasons import in_words
 from cytoserve_client.results import Cell, FieldAnalysis
 from cytoserve_files import open_regular, shown
+from cytoserve_files.pictures import OVERLAY_KEY
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from cytoserve_reports.tables import NOTICE, SYNTHETIC
+from cytoserve_reports.text import NOTICE, SYNTHETIC
 
 Colour = tuple[int, int, int]
 

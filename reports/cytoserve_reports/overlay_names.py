@@ -1,4 +1,4 @@
-"""Files of the command line: what each annotated picture is called."""
+"""What the file of each annotated picture is called."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from cytoserve_client.selection import is_overlay_file
 from cytoserve_files import path_of
+from cytoserve_files.pictures import is_overlay_file
 
 _ENDING: Final = ".overlay.png"
 _MOST_STEM_BYTES: Final = 200

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cytoserve_client import EncodedImage, errors
+from cytoserve_reports import summarise
 from fake_server import Call, FakeServer, cells, smear
 
 Open = Callable[..., Any]
@@ -125,4 +126,4 @@ def test_numbers_not_computed_are_null(server: FakeServer, open_client: Open, mi
     assert (unscored.label, unscored.probability, unscored.decision) == (None, None, "review")
     assert (result.fields[0].um_per_pixel, result.fields[0].median_red_cell_um) == (None, None)
     assert "NaN" not in result.model_dump_json()
-    assert result.review == ((0, 4),)
+    assert summarise(result).review == ((0, 4),)

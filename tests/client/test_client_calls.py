@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cytoserve_client import EncodedImage, Expectation, errors
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_reports import summarise
 from fake_server import CLASSES, OUTPUTS, Call, FakeServer, Refuse, cells, smear
 
 Open = Callable[..., Any]
@@ -34,8 +35,9 @@ def test_analyze_one_array(server: FakeServer, open_client: Open, picture: np.nd
     assert field.cells[2].probability is not None
     assert field.cells[2].probability["neutrophil"] == 0.93
     assert field.cells[2].box == (20.0, 20.0, 28.5, 29.25)
-    assert result.review == ((0, 4),)
-    assert result.differential["platelet"].count == 2
+    report = summarise(result)
+    assert report.review == ((0, 4),)
+    assert report.differential["platelet"].count == 2
     assert result.failures == ()
 
 
@@ -64,8 +66,8 @@ def test_an_empty_field_is_an_answer(server: FakeServer, open_client: Open) -> N
     server.fake.on_smear = lambda call: smear([], red=0, platelets=0)
     result = open_client(server.url).analyze(b"x")
     assert result.fields[0].cells == ()
-    assert all(row.count == 0 and row.percent is None for row in result.differential.values())
-    assert (result.review, result.failures) == ((), ())
+    assert all(row.count == 0 and row.percent is None for row in summarise(result).differential.values())
+    assert (summarise(result).review, result.failures) == ((), ())
 
 
 def test_no_images_is_an_answer(server: FakeServer, open_client: Open) -> None:
@@ -88,7 +90,7 @@ def test_one_bad_image_among_five_sinks_nobody(server: FakeServer, open_client: 
         ("/gone.png", "unreadable"),
     ]
     assert result.failures[0].message == "ends early; copy it again"
-    assert result.differential["neutrophil"].count == 3
+    assert summarise(result).differential["neutrophil"].count == 3
 
 
 def test_a_single_bad_image_raises(server: FakeServer, open_client: Open) -> None:

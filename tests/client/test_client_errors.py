@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cytoserve_client import TLS, Client, RetryPolicy, errors
 from cytoserve_client._config import ClientConfig
-from cytoserve_client._retry import Attempts, Deadline, Throttle, never_started
+from cytoserve_client._retry import NEVER_STARTED, Attempts, Deadline, Throttle, loss_of
 from cytoserve_client.errors import error_from_code, error_from_status
 
 CONTRACT_CODES = {
@@ -127,7 +127,7 @@ class Clock:
         return self.now
 
 
-REFUSED = ("UNAVAILABLE", "failed to connect to all addresses; Connection refused")
+REFUSED = error_from_status("UNAVAILABLE", "failed to connect to all addresses; Connection refused")
 
 
 def attempts(policy: RetryPolicy, clock: Clock, seconds: float, throttle: Throttle | None = None) -> Attempts:
@@ -137,21 +137,19 @@ def attempts(policy: RetryPolicy, clock: Clock, seconds: float, throttle: Thrott
 def test_attempts_waits_and_budget_are_bounded() -> None:
     clock = Clock()
     tries = attempts(RetryPolicy(max_attempts=4, first_delay=1, max_delay=3), clock, 60)
-    error = errors.ServerUnavailable("x")
-    assert [tries.next_delay(*REFUSED, error) for _ in range(3)] == [1, 2, 3]
+    assert [tries.next_delay(REFUSED) for _ in range(3)] == [1, 2, 3]
     with pytest.raises(errors.ServerUnavailable):
-        tries.next_delay(*REFUSED, error)
+        tries.next_delay(REFUSED)
     assert tries.failures == 4
 
 
 def test_no_wait_is_begun_that_would_end_after_the_deadline() -> None:
     clock = Clock()
     tries = attempts(RetryPolicy(max_attempts=5, first_delay=1, max_delay=1), clock, 1.5)
-    error = errors.ServerUnavailable("x")
-    assert tries.next_delay(*REFUSED, error) == 1
+    assert tries.next_delay(REFUSED) == 1
     clock.now += 1
     with pytest.raises(errors.ServerUnavailable):
-        tries.next_delay(*REFUSED, error)
+        tries.next_delay(REFUSED)
     clock.now += 1
     with pytest.raises(errors.DeadlineExceeded, match=r"1\.5 s"):
         tries.remaining("a.png", None)
@@ -164,7 +162,7 @@ def test_the_throttle_bounds_what_many_callers_add_to_a_dead_server() -> None:
         while True:
             sent += 1
             try:
-                tries.next_delay(*REFUSED, errors.ServerUnavailable("x"))
+                tries.next_delay(REFUSED)
             except errors.ServerUnavailable:
                 break
     assert sent <= 1000 + 5
@@ -185,13 +183,13 @@ def test_the_throttle_bounds_what_many_callers_add_to_a_dead_server() -> None:
     ],
 )
 def test_what_may_have_been_worked_on_is_never_retried(status: str, details: str) -> None:
-    assert not never_started(status, details)
-    with pytest.raises(errors.ServerError):
-        attempts(RetryPolicy(), Clock(), 60).next_delay(status, details, errors.ServerError("x"))
+    error = error_from_status(status, details)
+    with pytest.raises(type(error)):
+        attempts(RetryPolicy(), Clock(), 60).next_delay(error)
 
 
 def test_a_full_queue_was_never_started() -> None:
-    assert never_started("UNAVAILABLE", "Exceeds maximum queue size")
+    assert loss_of(error_from_status("UNAVAILABLE", "Exceeds maximum queue size")) in NEVER_STARTED
 
 
 def test_policies_that_make_no_sense_are_refused() -> None:

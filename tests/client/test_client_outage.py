@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from cytoserve_client import RetryPolicy, errors
-from cytoserve_client._outage import Loss, Outage, loss_of
+from cytoserve_client._retry import Loss, Outage, loss_of
 from fake_server import Call, FakeServer, Refuse, smear
 
 Open = Callable[..., Any]
@@ -157,10 +157,10 @@ def test_waiting_can_be_switched_off(server: FakeServer, open_client: Open, poli
     ("text", "loss"),
     [
         ("[x] Exceeds maximum queue size", Loss.BUSY),
-        ("failed to connect to all addresses", Loss.REFUSED),
-        ("Connection refused", Loss.REFUSED),
-        (STOPPING, Loss.REFUSED),
-        ("GOAWAY received", Loss.REFUSED),
+        ("failed to connect to all addresses", Loss.UNREACHABLE),
+        ("Connection refused", Loss.UNREACHABLE),
+        (STOPPING, Loss.STOPPING),
+        ("GOAWAY received", Loss.STOPPING),
         ("Socket closed", Loss.VANISHED),
         ("recvmsg:Connection reset by peer", Loss.VANISHED),
     ],

@@ -23,12 +23,12 @@ from cytoserve_cli.main import app
 from cytoserve_client import Client, EncodedImage, Priority, SmearAnalysis, errors
 from cytoserve_client import _constants as c
 from cytoserve_client._config import ClientConfig
-from cytoserve_client._options import Options
-from cytoserve_client._plan import cells_request
-from cytoserve_client._retry import Deadline
+from cytoserve_client._plan import image_request
 from cytoserve_client._transport import SyncTransport
-from cytoserve_client._wire import INFER
+from cytoserve_client._wire import CELL_MODEL, INFER
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer
+from cytoserve_reports import SampleReport, summarise
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -109,7 +109,7 @@ def test_a_folder_of_copies_overlays_and_odd_names_is_counted_as_the_one_field_i
         words = ["analyze", str(folder), "--url", triton_url, "--json", str(out), "--overlay", str(folder)]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 3, (result.output, result.exception)  # for the HEIC file
-    whole = SmearAnalysis.model_validate_json(out.read_bytes())
+    whole = SampleReport.model_validate_json(out.read_bytes())
     assert sorted(item.reason for item in whole.skipped) == [
         "duplicate",
         "duplicate",
@@ -117,7 +117,7 @@ def test_a_folder_of_copies_overlays_and_odd_names_is_counted_as_the_one_field_i
         "unsupported_format",
     ]
     assert whole.fields[0].source == str(folder / r"caf\xe9.png")
-    assert whole.differential == client.analyze(real_field).differential
+    assert whole.differential == summarise(client.analyze(real_field)).differential
     assert len([name for name in os.listdir(folder) if name.endswith(".overlay.png")]) == 1
 
 
@@ -291,7 +291,7 @@ def test_a_field_takes_the_same_choices(client: Client, real_field: Path) -> Non
     assert scored
     assert {cell.label for cell in scored} <= {"lymphocyte", "neutrophil"}
     assert {cell.evaluations for cell in scored} == {2}
-    assert "not_calibrated" in result.reasons_explained
+    assert "not_calibrated" in summarise(result).reasons_explained
 
 
 def test_stat_gets_the_same_answer_as_routine(client: Client, real_cells: list[Path]) -> None:
@@ -336,11 +336,11 @@ def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: l
     image = EncodedImage("cell", real_cells[0].read_bytes())
     config = ClientConfig(triton_url)
     for choice in (Options(60.0, budget=10_000), Options(60.0, alpha=1.0), Options(60.0, classes=("blast",))):
-        request = cells_request([image], [PBC_UM_PER_PIXEL], choice, "refused")
+        request = image_request(CELL_MODEL, [image], [PBC_UM_PER_PIXEL], choice, "refused")
         transport = SyncTransport(config)
         try:
             with pytest.raises(errors.BadParameter):
-                transport.call(INFER, request, Deadline(choice.timeout))
+                transport.attempt(INFER, request, choice.timeout)
         finally:
             transport.close()
 
@@ -365,7 +365,7 @@ def test_the_command_line(triton_url: str, real_field: Path, tmp_path: Path) -> 
     bad.write_bytes(BAD["text"][0])
     result = run("analyze", real_field, bad, "--url", triton_url, "--json", out, "--overlay", tmp_path / "o")
     assert result.exit_code == 3, result.output
-    analysis = SmearAnalysis.model_validate_json(out.read_text())
+    analysis = SampleReport.model_validate_json(out.read_text())
     assert [failure.error for failure in analysis.failures] == ["not_an_image"]
     with Image.open(tmp_path / "o" / f"{real_field.stem}.overlay.png") as overlay:
         assert overlay.width >= analysis.fields[0].width

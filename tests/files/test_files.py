@@ -403,3 +403,10 @@ def test_doctests() -> None:
     result = doctest.testmod(names)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_package_of_files_imports_nothing_but_the_standard_library() -> None:
+    code = "import sys; before = set(sys.modules); import cytoserve_files; print(set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    foreign = {name.split(".")[0] for name in eval(run.stdout)} - set(sys.stdlib_module_names)
+    assert foreign == {"cytoserve_files"}

@@ -25,7 +25,10 @@ from typer.testing import CliRunner
 from benchmarks.outputs import output_path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("client", "scoring", "validation", "export", "training", "deploy", "benchmarks")
+ROOMS = (
+    *("client", "scoring", "statistics", "reports", "validation", "export", "training", "deploy", "cli"),
+    "benchmarks",
+)
 FORBIDDEN = frozenset({"write_text", "write_bytes", "savez", "savez_compressed", "savefig"})
 OWN_FOLDERS = {
     # A private scratch folder that the local server made itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cytoserve_scoring.classifier import score_profile as profile
-from cytoserve_validation.ranking import zeta
+from cytoserve_validation.zeta import zeta
 from scipy import integrate, special, stats
 from scipy.spatial import distance
 

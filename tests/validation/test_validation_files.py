@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 from cytoserve_cli.main import app
-from cytoserve_client.images import OVERLAY_KEY
 from cytoserve_files import path_of
+from cytoserve_files.pictures import OVERLAY_KEY
 from fake_server import FakeServer
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner

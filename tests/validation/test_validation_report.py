@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cytoserve_client.results import ModelInfo
-from cytoserve_validation import figures, page, report, resampling
+from cytoserve_statistics import resampling
+from cytoserve_validation import figures, page, report
 from cytoserve_validation.labelled import Groups
 from synthetic_answers import CLASSES, answers
 
@@ -156,7 +157,7 @@ def test_a_server_without_p_values_gets_a_report_that_says_so() -> None:
 
 
 def test_the_page_says_whose_calibration_was_in_force(document: dict[str, Any]) -> None:
-    assert "the model&#x27;s own" in page.render(document)
+    assert "the model's own" in html.unescape(page.render(document))
     told = {"site": "ward <7>", "created": "2026-01-01T00:00:00+00:00", "content_sha256": "ef" * 32}
     built = json.loads(report.to_json(report.build(answers(60), MODEL, source(calibration=told))))
     assert built["calibration"] == told

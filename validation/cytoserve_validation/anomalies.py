@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from cytoserve_statistics.ranking import auc, auc_difference, placements, roc
+from cytoserve_statistics.resampling import Interval, Resampler, draw
+from cytoserve_statistics.shares import normal_quantile
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
-from cytoserve_validation.intervals import LEVEL
 from cytoserve_validation.labelled import Groups
-from cytoserve_validation.ranking import auc, auc_difference, placements, roc, zeta
-from cytoserve_validation.resampling import Interval, Resampler, draw
+from cytoserve_validation.zeta import zeta
 
 CURVE_POINTS = 200
 MAIN = "anomaly_score"
-Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 
 
 def strangeness(cells: Answered) -> dict[str, Doubles]:
     """Return every score of strangeness, higher is stranger, NaN where it is unknown.
 
-    ``anomaly_score``: error under the best class. ``p_value``: one minus it. ``zeta``: minus the published score.
+    ``anomaly_score``: squared distance to the ordinary patterns of the answered class (`Answered.anomaly`).
+    ``p_value``: one minus it. ``zeta``: minus the published score.
     ``uncertainty``: one minus the top posterior.
     """
     published = -zeta(cells.scores) if len(cells.classes) > 2 else np.full(len(cells), np.nan)
@@ -105,5 +105,5 @@ def _difference(strange: Doubles, here: Doubles, there: Doubles) -> dict[str, An
     first, second = placements(strange, here), placements(strange, there)
     variance = (first.of_strange - second.of_strange).var(ddof=1) / len(strange)
     variance += first.of_ordinary.var(ddof=1) / len(here) + second.of_ordinary.var(ddof=1) / len(there)
-    value, half = first.auc - second.auc, Z * float(np.sqrt(variance))
+    value, half = first.auc - second.auc, normal_quantile() * float(np.sqrt(variance))
     return {"value": value, "low": value - half, "high": value + half, "method": "DeLong"}

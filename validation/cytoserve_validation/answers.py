@@ -1,17 +1,19 @@
-"""What a server said about labelled cells, as arrays."""
+"""A server's answers about labelled cells, as arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cytoserve_client import CellsAnalysis, Client
+from cytoserve_client import CellsAnalysis
 from cytoserve_client.results import CellAnswer, Failure
+from cytoserve_files import shown
 from numpy.typing import NDArray
 
 from cytoserve_validation.errors import NothingScored
+from cytoserve_validation.labelled import LabelledCells
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -35,8 +37,8 @@ class Answered:
     posterior : (M, C) float64 ndarray, NaN where not scored
     scores : (M, C) float64 ndarray, error per class, lower is better, NaN where not computed
     conformal : (M, C) float64 ndarray, p-values, NaN where not computed
-    anomaly : (M,) float64 ndarray, error under the best class, NaN where not computed
-    p_value : (M,) float64 ndarray, NaN where not computed
+    anomaly : (M,) float64 ndarray, squared distance to the ordinary patterns of the answered class, or NaN
+    p_value : (M,) float64 ndarray, share of reference cells at least as strange, NaN where not computed
     evaluations : (M,) int64 ndarray
     accepted : (M,) bool ndarray
     reasons : tuple of tuple of str
@@ -95,21 +97,29 @@ class Answered:
         )
 
 
-def ask(
-    client: Client,
-    files: Sequence[Path],
-    um_per_pixel: float | None,
-    budget: int | None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> CellsAnalysis:
-    """Send single-cell images through the server.
+def of_labelled(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered, list[dict[str, str]]]:
+    """Return the answers about the images of a labelled folder, and the images without a label.
 
     Raises
     ------
-    CytoserveClientError
-        As `cytoserve_client.Client.classify`; single images that fail are in the answer's ``failures``.
+    NothingScored
+        No cell has a label.
     """
-    return client.classify(list(files), um_per_pixel, budget=budget, on_progress=on_progress)
+    names = {shown(file): cells.name(file) for file in cells.files}
+    truth = {shown(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
+    return arrays(analysis, names, truth), failures(analysis, names)
+
+
+def of_anomalies(analysis: CellsAnalysis, files: Sequence[Path], folder: Path) -> tuple[Answered, list[dict[str, str]]]:
+    """Return the answers about the images of anomalies below a folder, and the images without a label.
+
+    Raises
+    ------
+    NothingScored
+        No cell has a label.
+    """
+    names = {shown(file): shown(f"{folder.name}/{file.relative_to(folder).as_posix()}") for file in files}
+    return arrays(analysis, names, None), failures(analysis, names)
 
 
 def arrays(analysis: CellsAnalysis, names: Mapping[str, str], truth: Mapping[str, str] | None) -> Answered:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
+from cytoserve_reports.text import NOTICE
 from cytoserve_scoring.classifier.fitting import Answers, Promise, document, fit_budget, upper_bound
 from cytoserve_scoring.classifier.scores import conformal_p_value
 from cytoserve_scoring.classifier.settings import ScoringConfig
@@ -25,7 +26,6 @@ from cytoserve_validation.answers import Answered, Flags
 from cytoserve_validation.errors import AlreadyThere, BadSetting, BadTarget, NothingScored, UnboundModel
 from cytoserve_validation.selective import curve
 
-NOTICE: Final = "For research use; not a medical device."
 SET_ERROR: Final = 0.05
 """Error level of prediction sets that the cell counts are judged by."""
 

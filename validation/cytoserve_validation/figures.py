@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.fitting import upper_bound
+from cytoserve_client.results import SET_ERROR
+from cytoserve_statistics.accuracy import balanced_accuracy_figure
+from cytoserve_statistics.calibration import calibration_error_figure, chance_level, equal_count_bins, reliability
+from cytoserve_statistics.resampling import Figure, Resampler, mean_of
+from cytoserve_statistics.shares import upper_bound
 
-from cytoserve_validation import reliability, selective
-from cytoserve_validation.answers import Answered, Doubles, Flags, Integers
-from cytoserve_validation.resampling import Figure, Resampler, Weights, ratio
-
-SET_ERROR = 0.05
-"""Error level of the prediction sets that are measured."""
+from cytoserve_validation import psychometric, selective
+from cytoserve_validation.answers import Answered, Flags, Integers
 
 NOT_SCORED_COLUMN = "not scored"
 
@@ -33,33 +33,11 @@ def guess_among(cells: Answered, present: Sequence[int]) -> Integers:
     return best
 
 
-def balanced_accuracy(label: Integers, truth: Integers) -> Figure:
-    """Return the figure: mean, over the classes that were drawn, of the share of their cells called rightly.
-
-    Where slides are drawn, a class of very few slides is missing from some draws, which widens the interval.
-    """
-    present = np.unique(truth)
-    members = (truth[:, None] == present).astype(float)
-    hits = members * (label == truth)[:, None]
-
-    def figure(weights: Weights) -> Doubles:
-        recalls = ratio(weights @ hits, weights @ members)
-        known = ~np.isnan(recalls)
-        return ratio(np.where(known, recalls, 0.0).sum(axis=1), known.sum(axis=1))
-
-    return figure
-
-
-def mean_of(values: Doubles, among: Flags) -> Figure:
-    """Return the figure: mean of ``values`` over the cells ``among``."""
-    kept, weight = np.where(among, np.nan_to_num(values), 0.0), among.astype(float)
-    return lambda weights: ratio(weights @ kept, weights @ weight)
-
-
 def calibration_error(cells: Answered) -> Figure:
     """Return the figure: expected calibration error of the scored cells."""
-    scored, confidence, right = cells.scored, cells.confidence, cells.right
-    return lambda weights: reliability.expected_calibration_error(confidence[scored], right[scored], weights[:, scored])
+    scored = cells.scored
+    figure = calibration_error_figure(cells.confidence[scored], cells.right[scored])
+    return lambda weights: figure(weights[:, scored])
 
 
 def in_set(cells: Answered) -> tuple[Flags, Flags, Integers]:
@@ -89,7 +67,7 @@ def other_figures(cells: Answered) -> dict[str, tuple[Figure, int]]:
     known, _, size = in_set(cells)
     scored = cells.scored
     return {
-        "balanced_accuracy": (balanced_accuracy(cells.label, cells.truth), len(cells)),
+        "balanced_accuracy": (balanced_accuracy_figure(cells.label, cells.truth), len(cells)),
         "calibration_error": (calibration_error(cells), int(scored.sum())),
         "set_size": (mean_of(size.astype(float), known), int(known.sum())),
         "evaluations": (mean_of(cells.evaluations.astype(float), scored), int(scored.sum())),
@@ -120,9 +98,9 @@ def describe(cells: Answered, resampler: Resampler, level: float) -> dict[str, A
         "headline": headline(cells, resampler),
         "per_class": per_class(cells, resampler),
         "confusion": confusion(cells),
-        "reliability": reliability.reliability(cells.confidence[cells.scored], cells.right[cells.scored]),
-        "calibration_error_by_chance": reliability.chance_level(cells.confidence[cells.scored]),
-        "psychometric": psychometric(cells),
+        "reliability": reliability(cells.confidence[cells.scored], cells.right[cells.scored]),
+        "calibration_error_by_chance": chance_level(cells.confidence[cells.scored]),
+        "psychometric": accuracy_by_confidence(cells),
         "sets": sets(cells, resampler),
         "risk_coverage": {
             "area": selective.area_under_risk(cells.confidence, cells.right),
@@ -177,11 +155,11 @@ def _number(cells: Answered, name: str) -> int:
     return -1 if name == NOT_SCORED_COLUMN else cells.classes.index(name)
 
 
-def psychometric(cells: Answered) -> dict[str, Any]:
+def accuracy_by_confidence(cells: Answered) -> dict[str, Any]:
     """Return accuracy against confidence: bins of equally many cells, and the fitted curve where there is one."""
     confidence, right = cells.confidence[cells.scored], cells.right[cells.scored]
-    fit = reliability.fit_psychometric(confidence, right, len(cells.classes))
-    return {"bins": reliability.psychometric_bins(confidence, right), "fit": None if fit is None else fit.json()}
+    fit = psychometric.fit(confidence, right, len(cells.classes))
+    return {"bins": equal_count_bins(confidence, right, psychometric.BINS), "fit": None if fit is None else fit.json()}
 
 
 def sets(cells: Answered, resampler: Resampler) -> dict[str, Any] | None:
@@ -228,6 +206,6 @@ def restricted(cells: Answered, resampler: Resampler) -> dict[str, Any] | None:
     return {
         "classes": [cells.classes[c] for c in present],
         "accuracy": resampler.share(right, everyone).json(),
-        "balanced_accuracy": resampler.figure(balanced_accuracy(label, cells.truth), len(cells)).json(),
+        "balanced_accuracy": resampler.figure(balanced_accuracy_figure(label, cells.truth), len(cells)).json(),
         "sensitivity": {cells.classes[c]: resampler.share(label == c, cells.truth == c).json() for c in present},
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from cytoserve_statistics.resampling import FEW_SLIDES, Resampler, Weights, percentiles, ratio, unbiased_ends
+from cytoserve_statistics.shares import newcombe
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
 from cytoserve_validation.figures import RISES_BY_CHANCE, class_shares, describe, other_figures, shares
-from cytoserve_validation.intervals import newcombe
 from cytoserve_validation.labelled import Groups
-from cytoserve_validation.resampling import FEW_SLIDES, Resampler, Weights, percentiles, ratio, unbiased_ends
 
 Side = tuple[Weights, Flags, Flags]
 """Draws of one side's cells, which of them are hits, and among which."""

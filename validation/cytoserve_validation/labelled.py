@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cytoserve_client import Skipped
-from cytoserve_client import selection as chosen
 from cytoserve_files import FileProblem, read_bytes, read_text, shown
+from cytoserve_files import selection as chosen
+from cytoserve_files.pictures import SUFFIXES, is_overlay_file
+from cytoserve_files.selection import Skipped
 
 from cytoserve_validation.errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
 
@@ -78,13 +79,13 @@ def scan(folder: Path) -> LabelledCells:
         nested = [item.source for item in found.skipped if item.reason in _FOLDERS]
         if nested:
             raise BadLabelledFolder(f"{nested[0]} is a folder inside a class folder; put the images directly into it")
-        drawn = {file for file in found.files if chosen.is_overlay_file(file)}
+        drawn = {file for file in found.files if is_overlay_file(file)}
         kept = [file for file in found.files if file not in drawn]
         files += kept
         truth += [shown(part.name)] * len(kept)
         ignored += [*found.skipped, *(chosen.overlay_skipped(file) for file in sorted(drawn))]
     if not files:
-        raise NoCells(f"no image ({', '.join(sorted(chosen.SUFFIXES))}) lies in a class folder of {folder}")
+        raise NoCells(f"no image ({', '.join(sorted(SUFFIXES))}) lies in a class folder of {folder}")
     return LabelledCells(folder, tuple(files), tuple(truth), relative(ignored, folder))
 
 
@@ -95,10 +96,35 @@ def relative(skipped: Sequence[Skipped], root: Path) -> tuple[Skipped, ...]:
     """Return what was passed over with names relative to a folder; the system's files are left out."""
     start = f"{shown(root)}/"
     return tuple(
-        item.model_copy(update={"source": item.source.removeprefix(start)})
-        for item in skipped
-        if item.reason != chosen.SYSTEM_FILE
+        replace(item, source=item.source.removeprefix(start)) for item in skipped if item.reason != chosen.SYSTEM_FILE
     )
+
+
+def scan_unlabelled(folder: Path) -> tuple[tuple[Path, ...], tuple[Skipped, ...]]:
+    """Return the images in a folder and its folders, each content once, and the files that were left out.
+
+    Raises
+    ------
+    BadLabelledFolder, NoCells
+    """
+    if not folder.is_dir():
+        raise BadLabelledFolder(f"{folder} is no folder; give one that holds images of anomalies")
+    found = chosen.gather_tree(folder)
+    if not found.files:
+        raise NoCells(f"no image lies in {folder}")
+    return found.files, relative(found.skipped, folder)
+
+
+def remarks(ignored: Sequence[Skipped]) -> list[str]:
+    """Return what a reader of a report must know about the files that were left out, as sentences."""
+    out = []
+    copies = [f"{item.source} ({item.message})" for item in ignored if item.reason == chosen.DUPLICATE]
+    if copies:
+        out.append(f"The same image lies there more than once and counts once: {some(copies)}.")
+    others = [f"{item.source} ({item.message})" for item in ignored if item.reason != chosen.DUPLICATE]
+    if others:
+        out.append(f"Files that were left out: {some(others)}.")
+    return out
 
 
 def without_repeats(cells: LabelledCells, hashes: Sequence[str]) -> tuple[LabelledCells, list[str]]:
@@ -204,6 +230,13 @@ class Groups:
 
     group: tuple[str, ...]
     slide: tuple[str, ...] | None
+
+    def of(self, names: Sequence[str], cells: LabelledCells) -> Groups:
+        """Return the rows of the cells of these names, in the order given."""
+        place = {name: number for number, name in enumerate(cells.names)}
+        index = [place[name] for name in names]
+        slide = None if self.slide is None else tuple(self.slide[i] for i in index)
+        return Groups(tuple(self.group[i] for i in index), slide)
 
 
 def read_groups(path: Path, cells: LabelledCells) -> Groups:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cytoserve_validation.answers import Doubles
-from cytoserve_validation.reliability import Psychometric
+from cytoserve_validation.psychometric import Psychometric
 
 INK, SOFT, ACCENT, WARN = "#1f2933", "#c3ccd5", "#1f6f8b", "#b5482a"
 STYLE: dict[Any, Any] = {

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_client.results import ModelInfo
 from cytoserve_files import NotWritable, check_output_folder, write_text
+from cytoserve_reports.text import NOTICE
+from cytoserve_statistics.resampling import DRAWS, FEW_SLIDES, SEED, draw
 
 from cytoserve_validation.anomalies import describe_anomalies
 from cytoserve_validation.answers import Answered
@@ -20,10 +22,8 @@ from cytoserve_validation.errors import AlreadyThere, BadTarget
 from cytoserve_validation.figures import describe, restricted
 from cytoserve_validation.grouped import describe_groups
 from cytoserve_validation.labelled import Groups
-from cytoserve_validation.resampling import DRAWS, FEW_SLIDES, SEED, draw
 
 SCHEMA: Final = "cytoserve.validation/1"
-NOTICE: Final = "For research use; not a medical device."
 JSON_NAME: Final = "validation.json"
 HTML_NAME: Final = "validation.html"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.fitting import upper_bound
+from cytoserve_statistics.shares import upper_bound
 
 from cytoserve_validation.answers import Doubles, Flags
 

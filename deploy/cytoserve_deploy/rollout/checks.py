@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from cytoserve_client import Client
+from cytoserve_client import TLS, Client
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage
-from cytoserve_client.intervals import clopper_pearson
 from cytoserve_client.results import CellAnswer
+from cytoserve_statistics.shares import clopper_pearson
 
 from cytoserve_deploy.errors import ChecksFailed, ObjectRefused
 from cytoserve_deploy.rollout.golden import GoldenSet
@@ -94,6 +94,34 @@ class Report:
             f"{1000 * self.running_p99_s:.0f} ms, ratio {self.p99_ratio:.2f}",
             f"weights: candidate {self.candidate_weights[:12]}, running {self.running_weights[:12]}",
         ]
+
+
+def of_servers(
+    running_url: str | None,
+    candidate_url: str | None,
+    tls: TLS | None,
+    golden: GoldenSet,
+    limits: Limits,
+    tell: Callable[[str], None],
+) -> Report:
+    """Ask the servers at two addresses and compare.
+
+    Raises
+    ------
+    ObjectRefused
+        An address is missing, or both are one.
+    ChecksFailed
+        As `compare`.
+    """
+    if not (running_url and candidate_url):
+        raise ObjectRefused(
+            "the checks ask both servers: give --running-url and --candidate-url (docs/rollout.md shows "
+            "`kubectl port-forward`), or --skip-checks with --reason"
+        )
+    if running_url == candidate_url:
+        raise ObjectRefused(f"--running-url and --candidate-url are both {running_url}: nothing would be compared")
+    with Client(running_url, tls=tls) as running, Client(candidate_url, tls=tls) as candidate:
+        return compare(running, candidate, golden, limits, tell)
 
 
 def compare(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +20,12 @@ from typing import Final
 import numpy as np
 from cytoserve_client.images import SYNTHETIC_KEY, EncodedImage
 from cytoserve_files import read_bytes, shown
+from cytoserve_files.selection import SYSTEM_FILE, gather_tree
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
-from cytoserve_deploy.errors import GoldenSetError
+from cytoserve_deploy.errors import GoldenSetError, ObjectRefused
 
 FOLDER: Final = Path(__file__).parent / "golden"
 SHEET_FILE: Final = "cells.jpg"
@@ -128,3 +129,22 @@ def from_files(files: Sequence[Path], um_per_pixel: float | None) -> GoldenSet:
     except OSError as error:
         raise GoldenSetError(f"a golden cell cannot be read: {error}") from error
     return _of(cells, um_per_pixel)
+
+
+def from_folder(folder: Path, um_per_pixel: float | None, tell: Callable[[str], None]) -> GoldenSet:
+    """Return a set of the images in a folder and its folders, each content once; ``tell`` names what is left out.
+
+    Raises
+    ------
+    ObjectRefused
+        There is none.
+    GoldenSetError
+        If a file cannot be read.
+    """
+    found = gather_tree(folder)
+    for item in found.skipped:
+        if item.reason != SYSTEM_FILE:
+            tell(f"{item.source} was left out: {item.message} [{item.reason}]")
+    if not found.files:
+        raise ObjectRefused(f"no image lies in {folder}")
+    return from_files(found.files, um_per_pixel)

@@ -1,19 +1,22 @@
 """Resampling of cells, or of slides where they are known, and intervals from it.
 
 Cells of one slide share its stain, its smear and its patient. Where the slides are known whole slides are drawn, so
-that an interval tells how the figure would vary with other slides, not with other cells of the same ones.
+that an interval says how the figure would vary with other slides, not with other cells of the same ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cytoserve_validation.answers import Doubles, Flags
-from cytoserve_validation.intervals import LEVEL, clopper_pearson
+from cytoserve_statistics.shares import CONFIDENCE, clopper_pearson
+
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 DRAWS = 1000
 SEED = 20260
@@ -22,7 +25,7 @@ FEW_SLIDES = 20
 
 Weights = NDArray[np.float64]
 Figure = Callable[[Weights], Doubles]
-"""(D, M) weights of the cells -> (D,) values; all weights one gives the figure itself."""
+"""(D, M) weights of the cells -> (D,) values; weights of one give the figure itself."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Resampler:
     slides: int | None
 
     def take(self, chosen: Flags, slide: Sequence[str] | None = None) -> Resampler:
-        """Return the same draws, looked at on some of the cells only.
+        """Return the same draws, restricted to some of the cells.
 
         Parameters
         ----------
@@ -160,7 +163,13 @@ def _multinomial(rng: np.random.Generator, count: int, draws: int) -> NDArray[np
     return found
 
 
-def ratio(above: Doubles, below: Doubles) -> Doubles:
+def mean_of(values: Doubles, among: Flags) -> Figure:
+    """Return the figure: mean of ``values`` over the cells ``among``; a NaN among them counts as 0."""
+    kept, weight = np.where(among, np.nan_to_num(values), 0.0), among.astype(float)
+    return lambda weights: ratio(weights @ kept, weights @ weight)
+
+
+def ratio(above: NDArray[Any], below: NDArray[Any]) -> Doubles:
     """Divide; NaN where nothing was drawn."""
     with np.errstate(invalid="ignore", divide="ignore"):
         out: Doubles = np.where(below > 0, above / below, np.nan)
@@ -172,7 +181,7 @@ def percentiles(drawn: Doubles) -> tuple[float, float]:
     known = drawn[~np.isnan(drawn)]
     if not known.size:
         return float("nan"), float("nan")
-    tail = 100 * (1 - LEVEL) / 2
+    tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
 
@@ -181,7 +190,7 @@ def unbiased_ends(drawn: Doubles, value: float) -> tuple[float, float]:
     """Return the percentile interval widened by what resampling itself adds to a mean of absolute values.
 
     The draws lie above the figure by about as much as the figure lies above the truth, so both ends are also taken less
-    twice that; the wider of the two is returned, which may promise too little but not too much.
+    twice that. The wider interval is returned: it may be too wide, but not too narrow.
     """
     low, high = percentiles(drawn)
     shift = 2 * (float(np.nanmean(drawn)) - value) if not np.isnan(drawn).all() else 0.0

@@ -15,13 +15,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-from cytoserve_client._constants import NUCLEATED_RED_CELLS, PLATELETS, SMALL_COUNT
-from cytoserve_client.intervals import clopper_pearson, ratio_interval
-from cytoserve_client.results import ClassCount, ScoredCell
+from cytoserve_client.results import Frozen, ScoredCell
+from cytoserve_statistics.shares import clopper_pearson, ratio_interval
+from pydantic import Field
+
+NUCLEATED_RED_CELLS: Final = "erythroblast"
+PLATELETS: Final = "platelet"
+"""Classes that are no white cells: counted per 100 white cells, outside the differential's denominator."""
+
+SMALL_COUNT: Final = 100
+"""White cells below which a differential is marked as based on few cells (a manual count reads 100 to 400)."""
 
 OUTSIDE_DENOMINATOR = frozenset({NUCLEATED_RED_CELLS, PLATELETS})
 """Classes counted per 100 white cells."""
+
+
+class ClassCount(Frozen):
+    """One row of the differential; see this module for denominators and intervals."""
+
+    count: int = Field(description="cells of this class, accepted or not")
+    accepted: int
+    review: int
+    percent: float | None = Field(description="of the white cells, or per 100 white cells; null without any")
+    low: float | None = Field(description="lower end of the exact 95 % interval")
+    high: float | None = Field(description="upper end; null where there is none")
 
 
 def differential(cells: Iterable[ScoredCell], classes: Sequence[str]) -> dict[str, ClassCount]:

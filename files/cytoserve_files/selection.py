@@ -5,9 +5,9 @@
   image of an accepted format does, whatever their ending (``.jfif``, none). Every other entry is named in ``skipped``.
 - **Equal contents** count once: the first in order stays, the others are named. Equal means byte for byte; the same
   picture saved again is another file.
-- **Annotated pictures** that this program drew are recognised by their mark, under any name, and never counted.
+- **Annotated pictures** that this program drew carry a mark; they are recognised under any name and never counted.
 
-`UNREAD` are the reasons by which something was lost that looks like an image; commands tell that by their exit code.
+`UNREAD` holds the reasons that mean an image may be missing; the commands' exit code reports them.
 """
 
 from __future__ import annotations
@@ -16,29 +16,22 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
-from cytoserve_files import open_regular, shown
-
-from cytoserve_client.errors import OwnOverlay
-from cytoserve_client.images import OVERLAY_KEY, Source, sources_of
-from cytoserve_client.results import Skipped
-
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dib"})
-"""Endings of the formats that the service reads; such a file is sent even if it does not begin as one."""
-
-# fmt: off
-OTHER_SUFFIXES: Final = frozenset({
-    ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".gif", ".psd", ".svg", ".ico", ".tga",
-    ".pcx", ".ppm", ".pgm", ".pnm", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
-    ".raw", ".dcm", ".svs", ".ndpi", ".ndpis", ".mrxs", ".scn", ".bif", ".vms", ".vsi", ".czi", ".lif", ".nd2",
-    ".oir", ".qptiff",
-})
-# fmt: on
-"""Endings of image formats that the service does not read, those of microscopes and slide scanners among them."""
+from cytoserve_files.names import shown
+from cytoserve_files.pictures import (
+    HEAD_BYTES,
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    begins_as,
+    begins_as_other,
+    is_overlay,
+)
+from cytoserve_files.reading import open_regular
 
 SYSTEM_NAMES: Final = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
@@ -56,14 +49,52 @@ UNREADABLE: Final = "unreadable"
 FOLDER_WITH_IMAGES: Final = "folder_with_images"
 UNREAD: Final = frozenset({UNSUPPORTED, UNREADABLE, FOLDER_WITH_IMAGES})
 
-HEAD_BYTES: Final = 64
-"""What is read of a file to see how it begins."""
+_BLOCK: Final = 1 << 20
+_OVERLAY: Final = "an annotated picture that cytoserve drew; it is not counted (give the original)"
 
-_CHUNK: Final = 1 << 20
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_MOST_PNG_CHUNKS: Final = 100_000
-_MOST_TEXT: Final = 1 << 16
-_BMP_HEADERS: Final = frozenset({12, 40, 52, 56, 64, 108, 124})
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was not sent to the server.
+
+    Attributes
+    ----------
+    source : str
+        Its path as `cytoserve_files.shown` writes it.
+    reason : str
+        Stable code: ``duplicate``, ``own_overlay``, ``unsupported_format``, ``folder`` ... The list is open.
+    message : str
+        The reason as a sentence.
+    """
+
+    source: str
+    reason: str
+    message: str
+
+
+class Content(Protocol):
+    """Something that may be a picture of the sample: its name, and how to read it."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def opened(self) -> Callable[[], BinaryIO] | None:
+        """Opens the content anew; None where there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """A file as `Content`."""
+
+    name: str
+    opened: Callable[[], BinaryIO] | None
+
+    @classmethod
+    def of(cls, path: Path) -> FileContent:
+        """Return a file's content; nothing is read yet."""
+        return cls(shown(path), partial(open_regular, path))
 
 
 @dataclass(frozen=True)
@@ -81,8 +112,13 @@ class Selection:
 
     @property
     def lost(self) -> bool:
-        """Whether something was passed over that looks like an image of the sample."""
-        return any(item.reason in UNREAD for item in self.skipped)
+        """Whether a file that looks like an image of the sample was not read."""
+        return any_lost(self.skipped)
+
+
+def any_lost(skipped: Iterable[Skipped]) -> bool:
+    """Return whether a file that looks like an image is among those that were not read."""
+    return any(item.reason in UNREAD for item in skipped)
 
 
 def gather(paths: Iterable[Path]) -> Selection:
@@ -99,7 +135,17 @@ def gather(paths: Iterable[Path]) -> Selection:
             skipped += found.skipped
         else:
             files.append(path)
-    kept, repeated = sift(sources_of(files)[0])
+    return _once(files, skipped)
+
+
+def gather_tree(folder: Path) -> Selection:
+    """Return the images in a folder and its folders, each content once."""
+    found = list_tree(folder)
+    return _once(found.files, found.skipped)
+
+
+def _once(files: Sequence[Path], skipped: Sequence[Skipped]) -> Selection:
+    kept, repeated = sift([FileContent.of(file) for file in files])
     return Selection(tuple(files[i] for i in kept), (*skipped, *repeated))
 
 
@@ -130,8 +176,8 @@ def list_tree(folder: Path) -> Selection:
     return Selection(tuple(files), tuple(skipped))
 
 
-def sift(sources: Sequence[Source]) -> tuple[list[int], list[Skipped]]:
-    """Return which sources count, and the others: repeated contents and annotated pictures.
+def sift(sources: Sequence[Content]) -> tuple[list[int], list[Skipped]]:
+    """Return the indices of the sources that count, and the others: repeated contents and annotated pictures.
 
     Only files of equal size are read for it; one that cannot be read stays in and fails as an image.
     """
@@ -141,7 +187,7 @@ def sift(sources: Sequence[Source]) -> tuple[list[int], list[Skipped]]:
     kept: list[int] = []
     skipped: list[Skipped] = []
     for i, source in enumerate(sources):
-        if is_overlay(source):
+        if source.opened is not None and is_overlay(source.opened):
             skipped.append(Skipped(source=source.name, reason=OWN_OVERLAY, message=_OVERLAY))
             continue
         digest = _digest(source) if sizes[i] is not None and alike[sizes[i]] > 1 else None
@@ -155,72 +201,9 @@ def sift(sources: Sequence[Source]) -> tuple[list[int], list[Skipped]]:
     return kept, skipped
 
 
-_OVERLAY: Final = "an annotated picture that cytoserve drew; it is not counted (give the original)"
-
-
-def refuse_overlay(source: Source) -> None:
-    """Refuse a single image that is an annotated picture.
-
-    Raises
-    ------
-    OwnOverlay
-    """
-    if is_overlay(source):
-        raise OwnOverlay("is an annotated picture that cytoserve drew; give the original.", source=source.name)
-
-
-def is_overlay(source: Source) -> bool:
-    """Return whether the content carries the mark of an annotated picture."""
-    if source.opened is None:
-        return False
-    try:
-        with source.opened() as file:
-            return _is_overlay(file)
-    except (OSError, ValueError):
-        return False
-
-
-def is_overlay_file(path: Path) -> bool:
-    """Return whether a file is an annotated picture that this program drew."""
-    try:
-        with open_regular(path) as file:
-            return _is_overlay(file)
-    except (OSError, ValueError):
-        return False
-
-
 def overlay_skipped(path: Path) -> Skipped:
-    """Return the entry of a file that is such a picture."""
+    """Return the entry of a file that is an annotated picture."""
     return _skip(path, OWN_OVERLAY, _OVERLAY)
-
-
-def begins_as(head: bytes) -> str | None:
-    """Return the accepted format that a file begins as, or None.
-
-    Examples
-    --------
-    >>> begins_as(b"II*\\x00 ...."), begins_as(b"BM, a text about matters"), begins_as(b"GIF89a")
-    ('TIFF', None, None)
-    """
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(_PNG):
-        return "PNG"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    return None
-
-
-def _begins_as_other(head: bytes) -> bool:
-    """Return whether a file begins as an image of a format that is not accepted."""
-    return (
-        head.startswith((b"GIF8", b"8BPS", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL "))
-        or head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypavif", b"ftyphevc", b"ftypcrx ")
-    )  # fmt: skip
 
 
 def _why_not(entry: Path) -> Skipped | None:
@@ -246,7 +229,7 @@ def _why_not(entry: Path) -> Skipped | None:
     # Raw formats of cameras and scanners begin as TIFF does; their ending says that they are something else.
     if begins_as(head) is not None and suffix not in OTHER_SUFFIXES:
         return None
-    if looks or _begins_as_other(head):
+    if looks or begins_as_other(head):
         return _skip(entry, UNSUPPORTED, "an image format that is not read; convert it to PNG or TIFF without loss")
     return _skip(entry, NOT_AN_IMAGE, "no image")
 
@@ -276,7 +259,7 @@ def _head_is_image(path: Path) -> bool:
             head = file.read(HEAD_BYTES)
     except OSError:
         return False
-    return begins_as(head) is not None or _begins_as_other(head)
+    return begins_as(head) is not None or begins_as_other(head)
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
@@ -295,7 +278,7 @@ def _skip(path: Path, reason: str, message: str) -> Skipped:
     return Skipped(source=shown(path), reason=reason, message=message)
 
 
-def _size(source: Source) -> int | None:
+def _size(source: Content) -> int | None:
     if source.opened is None:
         return None
     try:
@@ -305,34 +288,13 @@ def _size(source: Source) -> int | None:
         return None
 
 
-def _digest(source: Source) -> str | None:
+def _digest(source: Content) -> str | None:
     assert source.opened is not None
     whole = hashlib.sha256()
     try:
         with source.opened() as file:
-            while block := file.read(_CHUNK):
+            while block := file.read(_BLOCK):
                 whole.update(block)
     except (OSError, ValueError):
         return None
     return whole.hexdigest()
-
-
-def _is_overlay(file: BinaryIO) -> bool:
-    """Look through the text chunks of a PNG file; pixels are passed over unread."""
-    if file.read(len(_PNG)) != _PNG:
-        return False
-    texts: dict[bytes, bytes] = {}
-    for _ in range(_MOST_PNG_CHUNKS):
-        head = file.read(8)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if len(head) < 8 or kind == b"IEND":
-            break
-        if kind in (b"tEXt", b"iTXt", b"zTXt") and length <= _MOST_TEXT:
-            key, _, value = file.read(length).partition(b"\0")
-            texts[key] = value
-            file.seek(4, os.SEEK_CUR)
-        else:
-            file.seek(length + 4, os.SEEK_CUR)
-    # Earlier releases set no mark of their own, but signed what they drew.
-    signed = texts.get(b"Software") == b"cytoserve" and b"Disclaimer" in texts
-    return OVERLAY_KEY.encode() in texts or signed

@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import typer
 from click.testing import Result
-from cytoserve_cli import connect, mounts
+from cytoserve_cli import mounts
 from cytoserve_cli.main import app
 from cytoserve_client.errors import InvalidImage
-from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_client.results import CellsAnalysis
+from cytoserve_deploy.errors import DeployError
+from cytoserve_reports import SampleReport
 from cytoserve_reports.overlay import ACCEPTED, REVIEW, draw_overlay
-from cytoserve_reports.tables import NOTICE
+from cytoserve_reports.text import NOTICE
 from fake_server import Call, FakeServer, Refuse, cells, sleeping, smear
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
@@ -56,7 +58,7 @@ def test_analyze_prints_writes_and_draws(server: FakeServer, fields: list[Path],
     assert result.exit_code == 0, result.output
     for words in ("Differential of 9 white cells", "near tie, poor image", "field-2.png", "Fewer than 100", NOTICE):
         assert words in result.output
-    analysis = SmearAnalysis.model_validate_json((tmp_path / "a" / "out.json").read_text())
+    analysis = SampleReport.model_validate_json((tmp_path / "a" / "out.json").read_text())
     assert [field.source for field in analysis.fields] == [str(path) for path in fields]
     assert not analysis.synthetic
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [f"field-{i}.overlay.png" for i in range(3)]
@@ -65,7 +67,7 @@ def test_analyze_prints_writes_and_draws(server: FakeServer, fields: list[Path],
 def test_json_on_standard_output_is_json_and_nothing_else(server: FakeServer, fields: list[Path]) -> None:
     result = run("analyze", *fields, "--url", server.url, "--json", "-")
     assert result.exit_code == 0
-    assert len(SmearAnalysis.model_validate_json(result.stdout).fields) == 3
+    assert len(SampleReport.model_validate_json(result.stdout).fields) == 3
     assert "Differential" in result.stderr
 
 
@@ -82,7 +84,7 @@ def test_per_image(server: FakeServer, fields: list[Path], tmp_path: Path) -> No
     assert result.output.count("Differential of 3 white cells") == 3
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["schema"] == "cytoserve.analyses/1"
-    assert [len(SmearAnalysis.model_validate(one).fields) for one in document["analyses"]] == [1, 1, 1]
+    assert [len(SampleReport.model_validate(one).fields) for one in document["analyses"]] == [1, 1, 1]
 
 
 def test_synthetic_input_is_marked_everywhere(server: FakeServer, tmp_path: Path) -> None:
@@ -214,9 +216,9 @@ def test_version_of_the_distribution() -> None:
 # -- overlay -----------------------------------------------------------------------------------------------------------
 
 
-def analysed(server: FakeServer, path: Path) -> SmearAnalysis:
+def analysed(server: FakeServer, path: Path) -> SampleReport:
     result = run("analyze", path, "--url", server.url, "--json", "-")
-    return SmearAnalysis.model_validate_json(result.stdout)
+    return SampleReport.model_validate_json(result.stdout)
 
 
 def test_overlay_frames_each_kind_in_its_colour(server: FakeServer, fields: list[Path]) -> None:
@@ -273,7 +275,7 @@ def test_labels_stay_inside_the_picture(server: FakeServer, fields: list[Path], 
 
 
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(mounts.MOUNTS, "serve", mounts.Mount("no_such_library_here.cli:app", "serve", ""))
+    monkeypatch.setitem(mounts.MOUNTS, "serve", mounts.Mount("no_such_library_here.cli:app", "", "serve"))
     result = run("serve", "--whatever", "x")
     assert result.exit_code == 2
     assert 'pip install "cytoserve[serve]"' in result.output
@@ -289,7 +291,7 @@ def test_a_library_missing_while_it_runs_names_the_extra(monkeypatch: pytest.Mon
 
     module.app = pretend  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pretend_training", module)
-    monkeypatch.setitem(mounts.MOUNTS, "train", mounts.Mount("pretend_training:app", "train", ""))
+    monkeypatch.setitem(mounts.MOUNTS, "train", mounts.Mount("pretend_training:app", "", "train"))
     result = run("train")
     assert result.exit_code == 2
     assert 'pip install "cytoserve[train]"' in result.output
@@ -310,7 +312,7 @@ def test_arguments_reach_the_mounted_app_unread(monkeypatch: pytest.MonkeyPatch)
 
     module.app = pretend  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pretend_export", module)
-    monkeypatch.setitem(mounts.MOUNTS, "export", mounts.Mount("pretend_export:app", "export", ""))
+    monkeypatch.setitem(mounts.MOUNTS, "export", mounts.Mount("pretend_export:app", "", "export"))
     result = run("export", "onnx", "model", "--to", "repo", "--flag")
     assert (result.exit_code, result.output.strip()) == (9, "model repo True")
     assert "--to" in run("export", "onnx", "--help").output
@@ -334,23 +336,17 @@ def test_without_an_address_a_local_server_lives_as_long_as_the_command(
         def start(self) -> None:
             raise DeployError("no libpython here")
 
-    class DeployError(RuntimeError):
-        pass
+    def pretend(local: type) -> None:
+        module = types.SimpleNamespace(LocalServer=local)
+        monkeypatch.setitem(sys.modules, "cytoserve_deploy.launch.local_server", module)  # type: ignore[arg-type]
 
-    def pretend(local: type) -> Any:
-        modules = {
-            "cytoserve_deploy.launch.local_server": types.SimpleNamespace(LocalServer=local),
-            "cytoserve_deploy.errors": types.SimpleNamespace(DeployError=DeployError),
-        }
-        return types.SimpleNamespace(import_module=modules.__getitem__)
-
-    monkeypatch.setattr(connect, "importlib", pretend(Local))
+    pretend(Local)
     assert run("analyze", fields[0]).exit_code == 0
     assert events == ["start", "stop"]
     server.fake.outputs["smear_analysis"].pop("LABEL")
     assert run("analyze", fields[0]).exit_code == 7
     assert events == ["start", "stop"] * 2
-    monkeypatch.setattr(connect, "importlib", pretend(Broken))
+    pretend(Broken)
     result = run("analyze", fields[0])
     assert result.exit_code == 5
     assert "no libpython here" in result.output

@@ -1,4 +1,4 @@
-"""Intervals against SciPy and against published and simulated truth."""
+"""Intervals of shares against SciPy's own tests, closed forms, and published and simulated truth."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from cytoserve_client.intervals import clopper_pearson, ratio_interval, regularised_beta
+from cytoserve_statistics.shares import clopper_pearson, newcombe, normal_quantile, ratio_interval, upper_bound, wilson
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
-
-
-@settings(deadline=None, max_examples=200)
-@given(a=st.floats(0.5, 5000), b=st.floats(0.5, 5000), x=st.floats(0, 1))
-def test_incomplete_beta_agrees_with_scipy(a: float, b: float, x: float) -> None:
-    assert regularised_beta(a, b, x) == pytest.approx(special.betainc(a, b, x), abs=1e-10)
-
-
-@pytest.mark.parametrize(("a", "b", "x"), [(0, 1, 0.5), (1, -1, 0.5), (1, 1, 1.5), (1, 1, math.nan)])
-def test_incomplete_beta_refuses_nonsense(a: float, b: float, x: float) -> None:
-    with pytest.raises(ValueError, match="regularised_beta"):
-        regularised_beta(a, b, x)
+from scipy import stats
 
 
 @settings(deadline=None, max_examples=100)
@@ -73,3 +61,45 @@ def test_ratio_interval_is_wider_than_taking_the_white_cells_for_known() -> None
 
 def test_ratio_without_reference_has_no_upper_end() -> None:
     assert ratio_interval(3, 0)[1] is None
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 7), (3, 10), (10, 10), (958, 958), (1625, 1704)])
+def test_exact_and_score_intervals_are_scipys(count: int, total: int) -> None:
+    test = stats.binomtest(count, total)
+    for ours, method in ((clopper_pearson, "exact"), (wilson, "wilson")):
+        theirs = test.proportion_ci(0.95, method=method)
+        assert ours(count, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [((56, 70, 48, 80), (0.0524, 0.3339)), ((9, 10, 3, 10), (0.1705, 0.8090))],
+)
+def test_difference_of_shares_has_newcombes_published_interval(
+    counts: tuple[int, int, int, int], expected: tuple[float, float]
+) -> None:
+    # Newcombe 1998, Statistics in Medicine 17:873, table II, method 10, contrasts (a) and (b).
+    assert newcombe(*counts) == pytest.approx(expected, abs=5e-5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), confidence=st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_upper_bound_is_where_so_few_hits_become_as_rare_as_allowed(data: st.DataObject, confidence: float) -> None:
+    total = data.draw(st.integers(1, 2000))
+    count = data.draw(st.integers(0, total - 1))
+    bound = upper_bound(count, total, confidence)
+    assert stats.binom.cdf(count, total, bound) == pytest.approx(1 - confidence, rel=1e-6)
+    assert upper_bound(total, total, confidence) == 1
+
+
+def test_the_upper_bound_without_a_hit_has_a_closed_form() -> None:
+    assert upper_bound(0, 299, 0.95) == pytest.approx(1 - 0.05 ** (1 / 299))
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95])
+def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+    for interval in (clopper_pearson, wilson, upper_bound):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            interval(1, 5, confidence)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        normal_quantile(confidence)

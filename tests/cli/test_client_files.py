@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from cytoserve_cli import main
+from cytoserve_cli import outputs
 from cytoserve_cli.main import app
-from cytoserve_client import CellsAnalysis, EncodedImage, OwnOverlay, SmearAnalysis, UnreadableFile
+from cytoserve_client import CellsAnalysis, EncodedImage, OwnOverlay, UnreadableFile
 from cytoserve_client.images import FORMATS
-from cytoserve_client.selection import SUFFIXES, begins_as, gather
 from cytoserve_files import path_of
+from cytoserve_files.pictures import SUFFIXES, begins_as
+from cytoserve_files.selection import gather
+from cytoserve_reports import SampleReport, summarise
 from cytoserve_reports.overlay_names import overlay_names
 from fake_server import Call, FakeServer, smear
 from hypothesis import given
@@ -98,7 +100,9 @@ def test_the_library_counts_equal_contents_once_too(server: FakeServer, open_cli
         ("again", "duplicate"),
     ]
     assert str(path) in result.skipped[0].message
-    assert sum(row.count for row in result.differential.values()) == 3 * 4  # three labels and a platelet a field
+    assert (
+        sum(row.count for row in summarise(result).differential.values()) == 3 * 4
+    )  # three labels and a platelet a field
     # Nothing is added up here: every image of the list gets its answer.
     assert len(open_client(server.url).classify([path, path]).cells) == 2
 
@@ -211,7 +215,7 @@ def test_per_image_documents_tell_it_too(server: FakeServer, tmp_path: Path) -> 
 
 
 def test_documents_of_earlier_releases_are_read(server: FakeServer, tmp_path: Path) -> None:
-    for command, kind in (("analyze", SmearAnalysis), ("classify", CellsAnalysis)):
+    for command, kind in (("analyze", SampleReport), ("classify", CellsAnalysis)):
         result = run(command, picture(tmp_path / "a.png"), "--url", server.url, "--json", "-")
         document = json.loads(result.stdout)
         del document["skipped"]
@@ -263,7 +267,7 @@ def test_json_on_standard_output_is_utf_8_in_any_locale(server: FakeServer, tmp_
     paths = named_wildly(tmp_path)
     done = shell(server, "analyze", *paths, "--json", "-", LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert len(SmearAnalysis.model_validate_json(done.stdout.decode("utf-8")).fields) == len(paths)
+    assert len(SampleReport.model_validate_json(done.stdout.decode("utf-8")).fields) == len(paths)
 
 
 def test_every_name_gets_its_overlay(server: FakeServer, tmp_path: Path) -> None:
@@ -300,14 +304,14 @@ def test_one_overlay_that_fails_does_not_stop_the_others(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [picture(tmp_path / f"{name}.png", level) for level, name in enumerate("abc")]
-    real = main.write_bytes
+    real = outputs.write_bytes
 
     def full(path: Path, data: bytes) -> None:
         if path.name.startswith("a"):
             raise OSError(28, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr(main, "write_bytes", full)
+    monkeypatch.setattr(outputs, "write_bytes", full)
     result = run("analyze", *paths, "--url", server.url, "--overlay", tmp_path / "o")
     assert result.exit_code == 3, result.output
     assert sorted(os.listdir(tmp_path / "o")) == ["b.overlay.png", "c.overlay.png"]
@@ -382,7 +386,7 @@ def test_what_was_found_is_shown_even_if_the_document_cannot_be_written(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(main, "write_bytes", full)
+    monkeypatch.setattr(outputs, "write_bytes", full)
     result = run("analyze", picture(tmp_path / "a.png"), "--url", server.url, "--json", tmp_path / "out.json")
     assert result.exit_code == 1
     assert "Differential" in result.output

@@ -1,4 +1,4 @@
-"""Do anomalies stand out? ROC, AUC with its interval, and the published score for comparison."""
+"""Does a score separate two groups of cells? The ROC curve, and the area under it with its interval."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
-from cytoserve_validation.answers import Doubles
-from cytoserve_validation.intervals import LEVEL, clopper_pearson
-from cytoserve_validation.resampling import Interval, Resampler, percentiles, ratio
-
-MOST_NEIGHBOURS = 10
+from cytoserve_statistics.resampling import Doubles, Interval, Resampler, percentiles, ratio
+from cytoserve_statistics.shares import clopper_pearson, normal_quantile
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def auc(strange: Doubles, ordinary: Doubles, resampler: Resampler | None = None)
         low, high = clopper_pearson(round(value * pairs), pairs)
         method = "exact on disjoint pairs"
     else:
-        z = float(stats.norm.ppf((1 + LEVEL) / 2))
+        z = normal_quantile()
         low, high, method = max(0.0, value - z * spread), min(1.0, value + z * spread), "DeLong"
     if resampler is not None and resampler.slides is not None:
         drawn = ratio(resampler.weights @ found.of_ordinary, resampler.weights.sum(axis=1))
@@ -101,7 +96,7 @@ def auc_difference(first: Placements, second: Placements) -> tuple[float, float,
         return value, -1.0, 1.0
     variance = (first.of_strange - second.of_strange).var(ddof=1) / m
     variance += (first.of_ordinary - second.of_ordinary).var(ddof=1) / n
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
+    half = normal_quantile() * math.sqrt(variance)
     return value, value - half, value + half
 
 
@@ -114,31 +109,3 @@ def roc(strange: Doubles, ordinary: Doubles) -> tuple[Doubles, Doubles]:
     true = np.cumsum(is_strange[order])[last] / len(strange)
     false = np.cumsum(1 - is_strange[order])[last] / len(ordinary)
     return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
-
-
-def zeta(scores: Doubles) -> Doubles:
-    """Return the anomaly score of the published method for (M, C) class errors; *low* is strange.
-
-    With errors ``e_0 <= e_1 <= ...`` less their smallest, divided by the mean error over classes, and
-    ``k = min(C - 1, 10)``::
-
-        zeta = sum over j = 1..k-1 of [ (e_j - e_0) / k - sum over l = 1..k-1 of |e_l - e_j| / (k (k - 1)) ]
-
-    Source: the code published with Deltadahl et al. 2025 (Nature Machine Intelligence 7, 1791), as described by its
-    readers; that the mean is over the classes of the cell is our reading. It knows no absolute error. Classes that
-    left early enter with the error that the server estimates for them.
-
-    Raises
-    ------
-    ValueError
-        Fewer than three classes.
-    """
-    if scores.shape[1] < 3:
-        raise ValueError(f"zeta needs three classes or more, not {scores.shape[1]}")
-    errors: NDArray[np.float64] = np.sort(scores, axis=1)
-    errors = (errors - errors[:, :1]) / errors.mean(axis=1, keepdims=True)
-    k = min(scores.shape[1] - 1, MOST_NEIGHBOURS)
-    inner = errors[:, 1:k]
-    apart = np.abs(inner[:, :, None] - inner[:, None, :]).sum(axis=(1, 2))
-    out: Doubles = inner.sum(axis=1) / k - apart / (k * (k - 1))
-    return out

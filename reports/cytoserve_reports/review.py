@@ -8,9 +8,10 @@ first, and equal ones stay in the order of the fields.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from cytoserve_client.reasons import Reason
-from cytoserve_client.results import FieldAnalysis, ReviewItem, ScoredCell
+from cytoserve_client.results import FieldAnalysis, ScoredCell
 
 _RANK: dict[str, int] = {
     Reason.ANOMALOUS.value: 1,
@@ -24,6 +25,13 @@ _RANK: dict[str, int] = {
     Reason.TOUCHES_BORDER.value: 6,
 }
 _UNKNOWN_REASON = 5
+
+
+class ReviewItem(NamedTuple):
+    """A cell for a person to look at: ``report.fields[field].cells[cell]``. In JSON: ``[field, cell]``."""
+
+    field: int
+    cell: int
 
 
 def urgency(cell: ScoredCell) -> tuple[int, float]:

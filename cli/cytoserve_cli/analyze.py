@@ -1,0 +1,141 @@
+"""``cytoserve analyze``, ``classify`` and ``info``: parse, call, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cytoserve_client import DEFAULT_TIMEOUT_S
+from cytoserve_client.images import check_scale
+from cytoserve_client.options import Options
+from cytoserve_files.selection import Selection, gather
+from cytoserve_reports import summarise, summarise_each, tables
+from cytoserve_reports.sample import reports_json
+from rich.console import Console
+
+from cytoserve_cli import exit_codes
+from cytoserve_cli import options as o
+from cytoserve_cli.connect import connected, tls_of
+from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.outputs import check_outputs, write_json, write_overlays
+from cytoserve_cli.terminal import bars, consoles
+
+analyze_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+classify_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+info_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@analyze_app.command(name="analyze")
+@exit_on_error("analyze")
+def analyze(
+    images: Annotated[list[Path], typer.Argument(help="Fields of one sample: files, or folders of them.")],
+    sample: Annotated[str | None, typer.Option("--sample", help="Name of the sample, for table and JSON.")] = None,
+    url: o.Url = None,
+    json_out: o.JsonOut = None,
+    overlay: Annotated[Path | None, typer.Option("--overlay", help="Folder for annotated pictures.")] = None,
+    um_per_pixel: o.Scale = None,
+    per_image: Annotated[bool, typer.Option("--per-image", help="Each image is a sample of its own.")] = False,
+    timeout: o.Timeout = DEFAULT_TIMEOUT_S,
+    budget: o.Budget = None,
+    alpha: o.Alpha = None,
+    classes: o.Classes = None,
+    priority: o.Urgency = "routine",
+    tls_ca: o.TlsCa = None,
+    tls_cert: o.TlsCert = None,
+    tls_key: o.TlsKey = None,
+    tls_server_name: o.TlsServerName = None,
+) -> None:
+    """Find and classify the cells of smear fields, count them, and list those that a person should review."""
+    out, notes = consoles(json_out)
+    check_scale(um_per_pixel)
+    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
+    selected = _selected(images, out)
+    check_outputs(json_out, overlay, selected.files)
+    quiet = len(selected.files) < 2
+    with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+        analysis = client.analyze(
+            selected.files, um_per_pixel, sample=sample, on_progress=partial(report, "images"), **chosen.arguments
+        )
+    analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
+    samples = summarise_each(analysis) if per_image else [summarise(analysis)]
+    for one in samples:
+        tables.print_sample(one, out)
+    if per_image:
+        tables.print_skipped(analysis.skipped, out)
+        written = write_json(json_out, lambda: reports_json(samples, analysis.skipped), notes)
+    else:
+        written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
+    drawn = write_overlays(overlay, analysis.fields, notes)
+    code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost)
+    raise typer.Exit(exit_codes.with_outputs(code, written, drawn))
+
+
+@classify_app.command(name="classify")
+@exit_on_error("classify")
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Single-cell images: files, or folders of them.")],
+    json_out: o.JsonOut = None,
+    url: o.Url = None,
+    um_per_pixel: o.Scale = None,
+    timeout: o.Timeout = DEFAULT_TIMEOUT_S,
+    budget: o.Budget = None,
+    alpha: o.Alpha = None,
+    classes: o.Classes = None,
+    priority: o.Urgency = "routine",
+    tls_ca: o.TlsCa = None,
+    tls_cert: o.TlsCert = None,
+    tls_key: o.TlsKey = None,
+    tls_server_name: o.TlsServerName = None,
+) -> None:
+    """Classify single-cell images, as an analyser delivers them."""
+    out, notes = consoles(json_out)
+    check_scale(um_per_pixel)
+    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
+    selected = _selected(images, out)
+    check_outputs(json_out, None, selected.files)
+    quiet = len(selected.files) < 2
+    with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+        analysis = client.classify(
+            selected.files, um_per_pixel, on_progress=partial(report, "images"), **chosen.arguments
+        )
+    analysis = analysis.model_copy(update={"skipped": selected.skipped})
+    tables.print_cells(analysis, out)
+    written = write_json(json_out, lambda: analysis.model_dump_json(indent=2), notes)
+    code = exit_codes.of_result(len(analysis.cells), analysis.failures, selected.lost)
+    raise typer.Exit(exit_codes.with_outputs(code, written))
+
+
+@info_app.command(name="info")
+@exit_on_error("info")
+def info(
+    url: o.Url = None,
+    tls_ca: o.TlsCa = None,
+    tls_cert: o.TlsCert = None,
+    tls_key: o.TlsKey = None,
+    tls_server_name: o.TlsServerName = None,
+) -> None:
+    """Print what the server serves, as JSON: model, classes, hashes, limits, versions."""
+    _, notes = consoles()
+    tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
+    with connected(url, tls, notes) as client:
+        typer.echo(client.info().model_dump_json(indent=2))
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Return the names of a comma-joined list; none of them is empty."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _selected(paths: Sequence[Path], out: Console) -> Selection:
+    """Return the images meant; where there are none, print what was skipped and end the command."""
+    selected = gather(paths)
+    if not selected.files:
+        tables.print_skipped(selected.skipped, out)
+        typer.echo("no image files in the folder(s) given", err=True)
+        raise typer.Exit(exit_codes.USAGE)
+    return selected

@@ -1,0 +1,50 @@
+"""Options that several commands share, each with its help and its environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="CYTOSERVE_URL",
+        help="gRPC address HOST:PORT of a running server. Without it a local server is started and stopped.",
+    ),
+]
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; '-' for standard output.")]
+Scale = Annotated[
+    float | None, typer.Option("--um-per-pixel", help="Physical scale of the images, micrometres per pixel.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds per request: one field, or one chunk of cells.")]
+Budget = Annotated[
+    int | None, typer.Option("--budget", help="Most noise samples per class. Default: the server's (`cytoserve info`).")
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option("--alpha", help="Share of cells, 0 to below 1, whose label may differ from the whole budget's."),
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="Only these classes may win: names joined by commas.")]
+Urgency = Annotated[str, typer.Option("--priority", help="'stat' is served before waiting 'routine' requests.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option("--tls-ca", envvar="CYTOSERVE_CLIENT_TLS_CA", help="PEM of the authority to trust; switches TLS on."),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", envvar="CYTOSERVE_CLIENT_TLS_CERT", help="PEM of our certificate (mutual TLS)."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", envvar="CYTOSERVE_CLIENT_TLS_KEY", help="PEM of our key (mutual TLS).")
+]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-server-name",
+        envvar="CYTOSERVE_CLIENT_TLS_SERVER_NAME",
+        help="Name in the server's certificate, where it is not that of --url.",
+    ),
+]

@@ -1,0 +1,75 @@
+"""Where results go: checked before the work, written after it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cytoserve_client import FieldAnalysis
+from cytoserve_files import NotWritable, check_output, check_output_folder, path_of, shown, write_bytes
+from rich.console import Console
+
+from cytoserve_cli.terminal import plain
+
+
+def check_outputs(json_out: Path | None, overlay: Path | None, sources: Sequence[Path]) -> None:
+    """Refuse outputs that could not be written after the work, or that would overwrite an input.
+
+    Raises
+    ------
+    NotWritable
+    """
+    if json_out is not None and str(json_out) != "-":
+        check_output(json_out)
+        if any(_same_file(json_out, source) for source in sources):
+            raise NotWritable(f"cannot write {shown(json_out)}: it is one of the images; give another name")
+    if overlay is not None:
+        check_output_folder(overlay)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
+def write_json(path: Path | None, document: Callable[[], str], notes: Console) -> bool:
+    """Write a document, UTF-8 whatever the terminal's encoding; return False where it could not be written."""
+    if path is None:
+        return True
+    try:
+        data = (document() + "\n").encode("utf-8")
+        if str(path) == "-":
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+            return True
+        write_bytes(path, data)
+    except OSError as error:
+        notes.print(plain(f"cannot write the result: {error}", "red"))
+        return False
+    notes.print(plain(f"JSON: {shown(path)}"))
+    return True
+
+
+def write_overlays(folder: Path | None, fields: Sequence[FieldAnalysis], notes: Console) -> bool:
+    """Write one annotated picture per field; return False where one failed, which the others do not suffer from."""
+    if folder is None:
+        return True
+    from cytoserve_reports.overlay import draw_overlay, read_displayed
+    from cytoserve_reports.overlay_names import overlay_names
+
+    names = overlay_names((field.source for field in fields), folder)
+    whole = True
+    for field, name in zip(fields, names, strict=True):
+        try:
+            write_bytes(folder / name, draw_overlay(read_displayed(path_of(field.source)), field))
+        except Exception as error:  # whatever it is, it concerns this picture and not the next
+            notes.print(plain(f"no overlay of {field.source}: {error}", "yellow"))
+            whole = False
+            continue
+        notes.print(plain(f"overlay: {shown(folder / name)}"))
+    return whole

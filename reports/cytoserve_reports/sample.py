@@ -1,0 +1,85 @@
+"""A sample's fields added up: the differential, the review list, and the document ``cytoserve.analysis/1``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Literal
+
+from cytoserve_client.reasons import explained
+from cytoserve_client.results import Cell, Failure, FieldAnalysis, Frozen, ModelInfo, SmearAnalysis
+from cytoserve_files.selection import Skipped
+from pydantic import Field, computed_field
+
+from cytoserve_reports.differential import ClassCount, differential
+from cytoserve_reports.review import ReviewItem, review_list
+
+
+class SampleReport(Frozen):
+    """What `SmearAnalysis` holds, and what follows from it; ``model_dump_json()`` is the documented JSON."""
+
+    schema_: Literal["cytoserve.analysis/1"] = Field(default="cytoserve.analysis/1", alias="schema")
+    sample: str | None = None
+    model: ModelInfo
+    fields: tuple[FieldAnalysis, ...]
+    differential: dict[str, ClassCount]
+    review: tuple[ReviewItem, ...] = Field(description="[field, cell] pairs, most urgent first")
+    failures: tuple[Failure, ...] = ()
+    skipped: tuple[Skipped, ...] = Field(default=(), description="files that were not read, or count once already")
+
+    @computed_field(description="the reasons that occur, each as one sentence")  # type: ignore[prop-decorator]
+    @property
+    def reasons_explained(self) -> dict[str, str]:
+        """The reasons that occur among the cells, each with one sentence in plain words."""
+        return explained(reason for field in self.fields for cell in field.cells for reason in cell.reasons)
+
+    def cell(self, item: ReviewItem) -> Cell:
+        """Return the cell that an entry of ``review`` points to."""
+        return self.fields[item.field].cells[item.cell]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any field was generated rather than photographed."""
+        return any(field.synthetic for field in self.fields)
+
+
+def summarise(analysis: SmearAnalysis) -> SampleReport:
+    """Add the fields of one sample up.
+
+    Parameters
+    ----------
+    analysis : SmearAnalysis
+        As `cytoserve_client.Client.analyze` returns it.
+
+    Returns
+    -------
+    SampleReport
+        With the differential over the cells of all fields, and the cells to review of all fields, most urgent first.
+    """
+    return SampleReport(
+        sample=analysis.sample,
+        model=analysis.model,
+        fields=analysis.fields,
+        differential=differential((cell for field in analysis.fields for cell in field.cells), analysis.model.classes),
+        review=review_list(analysis.fields),
+        failures=analysis.failures,
+        skipped=analysis.skipped,
+    )
+
+
+def summarise_each(analysis: SmearAnalysis) -> list[SampleReport]:
+    """Return one report per image, as if each were a sample of its own; failed images come last, without fields."""
+    alone = [analysis.model_copy(update={"fields": (field,), "failures": ()}) for field in analysis.fields]
+    alone += [analysis.model_copy(update={"fields": (), "failures": (failure,)}) for failure in analysis.failures]
+    return [summarise(image.model_copy(update={"skipped": ()})) for image in alone]
+
+
+def reports_json(reports: Iterable[SampleReport], skipped: Iterable[Skipped]) -> str:
+    """Return the document ``cytoserve.analyses/1``: several samples, and the files that are in none of them."""
+    whole = {
+        "schema": "cytoserve.analyses/1",
+        "analyses": [report.model_dump(mode="json") for report in reports],
+        "skipped": [asdict(item) for item in skipped],
+    }
+    return json.dumps(whole, indent=2, ensure_ascii=False)
