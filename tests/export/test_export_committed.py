@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +95,6 @@ def test_configuration_agrees_with_the_graph(name: str) -> None:
             # A configuration may leave an axis open that the graph fixes, never the other way round.
             assert len(value.dims) == len(dims)
             assert all(have in (want, -1) for have, want in zip(value.dims, dims, strict=True))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_declaration_is_the_contracts(name: str) -> None:
-    """Names and types as in the table of docs/contract.md, so that neither changes alone."""
-    table = (ROOT / "docs" / "contract.md").read_text()
-    row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` (onnx"))
-    _, _, inputs, outputs, _ = row.split("|")
-    for declared, text in ((SPECS[name].inputs, inputs), (SPECS[name].outputs, outputs)):
-        at = -1
-        for tensor in declared:
-            found = re.search(rf"`{tensor.name}`( [A-Z]+\d+)?", text)
-            assert found is not None, f"{tensor.name} is not in the contract's row"
-            assert found.start() > at, "another order"
-            assert (found.group(1) or f" {WIRE[tensor.dtype]}").strip() == WIRE[tensor.dtype]
-            at = found.start()
 
 
 def test_repositories_are_small_enough_to_commit() -> None:

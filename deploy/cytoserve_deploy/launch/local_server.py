@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from cytoserve_contract.manifest import ENV_SKIP, check_repository_files
+from cytoserve_contract.manifest import ENV_SKIP
 
 from cytoserve_deploy.errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
 from cytoserve_deploy.launch import channel, repository, runtime, supervisor, warmup
@@ -34,6 +34,7 @@ from cytoserve_deploy.launch.options import (
     lay_out,
     truth,
 )
+from cytoserve_deploy.verification import verify_files
 
 __all__ = ["LocalServer", "ServerOptions", "important_lines"]
 
@@ -223,7 +224,7 @@ class LocalServer:
             logger.warning("the hashes of %s are NOT checked (skip_verification or %s is set)", told, ENV_SKIP)
             return
         for folder in folders:
-            check_repository_files(folder)
+            verify_files(folder)
 
     def _launch(self, found: runtime.TritonRuntime, folders: list[Path]) -> None:
         """Start supervisor and server."""
