@@ -22,7 +22,7 @@ class ErrorCode(str, Enum):
     Attributes
     ----------
     meaning, remedy : str
-        One sentence each.
+        One sentence each; the remedy is empty where the message says it.
     triton : str
         Triton's code under which the server sends it (attribute of ``TritonError``); empty for a code that only the
         client gives.
@@ -114,8 +114,8 @@ class ErrorCode(str, Enum):
     )
     INVALID_ARGUMENT = (
         "invalid_argument",
-        "The server refused the input without a code of ours.",
-        "Read the message.",
+        "The server refused the input without a code of ours; its message says why.",
+        "",
         "",
         ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION"),
     )
@@ -127,7 +127,7 @@ class ErrorCode(str, Enum):
         "Convert it to 8-bit RGB.",
         "",
     )
-    CONFIGURATION = "configuration", "The client was set up in a way that cannot work.", "Read the message.", ""
+    CONFIGURATION = "configuration", "The client was set up in a way that cannot work; the message says why.", "", ""
     CLOSED = "closed", "The client was used after `close()`.", "Open a new client.", ""
     ACCESS_DENIED = (
         "access_denied",
@@ -149,6 +149,19 @@ class ErrorCode(str, Enum):
         "See the server's log for this request.",
         "",
     )
+
+
+CODES: Final[dict[str, ErrorCode]] = {code.value: code for code in ErrorCode}
+"""Every code by its name on the wire."""
+
+
+def marked(code: str, sentence: str) -> str:
+    """Return an error as it travels.
+
+    >>> marked("empty", "no bytes")
+    '[cytoserve:empty] no bytes'
+    """
+    return f"{MARK}{code}] {sentence}"
 
 
 def code_in(text: str) -> str:

@@ -25,6 +25,9 @@ MAX_SEGMENTER_PIXELS: Final = 6_000_000
 COARSEST: Final = 0.68
 """How much coarser: the segmenter was trained on 0.7 to 1.45 times its scale."""
 
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+"""Formats of image files that the service reads, by Pillow's names."""
+
 MAX_FILE_BYTES: Final = 40 * 1024 * 1024
 """Largest encoded image accepted, bytes."""
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from cytoserve_contract.parameters import PRIORITY_LEVELS
 from cytoserve_contract.tensors import TensorSpec
+from cytoserve_contract.values import DECISIONS, KINDS, NO_LABEL
 
 REPOSITORY: Final = "model_repository"
 SYNTHESIS_REPOSITORY: Final = "model_repository_synthesis"
@@ -19,7 +20,7 @@ SYNTHESIS_REPOSITORY: Final = "model_repository_synthesis"
 whatever lies in a repository, so they must not lie in the first."""
 
 MAX_BATCH: Final = 256
-"""Most rows of one run of a batched model."""
+"""Most rows of one run of a batched model, and so of one call of it by the scorer."""
 
 Backend = Literal["python", "onnxruntime", "ensemble"]
 
@@ -181,7 +182,7 @@ CELL_EXTRACTOR: Final = ModelSpec(
     inputs=(FIELD, SEGMENTER_MAPS, SCALE_GUESS),
     outputs=(
         TensorSpec("BOX", "float32", ("N", 4), "x0, y0, x1, y1 in the displayed picture", "px"),
-        TensorSpec("KIND", "uint8", ("N",), "see the table of numbers", low=0, high=2),
+        TensorSpec("KIND", "uint8", ("N",), "see the table of numbers", low=0, high=len(KINDS) - 1),
         TensorSpec("DETECTION_SCORE", "float32", ("N",), "the segmenter's confidence, 0 to 1"),
         TensorSpec(
             "SCALE",
@@ -260,7 +261,7 @@ SCORER: Final = ModelSpec(
         replace(DEADLINE, optional=True),
     ),
     outputs=(
-        TensorSpec("LABEL", "int32", ("M",), "class; -1: not scored", low=-1),
+        TensorSpec("LABEL", "int32", ("M",), "class; -1: not scored", low=NO_LABEL),
         TensorSpec(
             "POSTERIOR", "float32", ("M", "C"), "probability of each class, sums to 1", low=0, high=1, may_lack=True
         ),
@@ -286,7 +287,7 @@ SCORER: Final = ModelSpec(
             low=0,
             may_lack=True,
         ),
-        TensorSpec("DECISION", "uint8", ("M",), "see the table of numbers", low=0, high=1),
+        TensorSpec("DECISION", "uint8", ("M",), "see the table of numbers", low=0, high=len(DECISIONS) - 1),
         TensorSpec("REASONS", "bytes", ("M",), "reasons for review, joined by commas; may be empty"),
         TensorSpec(
             "EVALUATIONS",

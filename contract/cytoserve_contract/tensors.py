@@ -104,6 +104,16 @@ class TensorSpec:
         """Whether the first axis is Triton's batch axis, which its configuration leaves out."""
         return self.dims[:1] == ("B",)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds texts or files in place of numbers."""
+        return self.dtype == "bytes"
+
+    @property
+    def is_per_cell(self) -> bool:
+        """Whether it has one row for each scored cell."""
+        return self.dims[:1] == ("M",)
+
     def along(self, axis: Dim) -> TensorSpec:
         """Return the same tensor with another first axis."""
         return replace(self, dims=(axis, *self.dims[1:]))

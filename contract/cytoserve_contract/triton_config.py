@@ -12,7 +12,7 @@ HEADER = "# Generated from cytoserve_contract.models by `make contract`."
 
 def config_type(tensor: TensorSpec) -> str:
     """Return Triton's name of the element type, such as ``TYPE_FP32``."""
-    return "TYPE_STRING" if tensor.dtype == "bytes" else f"TYPE_{tensor.datatype}"
+    return "TYPE_STRING" if tensor.is_text else f"TYPE_{tensor.datatype}"
 
 
 def config_dims(tensor: TensorSpec, sizes: Mapping[str, int]) -> list[int]:

@@ -9,24 +9,25 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.models import MODELS
+from cytoserve_contract.tensors import REFERENCE_SIZES, TensorSpec
 from cytoserve_export import manifest
-from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER, TensorSpec
+from cytoserve_export.specs import SPECS
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {name: ROOT / (SYNTHESIS_FOLDER if spec.synthesis else "model_repository") for name, spec in SPECS.items()}
+FOLDERS = {name: ROOT / MODELS[name].repository for name in SPECS}
 REPOSITORIES = sorted(set(FOLDERS.values()))
 
-WIRE = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 ORT = {
     "float32": "tensor(float)",
     "uint8": "tensor(uint8)",
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-SIZES = {"size": 96, "latent_channels": 24, "latent_height": 16, "latent_width": 16, "maps": 15}
-"""The reference model's sizes in docs/contract.md; ``maps`` are 3 centres and 3 x 4 sides."""
+SIZES = {**REFERENCE_SIZES, "maps": 15}
+"""The reference model's sizes; ``maps`` are 3 centres and 3 x 4 sides."""
 
 
 def pinned(tensor: TensorSpec) -> list[int]:
@@ -90,7 +91,7 @@ def test_configuration_agrees_with_the_graph(name: str) -> None:
     for declared, written in ((spec.inputs, config.input), (spec.outputs, config.output)):
         assert [tensor.name for tensor in declared] == [value.name for value in written]
         for tensor, value in zip(declared, written, strict=True):
-            assert model_config_pb2.DataType.Name(value.data_type) == f"TYPE_{WIRE[tensor.dtype]}"
+            assert model_config_pb2.DataType.Name(value.data_type) == f"TYPE_{tensor.datatype}"
             dims = pinned(tensor)[1:] if batched else pinned(tensor)
             # A configuration may leave an axis open that the graph fixes, never the other way round.
             assert len(value.dims) == len(dims)

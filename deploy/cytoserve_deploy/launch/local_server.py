@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any, Final
 
 from cytoserve_contract.manifest import ENV_SKIP
+from cytoserve_contract.names import ENV_DRAIN_FILE
 
 from cytoserve_deploy.errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
 from cytoserve_deploy.launch import channel, repository, runtime, supervisor, warmup
-from cytoserve_deploy.launch.drain import ENV_FILE
 from cytoserve_deploy.launch.options import (
     LOOPBACK,
     Layout,
@@ -244,7 +244,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment(self.options, found, os.environ), ENV_FILE: str(layout.drain_file)},
+            env={**environment(self.options, found, os.environ), ENV_DRAIN_FILE: str(layout.drain_file)},
             start_new_session=True,
         )
         atexit.register(self.stop)
