@@ -21,6 +21,7 @@ from cytoserve_client._config import TLS
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import sources_of
 from cytoserve_client.selection import SYSTEM_FILE, list_tree, sift
+from cytoserve_contract.names import ROLLOUT
 from cytoserve_deploy import errors as e
 from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
 from cytoserve_deploy.rollout import names as n
@@ -281,7 +282,7 @@ def _write_report(path: Path, text: str) -> None:
 
 def _document(line: Line) -> dict[str, Any]:
     return {
-        "schema": "cytoserve.rollout/1",
+        "schema": ROLLOUT,
         "name": line.name,
         "mode": line.mode.value,
         "entry": n.entry_name(line.name) if line.entry else None,

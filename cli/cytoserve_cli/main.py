@@ -26,6 +26,7 @@ from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import check_scale
 from cytoserve_client.results import CellsAnalysis, Skipped, SmearAnalysis
 from cytoserve_client.selection import Selection, gather
+from cytoserve_contract.names import ANALYSES
 from cytoserve_files import NotWritable, check_output, check_output_folder, path_of, shown, write_bytes
 from cytoserve_reports import tables
 from cytoserve_reports.overlay import draw_overlay, read_displayed
@@ -293,7 +294,7 @@ def _json(analysis: SmearAnalysis | CellsAnalysis) -> str:
 
 def _per_image_json(analyses: Sequence[SmearAnalysis], skipped: Sequence[Skipped]) -> str:
     whole = {
-        "schema": "cytoserve.analyses/1",
+        "schema": ANALYSES,
         "analyses": [analysis.model_dump(mode="json") for analysis in analyses],
         "skipped": [item.model_dump(mode="json") for item in skipped],
     }

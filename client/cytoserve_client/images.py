@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Union
 
 import numpy as np
+from cytoserve_contract.limits import IMAGE_FORMATS
 from cytoserve_files import NotRegularFile, open_regular, shown, writable_text
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,8 +32,8 @@ from cytoserve_client.errors import (
     UnreadableFile,
 )
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
-"""Formats that the service reads (docs/contract.md)."""
+FORMATS = IMAGE_FORMATS
+"""Formats that the service reads."""
 
 OVERLAY_KEY = "cytoserve:overlay"
 """Mark of an annotated picture that this program drew: a PNG text key. Such a picture is no field of a sample."""

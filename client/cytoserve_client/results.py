@@ -6,18 +6,15 @@ strings: a newer server may add to them, and a reader must let unknown ones thro
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from cytoserve_contract.names import ANALYSIS, CELLS, AnalysisSchema, CellsSchema
+from cytoserve_contract.values import Decision as Decision
+from cytoserve_contract.values import Kind as Kind
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from cytoserve_client._constants import SET_ERROR
 from cytoserve_client.reasons import Reason, explained
-
-Kind = Literal["white_cell", "red_cell", "platelet"]
-"""What the segmenter took the object for."""
-
-Decision = Literal["accept", "review"]
-"""Outcome per scored cell."""
 
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
@@ -152,7 +149,7 @@ class Skipped(_Frozen):
 class SmearAnalysis(_Frozen):
     """The fields of one sample, its differential and its review list."""
 
-    schema_: Literal["cytoserve.analysis/1"] = Field(default="cytoserve.analysis/1", alias="schema")
+    schema_: AnalysisSchema = Field(default=ANALYSIS, alias="schema")
     sample: str | None = None
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
@@ -188,7 +185,7 @@ class CellAnswer(ScoredCell):
 class CellsAnalysis(_Frozen):
     """Single-cell images, in the order given (failed ones left out and listed in ``failures``)."""
 
-    schema_: Literal["cytoserve.cells/1"] = Field(default="cytoserve.cells/1", alias="schema")
+    schema_: CellsSchema = Field(default=CELLS, alias="schema")
     model: ModelInfo
     cells: tuple[CellAnswer, ...]
     failures: tuple[Failure, ...] = ()

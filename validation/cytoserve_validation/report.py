@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from cytoserve_client.results import ModelInfo
+from cytoserve_contract.names import VALIDATION
 from cytoserve_files import NotWritable, check_output_folder, write_text
 
 from cytoserve_validation.anomalies import describe_anomalies
@@ -22,7 +23,7 @@ from cytoserve_validation.grouped import describe_groups
 from cytoserve_validation.labelled import Groups
 from cytoserve_validation.resampling import DRAWS, FEW_SLIDES, SEED, draw
 
-SCHEMA: Final = "cytoserve.validation/1"
+SCHEMA: Final = VALIDATION
 NOTICE: Final = "For research use; not a medical device."
 JSON_NAME: Final = "validation.json"
 HTML_NAME: Final = "validation.html"
