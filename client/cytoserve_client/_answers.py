@@ -95,7 +95,6 @@ def _scored_cell(tensors: Tensors, row: Mapping[str, Any], classes: Sequence[str
         "anomaly": _anomaly(row["ANOMALY"], i),
         "scores": _scores(row["SCORES"], classes),
         "conformal": _conformal(row["CONFORMAL"], classes, i),
-        "trial": _or_none(row["TRIAL"]),
     }
 
 

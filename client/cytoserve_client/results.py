@@ -62,7 +62,6 @@ class ScoredCell(_Frozen):
         default=None, description="error per class, lower is better; null if not scored"
     )
     conformal: dict[str, float] | None = Field(default=None, description="p-value of each class; null if not computed")
-    trial: float | None = Field(default=None, description="twice the uncertainty; null if not computed")
 
     @computed_field(description="`prediction_set` at 95 %; null if not computed, or not calibrated for this request")  # type: ignore[prop-decorator]
     @property

@@ -306,7 +306,6 @@ SCORER: Final = ModelSpec(
             high=1,
             may_lack=True,
         ),
-        TensorSpec("TRIAL", "float32", ("M",), "twice the uncertainty, to show the way", low=0, high=2, may_lack=True),
     ),
     calls=DENOISER,
     deployment=Deployment(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cytoserve_client import Anomaly, Cell, Client, FieldAnalysis, ModelInfo, ReviewItem, SmearAnalysis
+from cytoserve_client import Anomaly, Cell, FieldAnalysis, ModelInfo, ReviewItem, SmearAnalysis
 from cytoserve_client._answers import assemble_smear, split_by_field
 from cytoserve_client.differential import differential, is_small, unlabelled, white_cells
 from cytoserve_client.reasons import EXPLANATIONS, Reason
 from cytoserve_client.results import Failure
 from cytoserve_client.review import review_list
-from fake_server import FakeServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -72,27 +70,13 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     }
     assert set(document["fields"][0]["cells"][0]) == {
         *("box", "kind", "label", "probability", "uncertainty", "anomaly", "decision", "reasons", "evaluations"),
-        *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval", "trial"),
+        *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval"),
     }
     assert document["fields"][0]["cells"][0]["probability"] is None
     assert document["fields"][0]["cells"][1]["anomaly"] == {"score": 2.0, "p_value": None}
     assert set(document["differential"]["neutrophil"]) == {"count", "accepted", "review", "percent", "low", "high"}
     assert document["review"] == [[0, 1]]
     assert SmearAnalysis.model_validate_json(analysis.model_dump_json()) == analysis
-
-
-@pytest.mark.integration
-def test_the_trial_output_reaches_the_result(triton_url: str, data_dir: Path) -> None:
-    image = sorted((data_dir / "pbc" / "test" / "neutrophil").iterdir())[0]
-    with Client(triton_url, timeout=120) as client:
-        (cell,) = client.classify([image], um_per_pixel=0.18).cells
-    assert cell.uncertainty is not None
-    assert cell.trial == pytest.approx(2 * cell.uncertainty)
-
-
-def test_the_fake_server_answers_the_trial_output_too() -> None:
-    with FakeServer() as server, Client(server.url) as client:
-        assert client.classify([b"x"]).cells[0].trial == 0
 
 
 def test_results_are_frozen() -> None:

@@ -42,11 +42,6 @@ class CellScores:
     reasons: list[str]
     evaluations: NDArray[np.int32]
 
-    @property
-    def trial(self) -> Floats:
-        """(M,) float32, twice the uncertainty."""
-        return 2 * self.uncertainty
-
 
 def softmax_posterior(scores: Floats, temperature: float) -> Floats:
     """Turn (M, C) scores into posteriors: ``softmax(-scores / temperature)``, equal priors; a NaN score gives 0."""
