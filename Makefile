@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo serve test lint bench load evidence export-tables test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo serve test lint bench load evidence export-tables contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again.
 demo: $(VENV)/.ready
@@ -46,6 +46,12 @@ evidence:
 	$(BIN)/python -m benchmarks.figures
 export-tables:
 	$(BIN)/python -m benchmarks.export_tables
+
+# Every file that is generated from contract/: configurations, the tables of docs/contract.md, the list of hashes.
+contract:
+	$(BIN)/python -m cytoserve_contract .
+	$(BIN)/cytoserve export manifest model_repository
+	$(BIN)/cytoserve export manifest model_repository_synthesis
 
 # Bounded load on a server of our own, on loopback.
 load:

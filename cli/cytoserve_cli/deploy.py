@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from cytoserve_client import TLS
+from cytoserve_contract.names import ROLLOUT
 from cytoserve_deploy import errors as e
 from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
 from cytoserve_deploy.rollout import names as n
@@ -240,7 +241,7 @@ def _write_report(path: Path, text: str) -> None:
 
 def _document(line: Line) -> dict[str, Any]:
     return {
-        "schema": "cytoserve.rollout/1",
+        "schema": ROLLOUT,
         "name": line.name,
         "mode": line.mode.value,
         "entry": n.entry_name(line.name) if line.entry else None,

@@ -1,4 +1,4 @@
-"""Every default and limit of the client, named once.
+"""Every default of the client, named once; the service's limits are the contract's, checked before a request is sent.
 
 Times are seconds unless the name says otherwise. All of them are finite: no call can wait for ever.
 """
@@ -6,6 +6,13 @@ Times are seconds unless the name says otherwise. All of them are finite: no cal
 from __future__ import annotations
 
 from typing import Final
+
+from cytoserve_contract.limits import MAX_AREA_UM2 as MAX_AREA_UM2
+from cytoserve_contract.limits import MAX_CELLS as MAX_CELLS
+from cytoserve_contract.limits import MAX_FILE_BYTES as MAX_FILE_BYTES
+from cytoserve_contract.limits import MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES
+from cytoserve_contract.limits import MAX_PIXELS as MAX_PIXELS
+from cytoserve_contract.limits import MIN_SIDE as MIN_SIDE
 
 DEFAULT_TIMEOUT_S: Final = 120.0
 """Time one request (one field, or one chunk of cells) may take, every retry of it included."""
@@ -43,28 +50,6 @@ CELLS_PER_REQUEST: Final = 16
 
 CHUNK_BYTES: Final = 32 * 1024 * 1024
 """Encoded bytes that one request of ``classify`` may carry before the chunk is split."""
-
-MAX_FILE_BYTES: Final = 40 * 1024 * 1024
-"""Largest encoded image that the service accepts (docs/contract.md); larger ones are refused before they are read.
-
-This and the next four are the service's ``limits``, written down here because an image is checked before the server
-is asked anything. A test holds them equal to what ``service_info`` tells.
-"""
-
-MAX_PIXELS: Final = 50_000_000
-"""Largest image, in pixels, that the service accepts."""
-
-MAX_AREA_UM2: Final = 291_955
-"""Largest area of the film in one field, square micrometres (0.292 mm2); `MAX_PIXELS` holds too."""
-
-MIN_SIDE: Final = 32
-"""Shortest side, in pixels, that the service accepts."""
-
-MAX_CELLS: Final = 512
-"""Most single-cell images that the service accepts in one request."""
-
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""gRPC message size, sending and receiving. gRPC's own default for receiving is 4 MiB."""
 
 KEEPALIVE_TIME_MS: Final = 330_000
 """Pings on a quiet connection. A gRPC server allows one per 300 s and drops the connection ("too many pings")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cytoserve_contract.models import MODELS
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cytoserve_client import _wire
@@ -102,8 +103,8 @@ def check_metadata(model: str, response: Any) -> None:
     """
     wrong: list[str] = []
     for side, specs, tensors in (
-        ("input", _wire.INPUTS, response.inputs),
-        ("output", _wire.OUTPUTS[model], response.outputs),
+        ("input", MODELS[model].inputs, response.inputs),
+        ("output", MODELS[model].outputs, response.outputs),
     ):
         served = {tensor.name: tensor.datatype for tensor in tensors}
         for spec in specs:

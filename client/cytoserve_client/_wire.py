@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.models import CELL_ANALYSIS, MODELS, SERVICE_INFO, SMEAR_ANALYSIS
+from cytoserve_contract.tensors import TensorSpec
+from cytoserve_contract.values import NOT_COMPUTED
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
@@ -23,15 +26,6 @@ SERVICE: Final = "inference.GRPCInferenceService"
 
 Parameter = int | float | str
 """Value of a request parameter."""
-
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP32": np.dtype("<f4"),
-}
-"""Datatypes of the contract, little-endian as on the wire."""
 
 
 @dataclass(frozen=True)
@@ -54,66 +48,17 @@ READY: Final = Rpc("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
 RPCS: Final = (INFER, METADATA, READY)
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """Name, datatype and rank (number of dimensions) of a tensor in the contract.
-
-    ``optional`` numbers may be missing one by one: :data:`NOT_COMPUTED` stands for them.
-    """
-
-    name: str
-    datatype: str
-    rank: int
-    optional: bool = False
-
-
-NOT_COMPUTED: Final = -1.0
-"""On the wire, a number that was not computed or is not known (NaN is no JSON); NaN once it is read."""
-
-
-SCORER_OUTPUTS: Final = (
-    TensorSpec("LABEL", "INT32", 1),
-    TensorSpec("POSTERIOR", "FP32", 2, optional=True),
-    TensorSpec("POSTERIOR_INTERVAL", "FP32", 2, optional=True),
-    TensorSpec("SCORES", "FP32", 2, optional=True),
-    TensorSpec("UNCERTAINTY", "FP32", 1, optional=True),
-    TensorSpec("ANOMALY", "FP32", 2, optional=True),
-    TensorSpec("DECISION", "UINT8", 1),
-    TensorSpec("REASONS", "BYTES", 1),
-    TensorSpec("EVALUATIONS", "INT32", 1),
-    TensorSpec("CONFORMAL", "FP32", 2, optional=True),
-)
-
-SMEAR_MODEL: Final = "smear_analysis"
-CELL_MODEL: Final = "cell_analysis"
-INFO_MODEL: Final = "service_info"
-
-INPUTS: Final = (TensorSpec("IMAGE", "BYTES", 1), TensorSpec("UM_PER_PIXEL", "FP32", 1))
-
-OUTPUTS: Final[dict[str, tuple[TensorSpec, ...]]] = {
-    SMEAR_MODEL: (
-        TensorSpec("FIELD_SIZE", "INT32", 1),
-        TensorSpec("BOX", "FP32", 2),
-        TensorSpec("KIND", "UINT8", 1),
-        TensorSpec("DETECTION_SCORE", "FP32", 1),
-        TensorSpec("SCALE", "FP32", 1, optional=True),
-        TensorSpec("SCALE_SOURCE", "BYTES", 1),
-        TensorSpec("CELL_INDEX", "INT32", 1),
-        TensorSpec("CELL_FLAGS", "INT32", 1),
-        *SCORER_OUTPUTS,
-    ),
-    CELL_MODEL: (
-        TensorSpec("SCALE", "FP32", 1, optional=True),
-        TensorSpec("CELL_FLAGS", "INT32", 1),
-        TensorSpec("CELL_ERROR", "BYTES", 1),
-        *SCORER_OUTPUTS,
-    ),
-    INFO_MODEL: (TensorSpec("INFO", "BYTES", 1),),
-}
-"""What each model must answer (docs/contract.md)."""
+SMEAR_MODEL: Final = SMEAR_ANALYSIS.name
+CELL_MODEL: Final = CELL_ANALYSIS.name
+INFO_MODEL: Final = SERVICE_INFO.name
 
 _UNUSED: Final = frozenset({"CELL_FLAGS"})
 """Outputs of the contract that this client does not ask for, to save bytes; they must exist all the same."""
+
+
+def wanted(model: str) -> tuple[TensorSpec, ...]:
+    """Return the outputs that this client asks a model for."""
+    return tuple(spec for spec in MODELS[model].outputs if spec.name not in _UNUSED)
 
 
 def bytes_tensor(items: Sequence[bytes]) -> bytes:
@@ -169,9 +114,8 @@ def infer_request(
     for spec, shape, raw in inputs:
         request.inputs.add(name=spec.name, datatype=spec.datatype, shape=list(shape))
         request.raw_input_contents.append(raw)
-    for spec in OUTPUTS[model]:
-        if spec.name not in _UNUSED:
-            request.outputs.add(name=spec.name)
+    for spec in wanted(model):
+        request.outputs.add(name=spec.name)
     for name, value in (parameters or {}).items():
         _set(request.parameters[name], value)
     if priority:
@@ -200,16 +144,14 @@ def image_request(
 ) -> Any:
     """Return the request of either ensemble: encoded files and their scales (0 = not given)."""
     scales = np.asarray(um_per_pixel, "<f4")
-    inputs = [
-        (INPUTS[0], [len(files)], bytes_tensor(files)),
-        (INPUTS[1], [len(scales)], scales.tobytes()),
-    ]
+    images, sizes = MODELS[model].inputs
+    inputs = [(images, [len(files)], bytes_tensor(files)), (sizes, [len(scales)], scales.tobytes())]
     return infer_request(model, inputs, request_id, parameters, priority)
 
 
 def info_request(request_id: str) -> Any:
     """Return the request to ``service_info``."""
-    return infer_request(INFO_MODEL, [(TensorSpec("QUERY", "BYTES", 1), [1], bytes_tensor([b"info"]))], request_id)
+    return infer_request(INFO_MODEL, [(SERVICE_INFO.inputs[0], [1], bytes_tensor([b"info"]))], request_id)
 
 
 def metadata_request(model: str) -> Any:
@@ -234,6 +176,13 @@ class Tensors:
     arrays: Mapping[str, NDArray[Any]]
     texts: Mapping[str, list[str]]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+        return {name: (len(items),) for name, items in self.texts.items()} | {
+            name: array.shape for name, array in self.arrays.items()
+        }
+
 
 def read_tensors(model: str, response: Any) -> Tensors:
     """Return the asked-for outputs of a ``ModelInferResponse``, each checked for name, datatype, rank and size.
@@ -252,28 +201,26 @@ def read_tensors(model: str, response: Any) -> Tensors:
     }
     arrays: dict[str, NDArray[Any]] = {}
     texts: dict[str, list[str]] = {}
-    for spec in OUTPUTS[model]:
-        if spec.name in _UNUSED:
-            continue
+    for spec in wanted(model):
         if spec.name not in given:
             raise ContractMismatch(f"{model} did not answer {spec.name}; the server is of another release")
         output, raw = given[spec.name]
         shape = tuple(int(side) for side in output.shape)
-        if output.datatype != spec.datatype or len(shape) != spec.rank:
+        if output.datatype != spec.datatype or len(shape) != len(spec.dims):
             raise ContractMismatch(
                 f"{model} answers {spec.name} as {output.datatype} {list(shape)}, "
-                f"the contract says {spec.datatype} with {spec.rank} dimension(s)"
+                f"the contract says {spec.datatype} with {len(spec.dims)} dimension(s)"
             )
         count = int(np.prod(shape, dtype=np.int64))
-        if spec.datatype == "BYTES":
+        if spec.is_text:
             items = split_bytes(raw)
             if len(items) != count:
                 raise InvalidAnswer(f"{model}: {spec.name} has {len(items)} items, its shape says {count}")
             texts[spec.name] = [item.decode("utf-8", "replace") for item in items]
             continue
-        dtype = _DTYPES[spec.datatype]
+        dtype = np.dtype(spec.dtype).newbyteorder("<")
         if len(raw) != count * dtype.itemsize:
             raise InvalidAnswer(f"{model}: {spec.name} has {len(raw)} bytes, its shape says {count * dtype.itemsize}")
         values = np.frombuffer(raw, dtype).reshape(shape)
-        arrays[spec.name] = np.where(values == NOT_COMPUTED, np.float32(np.nan), values) if spec.optional else values
+        arrays[spec.name] = np.where(values == NOT_COMPUTED, np.float32(np.nan), values) if spec.may_lack else values
     return Tensors(arrays, texts)

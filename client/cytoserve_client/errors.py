@@ -37,6 +37,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Final
 
+from cytoserve_contract.codes import CODES, MARK, ErrorCode
+
 
 class CytoserveClientError(Exception):
     """Base of every error that this package raises on purpose.
@@ -96,141 +98,141 @@ def _rebuild(
 class ConfigurationError(CytoserveClientError):
     """The client was set up in a way that cannot work."""
 
-    default_code = "configuration"
+    default_code = ErrorCode.CONFIGURATION.value
 
 
 class ClientClosed(CytoserveClientError):
     """The client was used after ``close()``, or closed while the call was under way."""
 
-    default_code = "closed"
+    default_code = ErrorCode.CLOSED.value
 
 
 class InvalidInput(CytoserveClientError):
     """The caller's input was refused; sending it again cannot help."""
 
-    default_code = "invalid_argument"
+    default_code = ErrorCode.INVALID_ARGUMENT.value
 
 
 class InvalidImage(InvalidInput):
     """The image was refused."""
 
-    default_code = "not_an_image"
+    default_code = ErrorCode.NOT_AN_IMAGE.value
 
 
 class UnreadableFile(InvalidImage):
     """The file is not there, is no regular file (a folder, a named pipe, a device), or may not be read."""
 
-    default_code = "unreadable"
+    default_code = ErrorCode.UNREADABLE.value
 
 
 class OwnOverlay(InvalidImage):
     """The image is an annotated picture that this program drew, not a photograph."""
 
-    default_code = "own_overlay"
+    default_code = ErrorCode.OWN_OVERLAY.value
 
 
 class InvalidArray(InvalidImage):
     """The array is not uint8 of shape (H, W, 3), or is outside the size limits."""
 
-    default_code = "bad_array"
+    default_code = ErrorCode.BAD_ARRAY.value
 
 
 class EmptyImage(InvalidImage):
     """No bytes at all."""
 
-    default_code = "empty"
+    default_code = ErrorCode.EMPTY.value
 
 
 class NotAnImage(InvalidImage):
     """The bytes are of no image format that the service accepts."""
 
-    default_code = "not_an_image"
+    default_code = ErrorCode.NOT_AN_IMAGE.value
 
 
 class TruncatedImage(InvalidImage):
     """The header is an image's; the pixels end early or are damaged."""
 
-    default_code = "truncated"
+    default_code = ErrorCode.TRUNCATED.value
 
 
 class TooManyBytes(InvalidImage):
     """The encoded file is larger than the limit."""
 
-    default_code = "too_many_bytes"
+    default_code = ErrorCode.TOO_MANY_BYTES.value
 
 
 class TooManyPixels(InvalidImage):
     """The image has more pixels than the limit."""
 
-    default_code = "too_many_pixels"
+    default_code = ErrorCode.TOO_MANY_PIXELS.value
 
 
 class TooSmall(InvalidImage):
     """The image is too small to hold a cell."""
 
-    default_code = "too_small"
+    default_code = ErrorCode.TOO_SMALL.value
 
 
 class UnsupportedMode(InvalidImage):
     """Greyscale, CMYK, 16 bit or real transparency: converting it would invent or lose colour."""
 
-    default_code = "unsupported_mode"
+    default_code = ErrorCode.UNSUPPORTED_MODE.value
 
 
 class BadScale(InvalidInput):
     """Micrometres per pixel that are not a positive, finite, plausible number."""
 
-    default_code = "bad_scale"
+    default_code = ErrorCode.BAD_SCALE.value
 
 
 class BadShape(InvalidInput):
     """A tensor of the wrong shape or type."""
 
-    default_code = "bad_shape"
+    default_code = ErrorCode.BAD_SHAPE.value
 
 
 class BadParameter(InvalidInput):
     """A request parameter outside its range."""
 
-    default_code = "bad_parameter"
+    default_code = ErrorCode.BAD_PARAMETER.value
 
 
 class ServerUnavailable(CytoserveClientError):
     """The server is not there, is stopping, went away during the call, or its queue is full."""
 
-    default_code = "unavailable"
-    default_retryable = True
+    default_code = ErrorCode.UNAVAILABLE.value
+    default_retryable = ErrorCode.UNAVAILABLE.retryable
 
 
 class DeadlineExceeded(CytoserveClientError):
     """The time given was not enough."""
 
-    default_code = "deadline"
-    default_retryable = True
+    default_code = ErrorCode.DEADLINE.value
+    default_retryable = ErrorCode.DEADLINE.retryable
 
 
 class AccessDenied(CytoserveClientError):
     """Credentials are missing or were refused."""
 
-    default_code = "access_denied"
+    default_code = ErrorCode.ACCESS_DENIED.value
 
 
 class ContractMismatch(CytoserveClientError):
     """The server does not speak this client's contract: model missing, other tensors, other classes."""
 
-    default_code = "contract"
+    default_code = ErrorCode.CONTRACT.value
 
 
 class InvalidAnswer(ContractMismatch):
     """The server answered something that must not be passed on: NaN, not normalised, inconsistent."""
 
-    default_code = "invalid_answer"
+    default_code = ErrorCode.INVALID_ANSWER.value
 
 
 class ServerError(CytoserveClientError):
     """The server failed; the input is not known to be at fault."""
 
-    default_code = "internal"
+    default_code = ErrorCode.INTERNAL.value
 
 
 def concerns_all(error: CytoserveClientError) -> bool:
@@ -240,48 +242,20 @@ def concerns_all(error: CytoserveClientError) -> bool:
     return isinstance(error, (ContractMismatch, ClientClosed, AccessDenied))
 
 
-_BY_CODE: Final[dict[str, type[CytoserveClientError]]] = {
-    kind.default_code: kind
-    for kind in (
-        EmptyImage,
-        NotAnImage,
-        TruncatedImage,
-        TooManyBytes,
-        TooManyPixels,
-        TooSmall,
-        UnsupportedMode,
-        BadScale,
-        BadShape,
-        BadParameter,
-        DeadlineExceeded,
-        ServerUnavailable,
-        ServerError,
-    )
-}
-"""The codes a server may send in ``[cytoserve:<code>]``."""
+def _by_code(kind: type[CytoserveClientError]) -> dict[str, type[CytoserveClientError]]:
+    """Return the class of each code: the most exact one, where a class above has the same code."""
+    found = {kind.default_code: kind}
+    for child in kind.__subclasses__():
+        found |= _by_code(child)
+    return found
 
-_BY_STATUS: Final[dict[str, type[CytoserveClientError]]] = {
-    "UNAVAILABLE": ServerUnavailable,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "INVALID_ARGUMENT": InvalidInput,
-    "OUT_OF_RANGE": InvalidInput,
-    "FAILED_PRECONDITION": InvalidInput,
-    "RESOURCE_EXHAUSTED": ServerError,
-    "NOT_FOUND": ContractMismatch,
-    "UNIMPLEMENTED": ContractMismatch,
-    "UNAUTHENTICATED": AccessDenied,
-    "PERMISSION_DENIED": AccessDenied,
-}
 
-_REMEDY: Final[dict[type[CytoserveClientError], str]] = {
-    ServerUnavailable: "Check the address and that the server runs (`cytoserve serve` starts one).",
-    DeadlineExceeded: "Give a longer timeout, or send fewer images at a time.",
-    AccessDenied: "Check the token or the client certificate.",
-    ContractMismatch: "Check that the address is a CytoServe server of this release.",
-    ServerError: "See the server's log for this request.",
-}
+BY_CODE: Final = _by_code(CytoserveClientError)
+"""The class of every code."""
 
-_CODE = re.compile(r"\[cytoserve:([a-z_]+)\]\s*(.*)", re.DOTALL)
+_BY_STATUS: Final = {status: BY_CODE[code.value] for code in ErrorCode for status in code.statuses}
+
+_CODE = re.compile(re.escape(MARK) + r"([a-z_]+)\]\s*(.*)", re.DOTALL)
 
 
 def error_from_code(text: str, *, source: str | None, request_id: str | None = None) -> CytoserveClientError | None:
@@ -293,7 +267,7 @@ def error_from_code(text: str, *, source: str | None, request_id: str | None = N
     if found is None:
         return None
     code, sentence = found.group(1), found.group(2).strip()
-    kind = _BY_CODE.get(code, InvalidInput)
+    kind = BY_CODE[code] if code in CODES and CODES[code].is_servers else InvalidInput
     return kind(sentence or "refused by the server", code=code, source=source, request_id=request_id)
 
 
@@ -318,7 +292,7 @@ def error_from_status(
     if status == "UNAVAILABLE" and "unknown model" in details and "no available versions" not in details:
         # Triton answers so for a model that is not in its repository; one without versions is on its way out or in.
         kind = ContractMismatch
-    remedy = _REMEDY.get(kind, "")
+    remedy = CODES[kind.default_code].remedy
     if status == "DEADLINE_EXCEEDED":
         details = "no answer within the time given"  # gRPC only says "Deadline Exceeded"
     message = f"{details.strip().rstrip('.') or 'no details'} (gRPC {status}). {remedy}".rstrip()

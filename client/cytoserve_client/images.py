@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Union
 
 import numpy as np
+from cytoserve_contract.limits import IMAGE_FORMATS
 from cytoserve_files import NotRegularFile, open_regular, shown, writable_text
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,8 +35,8 @@ from cytoserve_client.errors import (
 MAX_PIXELS: Final = c.MAX_PIXELS
 """Largest image, in pixels, that the service accepts."""
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
-"""Formats that the service reads (docs/contract.md)."""
+FORMATS = IMAGE_FORMATS
+"""Formats that the service reads."""
 
 SYNTHETIC_KEY = "cytoserve:synthetic"
 """Mark of a generated image: a PNG text key of this name (or ``Synthetic``), or this word in the EXIF software or

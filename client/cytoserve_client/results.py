@@ -6,8 +6,11 @@ strings: a newer server may add to them, and a reader must let unknown ones thro
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
+from cytoserve_contract.names import CELLS, CellsSchema
+from cytoserve_contract.values import Decision as Decision
+from cytoserve_contract.values import Kind as Kind
 from cytoserve_files.selection import Skipped
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
@@ -15,12 +18,6 @@ from cytoserve_client.reasons import Reason, explained
 
 SET_ERROR: Final = 0.05
 """Tolerated share of prediction sets that miss the true class, in tables and JSON."""
-
-Kind = Literal["white_cell", "red_cell", "platelet"]
-"""What the segmenter took the object for."""
-
-Decision = Literal["accept", "review"]
-"""Outcome per scored cell."""
 
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
@@ -155,7 +152,7 @@ class CellAnswer(ScoredCell):
 class CellsAnalysis(Frozen):
     """Single-cell images, in the order given (failed ones left out and listed in ``failures``)."""
 
-    schema_: Literal["cytoserve.cells/1"] = Field(default="cytoserve.cells/1", alias="schema")
+    schema_: CellsSchema = Field(default=CELLS, alias="schema")
     model: ModelInfo
     cells: tuple[CellAnswer, ...]
     failures: tuple[Failure, ...] = ()

@@ -1,4 +1,4 @@
-"""Is a model repository the one its ``manifest.json`` describes? With the standard library alone, for servers to ask.
+"""Is a model repository the one its ``manifest.json`` describes? For servers and the export to ask.
 
 This is the only place that reads the manifest's ``files``: the container's entrypoint and the local server compare
 before they start Triton, the export lists and verifies with the same functions. A manifest names every file of its
@@ -15,23 +15,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cytoserve_deploy.errors import MissingRepository, RepositoryError
 from cytoserve_files import open_regular, read_bytes
 
+from cytoserve_contract import names
+
 NAME: Final = "manifest.json"
-SCHEMA: Final = "cytoserve.manifest/1"
+SCHEMA: Final = names.MANIFEST
 CACHE: Final = "__pycache__"
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 CHUNK: Final = 1 << 20
-ENV_SKIP: Final = "CYTOSERVE_SKIP_VERIFICATION"
+ENV_SKIP: Final = names.ENV_SKIP_VERIFICATION
 """Opt-out of the entrypoint and of the local server; both log it."""
 
 
-class ManifestError(RepositoryError):
+class RepositoryFault(RuntimeError):
+    """Base of what can be wrong with a repository beside its manifest; deploy and export give it their own names."""
+
+
+class NoRepository(RepositoryFault):
+    """There is no such folder."""
+
+
+class ManifestError(RepositoryFault):
     """The manifest is missing, unreadable, or not the one that was expected."""
 
 
-class ChangedFile(RepositoryError):
+class ChangedFile(RepositoryFault):
     """A file is missing, is not the one the manifest names, or is not named at all."""
 
 
@@ -89,7 +98,7 @@ def check_repository_files(
 
     Raises
     ------
-    MissingRepository
+    NoRepository
         There is no such folder.
     ManifestError
         The manifest is missing, unreadable or another one.
@@ -112,13 +121,11 @@ def compare(folder: Path, expected_manifest: str = "") -> Comparison:
 
     Raises
     ------
-    MissingRepository, ManifestError
+    NoRepository, ManifestError
         See `check_repository_files`.
     """
     if not folder.is_dir():
-        raise MissingRepository(
-            f"{folder} is not a folder; mount the model repository there or give --model-repository"
-        )
+        raise NoRepository(f"{folder} is not a folder; mount the model repository there or give --model-repository")
     files = _read(folder / NAME, expected_manifest)
     broken = []
     for name, entry in sorted(files.items()):

@@ -11,6 +11,7 @@
     +-- RepositoryError         the model repository
     |   +-- MissingRepository   not found
     |   +-- IncompleteRepository  found, but models lack their files
+    |   +-- RepositoryRefused   not what its manifest says
     +-- BadLogFile              the log that was asked for cannot be written
     +-- PortTaken               a port that was asked for is in use
     +-- ServerError             the server itself
@@ -78,6 +79,10 @@ class MissingRepository(RepositoryError):
 
 class IncompleteRepository(RepositoryError):
     """A model of the repository lacks files."""
+
+
+class RepositoryRefused(RepositoryError):
+    """The model repository is not the one that its manifest describes."""
 
 
 class BadLogFile(DeployError):

@@ -6,19 +6,22 @@ rules. Names and shapes are those of :data:`~cytoserve_export.specs.SPECS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_contract.models import MAX_BATCH
+from cytoserve_contract.parameters import PRIORITY_LEVELS
+from cytoserve_contract.tensors import TensorSpec
+from cytoserve_contract.triton_config import config_dims, config_type
 from cytoserve_files import read_text
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 from cytoserve_export.errors import RepositoryError
-from cytoserve_export.profiles import MAX_BATCH, Profile
-from cytoserve_export.specs import Dim, GraphSpec, TensorSpec
+from cytoserve_export.profiles import Profile
+from cytoserve_export.specs import GraphSpec
 
-WIRE: Final = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64"}
 WARM_ROWS: Final = (1, 8)
 """Rows of the warm-up requests; on a GPU the profile's optimum is added."""
 
@@ -26,8 +29,6 @@ ENGINE_CACHE: Final = "/var/cache/cytoserve/tensorrt"
 """Where ONNX Runtime keeps the engines it builds: a volume that outlives the pod, see deploy/."""
 
 WORKSPACE_BYTES: Final = 4 * 2**30
-PRIORITIES: Final = 2
-"""A request of priority 1 (stat) is taken before one of 2 (routine, the default); see the committed configurations."""
 
 
 def graph_config(
@@ -57,7 +58,7 @@ def graph_config(
     half : bool
         Whether ONNX Runtime's TensorRT provider may choose half precision (its ``precision_mode``).
     """
-    batched = spec.inputs[0].dims[0] == "B"
+    batched = spec.model.is_batched
     config: Any = model_config_pb2.ModelConfig(name=spec.name, max_batch_size=MAX_BATCH if batched else 0)
     if runtime == "tensorrt":
         config.platform, config.default_model_filename = "tensorrt_plan", "model.plan"
@@ -65,13 +66,13 @@ def graph_config(
         config.backend = "onnxruntime"
     for tensors, field in ((spec.inputs, config.input), (spec.outputs, config.output)):
         for tensor in tensors:
-            field.add(name=tensor.name, data_type=WIRE[tensor.dtype], dims=_dims(tensor.shape(sizes), batched))
+            field.add(name=tensor.name, data_type=config_type(tensor), dims=config_dims(tensor, sizes))
     count = 1 if heavy or spec.name != "denoiser" else profile.denoiser_instances
     config.instance_group.add(count=count, kind="KIND_GPU" if profile.is_gpu else "KIND_CPU")
     if batched:
         config.dynamic_batching.max_queue_delay_microseconds = profile.queue_delay_us
     else:
-        config.dynamic_batching.priority_levels = config.dynamic_batching.default_priority_level = PRIORITIES
+        config.dynamic_batching.priority_levels = config.dynamic_batching.default_priority_level = PRIORITY_LEVELS
     if runtime == "onnx" and profile.is_gpu and execution_provider == "tensorrt":
         _tensorrt_provider(config, spec, sizes, profile, half)
     if runtime == "tensorrt":
@@ -82,17 +83,13 @@ def graph_config(
     return text_format.MessageToString(config)
 
 
-def _dims(shape: Sequence[Dim], batched: bool) -> list[int]:
-    return [dim if isinstance(dim, int) else -1 for dim in shape[1 if batched else 0 :]]
-
-
 def _warm_up(config: Any, spec: GraphSpec, sizes: Mapping[str, int], rows: int, batched: bool) -> None:
     """Add a request of ``rows`` rows: Triton says it is ready only once that has been answered."""
     sample = config.model_warmup.add(name=f"rows_{rows}", batch_size=rows if batched else 1)
     for tensor in spec.inputs:
-        dims = [rows if dim == -1 else dim for dim in _dims(tensor.shape(sizes), batched)]
+        dims = [rows if dim == -1 else dim for dim in config_dims(tensor, sizes)]
         value = sample.inputs[tensor.name]
-        value.data_type, value.zero_data = WIRE[tensor.dtype], True
+        value.data_type, value.zero_data = config_type(tensor), True
         value.dims.extend(dims)
 
 
@@ -116,7 +113,7 @@ def _tensorrt_provider(config: Any, spec: GraphSpec, sizes: Mapping[str, int], p
         "trt_timing_cache_enable": "true",
         "trt_timing_cache_path": f"{ENGINE_CACHE}/{profile.name}",
     }
-    if spec.inputs[0].dims[0] == "B":
+    if spec.model.is_batched:
         for word, rows in (("min", 1), ("opt", profile.optimum_rows), ("max", MAX_BATCH)):
             told = shapes(spec, sizes, rows)
             parameters[f"trt_profile_{word}_shapes"] = ",".join(

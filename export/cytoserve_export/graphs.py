@@ -16,11 +16,12 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import torch
+from cytoserve_contract.tensors import TensorSpec
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from cytoserve_export.errors import GraphError, MissingExternalData, UnknownOperator, UnsupportedArchitecture
-from cytoserve_export.specs import MAX_IR_VERSION, GraphSpec, TensorSpec
+from cytoserve_export.specs import MAX_IR_VERSION, GraphSpec
 
 HALF_FROM: Final = 256
 """Tensors with fewer elements stay in single precision: a cast node costs more than it saves."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 import torch
+from cytoserve_contract.tensors import Dim
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.errors import NotFiniteOutput, SignatureMismatch, ToleranceExceeded
 from cytoserve_export.graphs import external_files
 from cytoserve_export.networks import build
-from cytoserve_export.specs import Dim, GraphSpec, Tolerance
+from cytoserve_export.specs import GraphSpec, Tolerance
 
 Array = NDArray[Any]
 Reference = Callable[..., Tensor]

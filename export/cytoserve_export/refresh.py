@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve_contract import manifest as manifest_check
-from cytoserve_deploy.errors import RepositoryError
 from cytoserve_files import FileProblem, read_text, write_text
 
 from cytoserve_export.errors import ManifestMismatch
@@ -43,7 +42,7 @@ def refresh(folder: Path) -> Refreshed:
     """
     try:
         manifest_check.compare(folder)
-    except RepositoryError as error:
+    except manifest_check.RepositoryFault as error:
         raise ManifestMismatch(str(error)) from error
     path = folder / manifest_check.NAME
     manifest = json.loads(read_text(path))

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_contract.models import SYNTHESIS_REPOSITORY
 from cytoserve_files import NotWritable, check_output_folder, write_text
 from cytoserve_files import install as install_file
 
@@ -31,7 +32,7 @@ from cytoserve_export.graphs import export_graph
 from cytoserve_export.isolation import Job, check_apart
 from cytoserve_export.networks import build
 from cytoserve_export.progress import Report, silent
-from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER
+from cytoserve_export.specs import SPECS
 
 RESERVE_BYTES: Final = 64 * 2**20
 """Free space kept beside what the graphs are estimated to need."""
@@ -74,7 +75,7 @@ class Place:
 def export_onnx(request: Request, report: Report = silent) -> dict[str, dict[str, Any]]:
     """Export, check and install; return the manifest of each repository written, by folder name.
 
-    ``decoder`` and ``noise_predictor`` go into the folder :data:`~cytoserve_export.specs.SYNTHESIS_FOLDER` beside the
+    ``decoder`` and ``noise_predictor`` go into the folder `cytoserve_contract.models.SYNTHESIS_REPOSITORY` beside the
     target, the other graphs into the target.
 
     Raises
@@ -127,7 +128,7 @@ def _places(target: Path, aside: Path, names: Sequence[str]) -> tuple[Place, Pla
     scoring = tuple(name for name in names if not SPECS[name].synthesis)
     return (
         Place(target, aside / "scoring", scoring),
-        Place(target.parent / SYNTHESIS_FOLDER, aside / "synthesis", synthesis),
+        Place(target.parent / SYNTHESIS_REPOSITORY, aside / "synthesis", synthesis),
     )
 
 

@@ -18,12 +18,13 @@ from types import ModuleType
 from typing import Any, Final, Protocol
 
 import onnx
+from cytoserve_contract.models import MAX_BATCH
 from cytoserve_files import NotWritable, read_bytes, write_bytes
 
 from cytoserve_export.configs import shapes
 from cytoserve_export.engine import EngineKey, check_operators, model_hash, write_engine
 from cytoserve_export.errors import EngineBuildFailed, EngineMismatch, TensorRTUnavailable
-from cytoserve_export.profiles import MAX_BATCH, Profile
+from cytoserve_export.profiles import Profile
 from cytoserve_export.progress import Report, silent
 from cytoserve_export.specs import SPECS, GraphSpec
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoserve_contract import manifest as manifest_check
-from cytoserve_deploy.errors import RepositoryError as Refused
 
 from cytoserve_export.errors import ManifestMismatch
 from cytoserve_export.files import read_json
@@ -55,7 +54,7 @@ def verify(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / manifest_check.NAME)
     try:
         found = manifest_check.compare(folder).problems()
-    except Refused as error:
+    except manifest_check.RepositoryFault as error:
         raise ManifestMismatch(str(error)) from error
     if found:
         cure = f"export again or, after an edit of your own, run: cytoserve export manifest {folder}"

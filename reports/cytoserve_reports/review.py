@@ -1,30 +1,18 @@
 """The review list: which cells a person should look at, most urgent first.
 
-Order: cells without a label; ``anomalous``; ``kind_conflict``; ``near_tie`` and ``ambiguous``; ``low_confidence``;
-any reason that this release does not know; reasons about the image only. Inside a rank the more uncertain cell comes
-first, and equal ones stay in the order of the fields.
+Cells without a label come first, then by the most urgent of their reasons (`cytoserve_contract.reasons`). Within one
+urgency the more uncertain cell comes first, and equal ones stay in the order of the fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from cytoserve_client.reasons import Reason
 from cytoserve_client.results import FieldAnalysis, ScoredCell
+from cytoserve_contract.reasons import UNKNOWN_URGENCY, Reason
 
-_RANK: dict[str, int] = {
-    Reason.ANOMALOUS.value: 1,
-    Reason.KIND_CONFLICT.value: 2,
-    Reason.NEAR_TIE.value: 3,
-    Reason.AMBIGUOUS.value: 3,
-    Reason.LOW_CONFIDENCE.value: 4,
-    Reason.NOT_CALIBRATED.value: 5,
-    Reason.OUT_OF_SCALE.value: 6,
-    Reason.POOR_IMAGE.value: 6,
-    Reason.TOUCHES_BORDER.value: 6,
-}
-_UNKNOWN_REASON = 5
+_URGENCY: Final = {reason.value: reason.urgency for reason in Reason}
 
 
 class ReviewItem(NamedTuple):
@@ -39,7 +27,7 @@ def urgency(cell: ScoredCell) -> tuple[int, float]:
     uncertainty = cell.uncertainty if cell.uncertainty is not None else 1.0
     if cell.label is None:
         return 0, -uncertainty
-    rank = min((_RANK.get(reason, _UNKNOWN_REASON) for reason in cell.reasons), default=_UNKNOWN_REASON)
+    rank = min((_URGENCY.get(reason, UNKNOWN_URGENCY) for reason in cell.reasons), default=UNKNOWN_URGENCY)
     return rank, -uncertainty
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Literal
 
 from cytoserve_client.reasons import explained
 from cytoserve_client.results import Cell, Failure, FieldAnalysis, Frozen, ModelInfo, SmearAnalysis
+from cytoserve_contract.names import ANALYSES, ANALYSIS, AnalysisSchema
 from cytoserve_files.selection import Skipped
 from pydantic import Field, computed_field
 
@@ -19,7 +19,7 @@ from cytoserve_reports.review import ReviewItem, review_list
 class SampleReport(Frozen):
     """What `SmearAnalysis` holds, and what follows from it; ``model_dump_json()`` is the documented JSON."""
 
-    schema_: Literal["cytoserve.analysis/1"] = Field(default="cytoserve.analysis/1", alias="schema")
+    schema_: AnalysisSchema = Field(default=ANALYSIS, alias="schema")
     sample: str | None = None
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
@@ -78,7 +78,7 @@ def summarise_each(analysis: SmearAnalysis) -> list[SampleReport]:
 def reports_json(reports: Iterable[SampleReport], skipped: Iterable[Skipped]) -> str:
     """Return the document ``cytoserve.analyses/1``: several samples, and the files that are in none of them."""
     whole = {
-        "schema": "cytoserve.analyses/1",
+        "schema": ANALYSES,
         "analyses": [report.model_dump(mode="json") for report in reports],
         "skipped": [asdict(item) for item in skipped],
     }

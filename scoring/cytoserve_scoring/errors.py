@@ -20,100 +20,98 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
-WIRE_BYTES: Final = 2000
-"""Longest message on the wire. gRPC carries it in a header, each byte of other alphabets as three, and drops the whole
-answer beyond 8 to 16 KiB: a sentence that quotes what the caller sent must not grow with it."""
+from cytoserve_contract.codes import MESSAGE_BYTES, ErrorCode, marked
 
 
 class CytoserveError(ValueError):
     """Base of every error this package raises on purpose; ``code`` names it on the wire."""
 
-    code: ClassVar[str] = "internal"
+    code: ClassVar[str] = ErrorCode.INTERNAL.value
 
     def wire(self) -> str:
-        """Return the message as it travels: ``[cytoserve:<code>] sentence``, cut to `WIRE_BYTES`."""
-        text = f"[cytoserve:{self.code}] {self}"
+        """Return the message as it travels: ``[cytoserve:<code>] sentence``, cut to `MESSAGE_BYTES`."""
+        text = marked(self.code, str(self))
         encoded = text.encode("utf-8", "replace")
-        if len(encoded) <= WIRE_BYTES:
+        if len(encoded) <= MESSAGE_BYTES:
             return text
-        return encoded[:WIRE_BYTES].decode("utf-8", "ignore") + " ... (cut)"
+        return encoded[:MESSAGE_BYTES].decode("utf-8", "ignore") + " ... (cut)"
 
 
 class InvalidImage(CytoserveError):
     """The bytes given are not an image this service reads."""
 
-    code = "not_an_image"
+    code = ErrorCode.NOT_AN_IMAGE.value
 
 
 class EmptyImage(InvalidImage):
     """No bytes at all."""
 
-    code = "empty"
+    code = ErrorCode.EMPTY.value
 
 
 class NotAnImage(InvalidImage):
     """The bytes are of no image format that is accepted."""
 
-    code = "not_an_image"
+    code = ErrorCode.NOT_AN_IMAGE.value
 
 
 class TruncatedImage(InvalidImage):
     """The header is an image's, the pixels end early or are damaged."""
 
-    code = "truncated"
+    code = ErrorCode.TRUNCATED.value
 
 
 class TooManyBytes(InvalidImage):
     """The encoded file is larger than the limit."""
 
-    code = "too_many_bytes"
+    code = ErrorCode.TOO_MANY_BYTES.value
 
 
 class TooManyPixels(InvalidImage):
     """The header announces more pixels than the limit."""
 
-    code = "too_many_pixels"
+    code = ErrorCode.TOO_MANY_PIXELS.value
 
 
 class TooSmall(InvalidImage):
     """The image is too small to hold a cell."""
 
-    code = "too_small"
+    code = ErrorCode.TOO_SMALL.value
 
 
 class UnsupportedMode(InvalidImage):
     """Greyscale, CMYK, 16 bit or real transparency: converting would invent or lose colour."""
 
-    code = "unsupported_mode"
+    code = ErrorCode.UNSUPPORTED_MODE.value
 
 
 class BadScale(CytoserveError):
     """Micrometres per pixel that are not a positive, finite, plausible number."""
 
-    code = "bad_scale"
+    code = ErrorCode.BAD_SCALE.value
 
 
 class BadShape(CytoserveError):
     """A tensor of the wrong shape, type or with values that are not finite."""
 
-    code = "bad_shape"
+    code = ErrorCode.BAD_SHAPE.value
 
 
 class BadParameter(CytoserveError):
     """A request parameter outside its range."""
 
-    code = "bad_parameter"
+    code = ErrorCode.BAD_PARAMETER.value
 
 
 class DeadlineExceeded(CytoserveError):
     """The caller's time ran out between two rounds of scoring."""
 
-    code = "deadline"
+    code = ErrorCode.DEADLINE.value
 
 
 class Unavailable(CytoserveError):
     """The server is stopping, or a model behind this one cannot take the request now; sending it again is safe."""
 
-    code = "unavailable"
+    code = ErrorCode.UNAVAILABLE.value

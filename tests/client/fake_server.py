@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+from cytoserve_contract.limits import MAX_FILE_BYTES, MAX_MESSAGE_BYTES
+from cytoserve_contract.models import CELL_ANALYSIS, SCORER, SMEAR_ANALYSIS
+from cytoserve_contract.tensors import DATATYPES, TensorSpec
+from cytoserve_contract.values import FLAG_SEGMENTED_WHITE_CELL, NOT_COMPUTED
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -44,36 +48,24 @@ INFO = {
     "probes": 24,
     "default_budget": 16,
     "default_alpha": 0.01,
-    "limits": {"max_file_bytes": 41943040},
+    "limits": {"max_file_bytes": MAX_FILE_BYTES},
 }
-DATATYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8", "int64": "INT64"}
-INPUTS = {"IMAGE": "BYTES", "UM_PER_PIXEL": "FP32"}
-SCORER = {
-    "LABEL": "INT32",
-    "POSTERIOR": "FP32",
-    "POSTERIOR_INTERVAL": "FP32",
-    "SCORES": "FP32",
-    "UNCERTAINTY": "FP32",
-    "ANOMALY": "FP32",
-    "DECISION": "UINT8",
-    "REASONS": "BYTES",
-    "EVALUATIONS": "INT32",
-    "CONFORMAL": "FP32",
-}
+INPUTS = {spec.name: spec.datatype for spec in SMEAR_ANALYSIS.inputs}
 OUTPUTS = {
-    "smear_analysis": {
-        "FIELD_SIZE": "INT32",
-        "BOX": "FP32",
-        "KIND": "UINT8",
-        "DETECTION_SCORE": "FP32",
-        "SCALE": "FP32",
-        "SCALE_SOURCE": "BYTES",
-        "CELL_INDEX": "INT32",
-        "CELL_FLAGS": "INT32",
-        **SCORER,
-    },
-    "cell_analysis": {"SCALE": "FP32", "CELL_FLAGS": "INT32", "CELL_ERROR": "BYTES", **SCORER},
+    model.name: {spec.name: spec.datatype for spec in model.outputs} for model in (SMEAR_ANALYSIS, CELL_ANALYSIS)
 }
+
+
+def declared(specs: Sequence[TensorSpec], sizes: dict[str, int], values: dict[str, Any]) -> dict[str, Any]:
+    """Return tensors as the contract declares them: the values given, and zeros (or the least) for all others."""
+    answer: dict[str, Any] = {}
+    for spec in specs:
+        shape = spec.shape(sizes)
+        if spec.is_text:
+            answer[spec.name] = values.get(spec.name, [b""] * int(shape[0]))
+        else:
+            answer[spec.name] = np.asarray(values.get(spec.name, np.full(shape, max(spec.low, 0.0))), spec.dtype)
+    return answer
 
 
 def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str, Any]:
@@ -83,18 +75,19 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
     posterior = np.full((m, c), 0.01, np.float32)
     for row, label in enumerate(labels):
         posterior[row, label] = 1 - 0.01 * (c - 1)
-    return {
-        "LABEL": np.array(labels, np.int32),
+    values = {
+        "LABEL": labels,
         "POSTERIOR": posterior,
-        "POSTERIOR_INTERVAL": np.tile(np.array([0.75, 0.99], np.float32), (m, 1)),
-        "SCORES": np.ones((m, c), np.float32),
-        "UNCERTAINTY": np.linspace(0.1, 0.9, m).astype(np.float32),
-        "ANOMALY": np.tile(np.array([1.5, -1], np.float32), (m, 1)),
-        "DECISION": np.array([int(row in reviews) for row in range(m)], np.uint8),
+        "POSTERIOR_INTERVAL": np.tile([0.75, 0.99], (m, 1)),
+        "SCORES": np.ones((m, c)),
+        "UNCERTAINTY": np.linspace(0.1, 0.9, m),
+        "ANOMALY": np.tile([1.5, NOT_COMPUTED], (m, 1)),
+        "DECISION": [int(row in reviews) for row in range(m)],
         "REASONS": [reviews.get(row, "").encode() for row in range(m)],
-        "EVALUATIONS": np.full(m, 192, np.int32),
-        "CONFORMAL": np.where(posterior > 0.5, 0.6, 0.02).astype(np.float32),
+        "EVALUATIONS": np.full(m, 192),
+        "CONFORMAL": np.where(posterior > 0.5, 0.6, 0.02),
     }
+    return declared(SCORER.outputs, {"M": m, "C": c}, values)
 
 
 def smear(labels: list[int], reviews: dict[int, str] | None = None, red: int = 3, platelets: int = 1) -> dict[str, Any]:
@@ -102,29 +95,25 @@ def smear(labels: list[int], reviews: dict[int, str] | None = None, red: int = 3
     m = len(labels)
     kinds = [1] * red + [0] * m + [2] * platelets
     n = len(kinds)
-    corners = np.arange(n, dtype=np.float32)[:, None] * 10 + np.array([0, 0, 8.5, 9.25], np.float32)
-    return {
-        "FIELD_SIZE": np.array([640, 480], np.int32),
-        "BOX": corners.reshape(n, 4),
-        "KIND": np.array(kinds, np.uint8),
-        "DETECTION_SCORE": np.full(n, 0.9, np.float32),
-        "SCALE": np.array([0.15, 7.4], np.float32),
+    values = {
+        "FIELD_SIZE": [640, 480],
+        "BOX": (np.arange(n)[:, None] * 10 + np.array([0, 0, 8.5, 9.25])).reshape(n, 4),
+        "KIND": kinds,
+        "DETECTION_SCORE": np.full(n, 0.9),
+        "SCALE": [0.15, 7.4],
         "SCALE_SOURCE": [b"red_cells"],
-        "CELL_INDEX": np.arange(red, red + m, dtype=np.int32),
-        "CELL_FLAGS": np.full(m, 8, np.int32),
+        "CELL_INDEX": np.arange(red, red + m),
+        "CELL_FLAGS": np.full(m, FLAG_SEGMENTED_WHITE_CELL),
         **scored(labels, reviews),
     }
+    return declared(SMEAR_ANALYSIS.outputs, {"N": n, "M": m, "C": len(CLASSES)}, values)
 
 
 def cells(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str, Any]:
     """Return the outputs of ``cell_analysis``."""
     m = len(labels)
-    return {
-        "SCALE": np.full(m, 0.25, np.float32),
-        "CELL_FLAGS": np.zeros(m, np.int32),
-        "CELL_ERROR": [b""] * m,
-        **scored(labels, reviews),
-    }
+    values = {"SCALE": np.full(m, 0.25), **scored(labels, reviews)}
+    return declared(CELL_ANALYSIS.outputs, {"M": m, "C": len(CLASSES)}, values)
 
 
 def pack(items: list[bytes]) -> bytes:
@@ -252,7 +241,7 @@ class FakeServer:
 
     def __init__(self, fake: Fake | None = None, port: int = 0) -> None:
         self.fake = fake or Fake()
-        limit = 64 * 1024 * 1024
+        limit = MAX_MESSAGE_BYTES
         self._server = grpc.server(
             ThreadPoolExecutor(48),
             options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)],

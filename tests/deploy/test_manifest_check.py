@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from cytoserve_contract import manifest as manifest_check
-from cytoserve_contract.manifest import ChangedFile, ManifestError, check_repository_files
-from cytoserve_deploy.errors import MissingRepository
+from cytoserve_contract.manifest import ChangedFile, ManifestError, NoRepository, check_repository_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,5 +121,5 @@ def test_no_manifest_and_no_folder_are_refused(repository: Path) -> None:
     (repository / "manifest.json").unlink()
     with pytest.raises(ManifestError, match="does not exist"):
         check_repository_files(repository)
-    with pytest.raises(MissingRepository, match="mount the model repository"):
+    with pytest.raises(NoRepository, match="mount the model repository"):
         check_repository_files(repository / "nowhere")

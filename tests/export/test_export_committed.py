@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 import pytest
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.models import MODELS
+from cytoserve_contract.tensors import REFERENCE_SIZES, TensorSpec
 from cytoserve_export import manifest
-from cytoserve_export.specs import SPECS, SYNTHESIS_FOLDER, TensorSpec
+from cytoserve_export.specs import SPECS
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {name: ROOT / (SYNTHESIS_FOLDER if spec.synthesis else "model_repository") for name, spec in SPECS.items()}
+FOLDERS = {name: ROOT / MODELS[name].repository for name in SPECS}
 REPOSITORIES = sorted(set(FOLDERS.values()))
 
-WIRE = {"float32": "FP32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
 ORT = {
     "float32": "tensor(float)",
     "uint8": "tensor(uint8)",
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-SIZES = {"size": 96, "latent_channels": 24, "latent_height": 16, "latent_width": 16, "maps": 15}
-"""The reference model's sizes in docs/contract.md; ``maps`` are 3 centres and 3 x 4 sides."""
+SIZES = {**REFERENCE_SIZES, "maps": 15}
+"""The reference model's sizes; ``maps`` are 3 centres and 3 x 4 sides."""
 
 
 def pinned(tensor: TensorSpec) -> list[int]:
@@ -91,27 +91,11 @@ def test_configuration_agrees_with_the_graph(name: str) -> None:
     for declared, written in ((spec.inputs, config.input), (spec.outputs, config.output)):
         assert [tensor.name for tensor in declared] == [value.name for value in written]
         for tensor, value in zip(declared, written, strict=True):
-            assert model_config_pb2.DataType.Name(value.data_type) == f"TYPE_{WIRE[tensor.dtype]}"
+            assert model_config_pb2.DataType.Name(value.data_type) == f"TYPE_{tensor.datatype}"
             dims = pinned(tensor)[1:] if batched else pinned(tensor)
             # A configuration may leave an axis open that the graph fixes, never the other way round.
             assert len(value.dims) == len(dims)
             assert all(have in (want, -1) for have, want in zip(value.dims, dims, strict=True))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_declaration_is_the_contracts(name: str) -> None:
-    """Names and types as in the table of docs/contract.md, so that neither changes alone."""
-    table = (ROOT / "docs" / "contract.md").read_text()
-    row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` (onnx"))
-    _, _, inputs, outputs, _ = row.split("|")
-    for declared, text in ((SPECS[name].inputs, inputs), (SPECS[name].outputs, outputs)):
-        at = -1
-        for tensor in declared:
-            found = re.search(rf"`{tensor.name}`( [A-Z]+\d+)?", text)
-            assert found is not None, f"{tensor.name} is not in the contract's row"
-            assert found.start() > at, "another order"
-            assert (found.group(1) or f" {WIRE[tensor.dtype]}").strip() == WIRE[tensor.dtype]
-            at = found.start()
 
 
 def test_repositories_are_small_enough_to_commit() -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from cytoserve_contract.manifest import ENV_SKIP, ChangedFile
+from cytoserve_contract.manifest import ENV_SKIP
 from cytoserve_deploy.errors import (
     DeployError,
     IncompleteRepository,
     MissingRepository,
     PortTaken,
+    RepositoryRefused,
     ServerDied,
     ServerError,
     WarmUpFailed,
@@ -207,7 +208,7 @@ def test_a_repository_that_is_not_its_manifests_is_refused(
     (small_repository / "service_info" / "1" / "service.json").write_text('{"name": "other", "classes": ["a"]}')
     (small_repository / "service_info" / "1" / "more.py").write_text("import os")
     server = LocalServer(model_repository=small_repository, warm_up=False)
-    with pytest.raises(ChangedFile, match=r"(?s)service\.json is not the file.*more\.py is not named.*export manifest"):
+    with pytest.raises(RepositoryRefused, match=r"(?s)service\.json is not the file.*more\.py is not named.*manifest"):
         server.start()
     with pytest.raises(ServerError, match="not started"):
         _ = server.pid
@@ -217,7 +218,7 @@ def test_a_repository_that_is_not_its_manifests_is_refused(
     # the environment opts out too, the argument rules over it
     caplog.clear()
     monkeypatch.setenv(ENV_SKIP, "true")
-    with pytest.raises(ChangedFile):
+    with pytest.raises(RepositoryRefused):
         start(small_repository, skip_verification=False)
     with start(small_repository) as running:
         assert running.is_ready

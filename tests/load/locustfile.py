@@ -25,8 +25,10 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import random
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -35,16 +37,16 @@ import gevent
 import grpc
 import grpc.experimental.gevent as grpc_gevent
 import numpy as np
-from cytoserve_client import _wire
-from cytoserve_client._answers import cell_answers, field_analysis
-from cytoserve_client._config import ClientConfig
-from cytoserve_client._contract import parse_info
-from cytoserve_client._transport import channel_options
-from cytoserve_client.images import EncodedImage, encode_array
-from cytoserve_client.results import ModelInfo
+from cytoserve_client.images import encode_array
+from cytoserve_contract.limits import MAX_MESSAGE_BYTES
+from cytoserve_contract.models import CELL_ANALYSIS, SERVICE_INFO, SMEAR_ANALYSIS, ModelSpec
+from cytoserve_contract.tensors import shape_problem
+from cytoserve_contract.values import NOT_COMPUTED
 from gevent.pool import Pool
 from locust import User, events, task
 from PIL import Image, ImageDraw
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 grpc_gevent.init_gevent()  # before any channel: otherwise one call blocks every greenlet
 
@@ -91,20 +93,61 @@ def cell_files() -> list[bytes]:
 
 def refuse_other_machines(address: str) -> str:
     """Return the address without scheme if it is this machine; end the program otherwise."""
-    config = ClientConfig(address.removeprefix("http://"))
-    if not config.loopback:
-        raise SystemExit(f"load is only put on this machine, not on {config.host}: give --host 127.0.0.1:PORT")
-    return config.authority
+    bare = address.removeprefix("http://")
+    host = bare.rpartition(":")[0]
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        raise SystemExit(f"load is only put on this machine, not on {host}: give --host 127.0.0.1:PORT")
+    return bare
+
+
+def request_for(model: ModelSpec, values: list[Any]) -> Any:
+    """Return a request with the model's inputs, as the contract declares them, and the deadline."""
+    request = pb.ModelInferRequest(model_name=model.name, id=f"load-{model.name}")
+    for spec, value in zip(model.inputs, values, strict=True):
+        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(value)])
+        texts = (struct.pack("<I", len(item)) + item for item in value) if spec.is_text else ()
+        request.raw_input_contents.append(b"".join(texts) if spec.is_text else np.asarray(value, spec.dtype).tobytes())
+    request.parameters["deadline_ms"].int64_param = int(1000 * DEADLINE_S)
+    return request
+
+
+def texts_of(raw: bytes) -> list[bytes]:
+    """Return the items of a BYTES tensor."""
+    items = []
+    while raw:
+        (length,) = struct.unpack_from("<I", raw)
+        items.append(raw[4 : 4 + length])
+        raw = raw[4 + length :]
+    return items
+
+
+def read(model: ModelSpec, response: Any, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return the outputs of an answer by name; raise if one is missing, NaN, or not as the contract declares it."""
+    raw = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
+    shapes = {output.name: tuple(output.shape) for output in response.outputs}
+    problem = shape_problem(model.outputs, shapes, sizes)
+    found: dict[str, Any] = {}
+    for spec in model.outputs:
+        found[spec.name] = texts_of(raw[spec.name]) if spec.is_text else np.frombuffer(raw[spec.name], spec.dtype)
+        if not spec.is_text:
+            there = found[spec.name]
+            known = there[there != NOT_COMPUTED] if spec.may_lack else there
+            problem = problem or spec.value_problem(known)
+            problem = problem or ("" if np.isfinite(there).all() else f"{spec.name} is not finite")
+    if problem:
+        raise ValueError(f"{model.name}: {problem}")
+    return found
 
 
 @functools.cache
-def connect(address: str) -> tuple[Any, ModelInfo]:
-    """Return the inference call over one channel for everybody, and what is served."""
-    channel = grpc.insecure_channel(address, options=channel_options(ClientConfig(address)))
-    infer = channel.unary_unary(
-        _wire.INFER.path, _wire.INFER.request.SerializeToString, _wire.INFER.response.FromString
-    )
-    return infer, parse_info(infer(_wire.info_request("load-info"), timeout=DEADLINE_S)).model
+def connect(address: str) -> tuple[Any, int]:
+    """Return the inference call over one channel for everybody, and how many classes are served."""
+    size = MAX_MESSAGE_BYTES
+    options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
+    channel = grpc.insecure_channel(address, options=[*options, ("grpc.enable_http_proxy", 0)])
+    infer = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    answer = read(SERVICE_INFO, infer(request_for(SERVICE_INFO, [[b"info"]]), timeout=DEADLINE_S), {})
+    return infer, len(json.loads(answer["INFO"][0])["classes"])
 
 
 @events.init.add_listener
@@ -115,14 +158,14 @@ def _check_target(environment: Any, **_: Any) -> None:
         try:
             for kind in (Fields, Cells):
                 kind.rate = rate(kind, address)
-                print(f"{kind.model}: {kind.rate:.3g} requests/s", flush=True)
+                print(f"{kind.model.name}: {kind.rate:.3g} requests/s", flush=True)
         except grpc.RpcError as error:
             raise SystemExit(f"no server at {environment.host}: {error.details()}") from None
 
 
 @events.quitting.add_listener
 def _nothing_sent_is_a_failure(environment: Any, **_: Any) -> None:
-    for name in (_wire.SMEAR_MODEL, _wire.CELL_MODEL):
+    for name in (SMEAR_ANALYSIS.name, CELL_ANALYSIS.name):
         entry = environment.stats.get(name, "grpc")
         if entry.num_requests == entry.num_failures:
             print(f"{name}: not one request was answered")
@@ -146,16 +189,16 @@ class Ensemble(User):  # type: ignore[misc]
 
     abstract = True
     fixed_count = 1
-    model = ""
+    model: ModelSpec
     rate_variable = ""
     rate = 0.0
 
     def on_start(self) -> None:
         """Build the request once."""
-        self._infer, self._served = connect(refuse_other_machines(self.host or ""))
+        self._infer, self._classes = connect(refuse_other_machines(self.host or ""))
         self._request = self.request()
         self._under_way = Pool(MAX_UNDER_WAY)
-        self._arrivals = random.Random(f"{SEED}{self.model}")
+        self._arrivals = random.Random(f"{SEED}{self.model.name}")
         self._next = time.perf_counter()
 
     def on_stop(self) -> None:
@@ -171,14 +214,11 @@ class Ensemble(User):  # type: ignore[misc]
     def request(cls) -> Any:
         """Return the request, deadline included."""
         files = cls.files()
-        scales = [0.0] if cls.model == _wire.SMEAR_MODEL else [0.25] * len(files)
-        request = _wire.image_request(cls.model, files, scales, f"load-{cls.model}")
-        _wire.set_time_left(request, int(1000 * DEADLINE_S))
-        return request
+        return request_for(cls.model, [files, [0.0] if cls.model is SMEAR_ANALYSIS else [0.25] * len(files)])
 
     def check(self, response: Any) -> None:
-        """Read the answer as the client does, so that NaN or a missing tensor is a failure."""
-        raise NotImplementedError
+        """Raise for an answer that is not what the contract declares: NaN or a missing tensor is a failure."""
+        read(self.model, response, {"C": self._classes})
 
     @task
     def arrive(self) -> None:
@@ -206,7 +246,7 @@ class Ensemble(User):  # type: ignore[misc]
     def _tell(self, arrived: float, length: int, error: Exception | None) -> None:
         self.environment.events.request.fire(
             request_type="grpc",
-            name=self.model,
+            name=self.model.name,
             response_time=1000 * (time.perf_counter() - arrived),
             response_length=length,
             exception=error,
@@ -217,7 +257,7 @@ class Ensemble(User):  # type: ignore[misc]
 class Fields(Ensemble):
     """Fields of view."""
 
-    model = _wire.SMEAR_MODEL
+    model = SMEAR_ANALYSIS
     rate_variable = "CYTOSERVE_LOAD_FIELDS_PER_S"
 
     @staticmethod
@@ -225,15 +265,11 @@ class Fields(Ensemble):
         """Return one field."""
         return [field_file()]
 
-    def check(self, response: Any) -> None:
-        """Raise if the client would refuse the answer."""
-        field_analysis(_wire.read_tensors(self.model, response), self._served, EncodedImage("field", b""))
-
 
 class Cells(Ensemble):
     """Single cells, as an analyser sends them."""
 
-    model = _wire.CELL_MODEL
+    model = CELL_ANALYSIS
     rate_variable = "CYTOSERVE_LOAD_CELLS_PER_S"
 
     @staticmethod
@@ -242,8 +278,8 @@ class Cells(Ensemble):
         return cell_files()
 
     def check(self, response: Any) -> None:
-        """Raise if the client would refuse the answer, or any cell of it."""
-        images = [EncodedImage(f"cell-{i}", b"") for i in range(CELLS)]
-        for answer in cell_answers(_wire.read_tensors(self.model, response), self._served, images, "load"):
-            if isinstance(answer, Exception):
-                raise answer
+        """Raise if the answer, or any cell of it, is not what was asked for."""
+        answer = read(self.model, response, {"C": self._classes, "M": CELLS})
+        refused = [error for error in answer["CELL_ERROR"] if error]
+        if refused:
+            raise ValueError(refused[0].decode("utf-8", "replace"))

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cytoserve_contract.models import MODELS
+from cytoserve_contract.names import ENV_DRAIN_FILE
+from cytoserve_contract.parameters import PARAMETERS
 from cytoserve_scoring import constants
 from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
-from cytoserve_scoring.serving.adapter import DRAIN_ENV, NO_DEADLINE, Request, micrometres, refused_by_callee, texts
+from cytoserve_scoring.serving.adapter import NO_DEADLINE, Request, micrometres, refused_by_callee
+from cytoserve_scoring.serving.outputs import OutputMismatch, encode, texts
 from cytoserve_scoring.serving.service import describe
 from cytoserve_scoring.vision.cells import decode_cells
 from PIL import Image
@@ -66,7 +70,7 @@ def test_deadline_over_on_arrival(left: object) -> None:
 
 def test_nothing_is_begun_while_the_server_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "draining"
-    monkeypatch.setenv(DRAIN_ENV, str(file))
+    monkeypatch.setenv(ENV_DRAIN_FILE, str(file))
     assert Request(Sent()).deadline() == NO_DEADLINE
     file.touch()
     with pytest.raises(Unavailable, match="send it again"):
@@ -122,6 +126,54 @@ def test_one_scale_for_all_or_one_each() -> None:
 def test_texts_are_bytes_in_one_dimension() -> None:
     assert texts([]).shape == (0,)
     assert texts(["ä", "a,b"]).tolist() == ["ä".encode(), b"a,b"]
+
+
+def test_a_parameter_is_read_as_the_contract_declares_it() -> None:
+    sent = Request(Sent(budget="4", alpha="0.5", classes="a, b"))
+    read = {name: sent.parameter(name) for name in PARAMETERS}
+    assert read == {"budget": 4, "alpha": 0.5, "classes": ("a", "b"), "deadline_ms": None}
+    with pytest.raises(BadParameter, match="budget must be from 1 to 1000000, it is 0"):
+        Request(Sent(budget=0)).parameter("budget")
+
+
+def decoded(**changes: object) -> dict[str, object]:
+    """Return what `cell_decoder` makes of two cells, the second without a picture."""
+    return {
+        "CROP": np.zeros((2, 96, 96, 3), np.uint8),
+        "SCALE": np.array([0.2, np.nan]),
+        "CELL_FLAGS": [0, constants.FLAG_INVALID],
+        "CELL_ERROR": ["", "bad"],
+        "DEADLINE": NO_DEADLINE,
+        **changes,
+    }
+
+
+def test_outputs_travel_as_declared() -> None:
+    outputs = encode(MODELS["cell_decoder"], decoded())
+    assert {name: (array.dtype.name, array.shape) for name, array in outputs.items()} == {
+        "CROP": ("uint8", (2, 96, 96, 3)),
+        "SCALE": ("float32", (2,)),
+        "CELL_FLAGS": ("int32", (2,)),
+        "CELL_ERROR": ("object", (2,)),
+        "DEADLINE": ("float64", (1,)),
+    }
+    assert outputs["SCALE"].tolist() == [np.float32(0.2), constants.NOT_COMPUTED]
+    assert outputs["DEADLINE"].tolist() == [constants.NOT_COMPUTED]
+    assert encode(MODELS["service_info"], {"INFO": "{}"})["INFO"].tolist() == [b"{}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"SCALE": np.array([0.2])}, r"SCALE has shape \(1,\), not \(2,\)"),
+        ({"CELL_FLAGS": np.zeros((2, 1), np.int32)}, "dimension"),
+        ({"CELL_FLAGS": np.zeros(2)}, "CELL_FLAGS is of type float64, not int32"),
+        ({"SCALE": np.array([0.2, -0.5])}, "SCALE holds a number outside 0 to inf"),
+    ],
+)
+def test_a_model_that_breaks_its_declaration_is_noticed(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(OutputMismatch, match=says):
+        encode(MODELS["cell_decoder"], decoded(**changes))
 
 
 def disc() -> bytes:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cytoserve_contract.models import CELL_EXTRACTOR
 from cytoserve_scoring.constants import (
     FLAG_OUT_OF_SCALE,
     FLAG_POOR_IMAGE,
@@ -14,6 +15,7 @@ from cytoserve_scoring.constants import (
     RED_CELL_DIAMETER_UM,
 )
 from cytoserve_scoring.errors import BadShape
+from cytoserve_scoring.serving.outputs import encode
 from cytoserve_scoring.vision.crops import cut_crop
 from cytoserve_scoring.vision.extraction import (
     PLATELET,
@@ -118,7 +120,7 @@ def test_an_empty_field_is_a_valid_answer():
     assert cells.cell_index.shape == cells.cell_flags.shape == (0,)
     assert np.isnan(cells.scale).all()
     assert cells.scale_source == "none"
-    tensors = cells.tensors()
+    tensors = encode(CELL_EXTRACTOR, cells)
     assert tensors["SCALE_SOURCE"].tolist() == [b"none"]
     types = {name: str(value.dtype) for name, value in tensors.items()}
     assert types == {

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from cytoserve_client.results import ModelInfo
+from cytoserve_contract.names import VALIDATION
 from cytoserve_files import NotWritable, check_output_folder, write_text
 from cytoserve_reports.text import NOTICE
 from cytoserve_statistics.resampling import DRAWS, FEW_SLIDES, SEED, draw
@@ -23,7 +24,7 @@ from cytoserve_validation.figures import describe, restricted
 from cytoserve_validation.grouped import describe_groups
 from cytoserve_validation.labelled import Groups
 
-SCHEMA: Final = "cytoserve.validation/1"
+SCHEMA: Final = VALIDATION
 JSON_NAME: Final = "validation.json"
 HTML_NAME: Final = "validation.html"
 

@@ -24,13 +24,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cytoserve_contract.manifest import ENV_SKIP, check_repository_files
+from cytoserve_contract.manifest import ENV_SKIP
 from cytoserve_contract.telemetry import without_telemetry
 
 from cytoserve_deploy.container.probe import Target, ask
 from cytoserve_deploy.container.triton_arguments import STUB_TIMEOUT_S, ServeOptions, triton_arguments
 from cytoserve_deploy.errors import DeployError, ServerDied, ServerNotReady
 from cytoserve_deploy.launch.options import truth
+from cytoserve_deploy.verification import verify_files
 
 ENV_KEY: Final = "CYTOSERVE_RESTRICTED_KEY"
 CACHE: Final = Path("/var/cache/cytoserve")
@@ -158,7 +159,7 @@ def _check(arguments: argparse.Namespace) -> None:
     strict = not arguments.allow_unlisted
     for index, folder in enumerate(arguments.model_repository):
         expected = arguments.manifest_sha256 if index == 0 else ""
-        _say(check_repository_files(Path(folder), expected, refuse_unlisted=strict, refuse_caches=strict).sentence())
+        _say(verify_files(Path(folder), expected, strict=strict, caches=strict).sentence())
 
 
 def _options(arguments: argparse.Namespace, **changes: object) -> ServeOptions:

@@ -17,9 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-ENV_FILE: Final = "CYTOSERVE_DRAIN_FILE"
-"""Environment of the Python models: while this file exists, they refuse new requests."""
-
 WINDOW_S: Final = 0.25
 """Time over which processor time is looked at: a request under way shows tens of ticks in it."""
 
@@ -33,7 +30,7 @@ def drain(file: str, members: Callable[[], list[int]], limit_s: float) -> bool:
     Parameters
     ----------
     file : str
-        See `ENV_FILE`.
+        See `cytoserve_contract.names.ENV_DRAIN_FILE`.
     members : callable
         Returns the process ids of the server.
     limit_s : float

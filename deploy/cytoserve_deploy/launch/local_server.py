@@ -20,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from cytoserve_contract.manifest import ENV_SKIP, check_repository_files
+from cytoserve_contract.manifest import ENV_SKIP
+from cytoserve_contract.names import ENV_DRAIN_FILE
 
 from cytoserve_deploy.errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
 from cytoserve_deploy.launch import channel, repository, runtime, supervisor, warmup
-from cytoserve_deploy.launch.drain import ENV_FILE
 from cytoserve_deploy.launch.options import (
     LOOPBACK,
     Layout,
@@ -34,6 +34,7 @@ from cytoserve_deploy.launch.options import (
     lay_out,
     truth,
 )
+from cytoserve_deploy.verification import verify_files
 
 __all__ = ["LocalServer", "ServerOptions", "important_lines"]
 
@@ -223,7 +224,7 @@ class LocalServer:
             logger.warning("the hashes of %s are NOT checked (skip_verification or %s is set)", told, ENV_SKIP)
             return
         for folder in folders:
-            check_repository_files(folder)
+            verify_files(folder)
 
     def _launch(self, found: runtime.TritonRuntime, folders: list[Path]) -> None:
         """Start supervisor and server."""
@@ -243,7 +244,7 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment(self.options, found, os.environ), ENV_FILE: str(layout.drain_file)},
+            env={**environment(self.options, found, os.environ), ENV_DRAIN_FILE: str(layout.drain_file)},
             start_new_session=True,
         )
         atexit.register(self.stop)

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Final
 
+from cytoserve_contract.models import SYNTHESIS_REPOSITORY
+from cytoserve_contract.names import ENV_MODEL_REPOSITORY
 from cytoserve_files import read_text
 
 from cytoserve_deploy.errors import IncompleteRepository, MissingRepository
 
-ENV_REPOSITORY: Final = "CYTOSERVE_MODEL_REPOSITORY"
-SYNTHESIS_FOLDER: Final = "model_repository_synthesis"
-"""Second repository beside the first: decoder and noise predictor, for synthesis and explanation only."""
+ENV_REPOSITORY: Final = ENV_MODEL_REPOSITORY
 
 
 def find_repository(given: str | os.PathLike[str] | None = None) -> Path:
@@ -51,7 +51,7 @@ def find_synthesis_repository(repository: Path) -> Path:
     ------
     MissingRepository
     """
-    folder = repository.parent / SYNTHESIS_FOLDER
+    folder = repository.parent / SYNTHESIS_REPOSITORY
     if not folder.is_dir():
         raise MissingRepository(f"synthesis was asked for, but {folder} does not exist; run: cytoserve export onnx")
     return folder

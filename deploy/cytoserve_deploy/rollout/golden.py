@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 from cytoserve_client.images import SYNTHETIC_KEY, EncodedImage
+from cytoserve_contract.names import GOLDEN_SET
 from cytoserve_files import read_bytes, shown
 from cytoserve_files.selection import SYSTEM_FILE, gather_tree
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from cytoserve_deploy.errors import GoldenSetError, ObjectRefused
 FOLDER: Final = Path(__file__).parent / "golden"
 SHEET_FILE: Final = "cells.jpg"
 DESCRIPTION_FILE: Final = "cells.json"
-SCHEMA: Final = "cytoserve.golden/1"
+SCHEMA: Final = GOLDEN_SET
 
 BLUR_PX: Final = 1.6
 PALE: Final = 0.55

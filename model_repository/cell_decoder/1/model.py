@@ -1,7 +1,6 @@
 """Single-cell image files -> crops (adapter of ``cytoserve_scoring``)."""
 
-import numpy as np
-from cytoserve_scoring.serving.adapter import TritonModel, micrometres, texts
+from cytoserve_scoring.serving.adapter import TritonModel, micrometres
 from cytoserve_scoring.vision.cells import decode_cells
 
 
@@ -19,6 +18,6 @@ class TritonPythonModel(TritonModel):
             "CROP": cells.crop,
             "CELL_FLAGS": cells.flags,
             "SCALE": cells.scale,
-            "CELL_ERROR": texts(cells.error),
-            "DEADLINE": np.array([deadline], np.float64),
+            "CELL_ERROR": cells.error,
+            "DEADLINE": deadline,
         }

@@ -12,4 +12,4 @@ class TritonPythonModel(TritonModel):
         """Find the cells of one field."""
         cells = extract_cells(tensors["FIELD"], tensors["SEGMENTER_MAPS"], tensors["SCALE_GUESS"])
         self.meter.found(cells.kind, KINDS, cells.scale_source)
-        return cells.tensors()
+        return cells

@@ -1,6 +1,5 @@
 """Encoded image file -> pixels and the segmenter's input (adapter of ``cytoserve_scoring``)."""
 
-import numpy as np
 from cytoserve_scoring.serving.adapter import TritonModel
 from cytoserve_scoring.vision.imaging import decode_picture
 from cytoserve_scoring.vision.scale import prepare_field
@@ -19,8 +18,8 @@ class TritonPythonModel(TritonModel):
         self.meter.memory()
         return {
             "FIELD": field,
-            "FIELD_SIZE": np.array([field.shape[1], field.shape[0]], np.int32),
+            "FIELD_SIZE": (field.shape[1], field.shape[0]),
             "SEGMENTER_INPUT": prepared.segmenter_input,
             "SCALE_GUESS": prepared.scale_guess,
-            "DEADLINE": np.array([deadline], np.float64),
+            "DEADLINE": deadline,
         }

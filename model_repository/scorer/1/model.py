@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from cytoserve_scoring.serving.adapter import TritonModel, moment, refused_by_callee, texts
+from cytoserve_scoring.serving.adapter import TritonModel, moment, refused_by_callee
 from cytoserve_scoring.serving.site import CALIBRATION_ENV, load_engine
 
 
@@ -39,24 +39,13 @@ class TritonPythonModel(TritonModel):
             tensors["LATENT"],
             tensors["CELL_FLAGS"],
             evaluate=evaluate,
-            budget=request.integer("budget", 1, 1_000_000),
-            alpha=request.number("alpha", 0.0, 1.0),
-            classes=request.names("classes"),
+            budget=request.parameter("budget"),
+            alpha=request.parameter("alpha"),
+            classes=request.parameter("classes"),
             check=check,
         )
         self.meter.scored(scores, self.engine.config.classes)
-        return {
-            "LABEL": scores.label.astype(np.int32, copy=False),
-            "POSTERIOR": scores.posterior.astype(np.float32, copy=False),
-            "POSTERIOR_INTERVAL": scores.interval.astype(np.float32, copy=False),
-            "SCORES": scores.scores.astype(np.float32, copy=False),
-            "UNCERTAINTY": scores.uncertainty.astype(np.float32, copy=False),
-            "ANOMALY": scores.anomaly.astype(np.float32, copy=False),
-            "DECISION": scores.decision.astype(np.uint8, copy=False),
-            "REASONS": texts(list(scores.reasons)),
-            "EVALUATIONS": scores.evaluations.astype(np.int32, copy=False),
-            "CONFORMAL": scores.conformal.astype(np.float32, copy=False),
-        }
+        return scores
 
 
 def denoise(latents, probes, classes):

@@ -2,7 +2,7 @@
 
 import json
 
-from cytoserve_scoring.serving.adapter import TritonModel, texts
+from cytoserve_scoring.serving.adapter import TritonModel
 from cytoserve_scoring.serving.service import describe
 
 
@@ -17,4 +17,4 @@ class TritonPythonModel(TritonModel):
 
     def answer(self, tensors, request):
         """Answer the same JSON to every query."""
-        return {"INFO": texts([self.info])}
+        return {"INFO": self.info}

@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.codes import CODES, marked
+from cytoserve_contract.models import MODELS
+from cytoserve_contract.names import ENV_DRAIN_FILE
+from cytoserve_contract.parameters import MAX_DEADLINE_MS, PARAMETERS
 from numpy.typing import NDArray
 
-from cytoserve_scoring.constants import NOT_COMPUTED
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
 from cytoserve_scoring.serving.metrics import CANCELLED, REFUSED, Meter, error_codes
+from cytoserve_scoring.serving.outputs import Tensors, encode
 
 NO_DEADLINE: Final = float("inf")
-DRAIN_ENV: Final = "CYTOSERVE_DRAIN_FILE"
-"""While the file that it names exists, the server is about to stop: no new request is begun."""
 
 NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size")
 """What Triton says of a model that is being stopped or unloaded, or whose queue is full."""
-
-MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
-
-Tensors = dict[str, NDArray[Any]]
 
 
 class TritonModel:
@@ -62,7 +60,7 @@ class TritonModel:
     def setup(self) -> None:
         """Load what the model needs; called once."""
 
-    def answer(self, tensors: Tensors, request: Request) -> Tensors:
+    def answer(self, tensors: Tensors, request: Request) -> object:
         """Answer one request.
 
         Parameters
@@ -74,7 +72,7 @@ class TritonModel:
 
         Returns
         -------
-        dict of str to ndarray : the outputs by name.
+        object : what `cytoserve_scoring.serving.outputs.encode` makes this model's declared outputs of.
         """
         raise NotImplementedError
 
@@ -87,16 +85,17 @@ class TritonModel:
 
         codes = pb_utils.TritonError
         try:
-            outputs = self.answer(request.tensors(), request)
-            return pb_utils.InferenceResponse([pb_utils.Tensor(name, finite(value)) for name, value in outputs.items()])
+            outputs = encode(MODELS[self.name], self.answer(request.tensors(), request))
+            return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
         except CytoserveError as error:
             self.meter.refused(error, request.is_cancelled())
-            return pb_utils.InferenceResponse(error=codes(error.wire(), _status(error, codes)))
+            status = getattr(codes, CODES[error.code].triton)
+            return pb_utils.InferenceResponse(error=codes(error.wire(), status))
         except Exception as error:
             self.meter.refused(error)
             pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
-            text = f"[cytoserve:internal] {self.name} failed with {type(error).__name__}; see the server's log"
-            return pb_utils.InferenceResponse(error=codes(text, codes.INTERNAL))
+            text = f"{self.name} failed with {type(error).__name__}; see the server's log"
+            return pb_utils.InferenceResponse(error=codes(marked(CytoserveError.code, text), codes.INTERNAL))
 
 
 class Request:
@@ -116,6 +115,21 @@ class Request:
     def tensors(self) -> Tensors:
         """Return the inputs by name."""
         return {tensor.name(): tensor.as_numpy() for tensor in self._raw.inputs()}
+
+    def parameter(self, name: str) -> int | float | tuple[str, ...] | None:
+        """Return a request parameter of the contract, or None if it was not sent.
+
+        Raises
+        ------
+        BadParameter
+            If it is not of its kind and range.
+        """
+        spec = PARAMETERS[name]
+        if spec.kind == "names":
+            return self.names(name)
+        if spec.kind == "integer":
+            return self.integer(name, int(spec.low), int(spec.high))
+        return self.number(name, spec.low, spec.high)
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """Return an integer request parameter (a number or its text), or None if it was not sent.
@@ -186,7 +200,7 @@ class Request:
         ------
         BadParameter, DeadlineExceeded, Unavailable
         """
-        drain = os.environ.get(DRAIN_ENV)
+        drain = os.environ.get(ENV_DRAIN_FILE)
         if drain and os.path.exists(drain):
             raise Unavailable("the server is stopping and begins no new request; send it again")
         left = self.integer("deadline_ms", -MAX_DEADLINE_MS, MAX_DEADLINE_MS)
@@ -242,13 +256,6 @@ def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return np.broadcast_to(tensor.reshape(-1), (count,))
 
 
-def finite(values: NDArray[Any]) -> NDArray[Any]:
-    """Return an output as it travels: ``NOT_COMPUTED`` in the place of NaN and of infinity (no deadline)."""
-    if values.dtype.kind != "f":
-        return values
-    return np.where(np.isfinite(values), values, values.dtype.type(NOT_COMPUTED))
-
-
 def moment(tensor: NDArray[np.float64] | None) -> float | None:
     """Return the moment that a ``DEADLINE`` tensor holds, or None if none was sent; no deadline is infinite.
 
@@ -263,22 +270,6 @@ def moment(tensor: NDArray[np.float64] | None) -> float | None:
         raise BadShape(f"DEADLINE must be one number, it has {tensor.size}")
     value = float(tensor.reshape(-1)[0])
     return value if value >= 0 else NO_DEADLINE
-
-
-def texts(values: list[str]) -> NDArray[np.object_]:
-    """Return strings as a BYTES tensor, one dimension, also when there are none."""
-    out = np.empty(len(values), dtype=np.object_)
-    out[:] = [value.encode("utf-8") for value in values]
-    return out
-
-
-def _status(error: CytoserveError, codes: Any) -> Any:
-    """Return Triton's code for an error of the tree; one without a code of its own is ours, not the caller's."""
-    if isinstance(error, DeadlineExceeded):
-        return codes.CANCELLED
-    if isinstance(error, Unavailable):
-        return codes.UNAVAILABLE
-    return codes.INTERNAL if error.code == CytoserveError.code else codes.INVALID_ARG
 
 
 def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
+from cytoserve_contract.codes import ErrorCode, code_in
+from cytoserve_contract.values import DECISIONS
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import BadScale, CytoserveError, DeadlineExceeded, InvalidImage
@@ -32,7 +34,6 @@ SHARED_MEMORY: Final = "/dev/shm"  # where Triton and the Python models exchange
 ACCEPTED: Final = "accepted"
 CANCELLED: Final = "cancelled"
 NOT_SCORED: Final = "none"
-DECISIONS: Final = ("accept", "review")
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,8 @@ FAMILIES: Final = (
 
 
 def error_codes() -> tuple[str, ...]:
-    """Return every code of the tree in `errors`, sorted; the codes of refusals are of these."""
-
-    def walk(kind: type[CytoserveError]) -> Iterator[str]:
-        yield kind.code
-        for child in kind.__subclasses__():
-            yield from walk(child)
-
-    return tuple(sorted(set(walk(CytoserveError))))
+    """Return every code that a server may answer, sorted; the codes of refusals are of these."""
+    return tuple(sorted(code.value for code in ErrorCode if code.is_servers))
 
 
 class Scores(Protocol):
@@ -210,7 +205,7 @@ def images(model: str, errors: Sequence[str]) -> Iterator[Change]:
     errors : sequence of str
         For each image an empty string, or ``[cytoserve:<code>] text``.
     """
-    outcomes = ((model, text[len("[cytoserve:") :].split("]")[0] if text else ACCEPTED) for text in errors)
+    outcomes = ((model, code_in(text) if text else ACCEPTED) for text in errors)
     yield from _summed(IMAGES, Counter(outcomes))
 
 

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cytoserve_scoring import constants
+from cytoserve_contract.limits import SERVICE_LIMITS
+
 from cytoserve_scoring.serving import site
 
 PACKAGES = ("cytoserve", "numpy", "scipy", "pillow", "onnxruntime")
@@ -44,13 +45,7 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
         **service,
         **_defaults(scoring_file, folder),
         "calibration": site.describe(folder),
-        "limits": {
-            "max_file_bytes": constants.MAX_FILE_BYTES,
-            "max_pixels": constants.MAX_PIXELS,
-            "max_area_um2": constants.MAX_AREA_UM2,
-            "min_side": constants.MIN_SIDE,
-            "max_cells": constants.MAX_CELLS,
-        },
+        "limits": {name: value for name, (value, _) in SERVICE_LIMITS.items()},
         "server": {
             "triton": os.environ.get("NVIDIA_TRITON_SERVER_VERSION"),
             "python": platform.python_version(),

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_contract import names
 from cytoserve_files import FileProblem, read_text
 
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import CytoserveError
 
-SCHEMA: Final = "cytoserve.calibration/2"
+SCHEMA: Final = names.CALIBRATION
 RULES: Final = 2
 """Version of the rules by which the engine comes to an answer, raised whenever other answers come of the same errors.
 2: a near tie is looked at again over the probes that both classes saw, wherever they left."""
@@ -38,7 +39,7 @@ PROCEDURE: Final = (
 """Keys of ``scoring.json`` that shape an answer and that a site's file does not replace: with others, its thresholds
 and references mean something else."""
 
-CALIBRATION_ENV: Final = "CYTOSERVE_CALIBRATION"
+CALIBRATION_ENV: Final = names.ENV_CALIBRATION
 """Environment variable that names the folder with the site's file; unset or an empty folder: the model's own."""
 
 FITTED: Final = (

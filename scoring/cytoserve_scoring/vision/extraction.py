@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the model ``cell_extractor`` answers; shapes and meaning as in docs/contract.md."""
+    """What the model ``cell_extractor`` answers; shapes and meaning as in `cytoserve_contract.models`."""
 
     box: NDArray[np.float32]
     kind: NDArray[np.uint8]
@@ -156,19 +156,6 @@ class Extraction:
     cell_index: NDArray[np.int32]
     crop: NDArray[np.uint8]
     cell_flags: NDArray[np.int32] = dataclass_field(repr=False)
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the answer under the names of the wire."""
-        return {
-            "BOX": self.box,
-            "KIND": self.kind,
-            "DETECTION_SCORE": self.detection_score,
-            "SCALE": self.scale,
-            "SCALE_SOURCE": np.array([self.scale_source.encode()], dtype=np.object_),
-            "CELL_INDEX": self.cell_index,
-            "CROP": self.crop,
-            "CELL_FLAGS": self.cell_flags,
-        }
 
 
 def overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:

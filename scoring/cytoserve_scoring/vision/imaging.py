@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from cytoserve_contract.limits import IMAGE_FORMATS
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
@@ -45,7 +46,7 @@ from cytoserve_scoring.vision.file_kinds import (
 )
 from cytoserve_scoring.vision.file_scale import file_um_per_pixel
 
-FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
+FORMATS: Final = IMAGE_FORMATS
 """Pillow's names of the formats that are read; no other decoder is ever tried."""
 
 JPEG_SIGNATURE: Final = b"\xff\xd8\xff"

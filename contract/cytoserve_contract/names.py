@@ -1,0 +1,49 @@
+"""Names that two rooms must agree on: schema versions of documents, environment variables."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+AnalysisSchema = Literal["cytoserve.analysis/1"]
+CellsSchema = Literal["cytoserve.cells/1"]
+
+ANALYSIS: Final[AnalysisSchema] = "cytoserve.analysis/1"
+CELLS: Final[CellsSchema] = "cytoserve.cells/1"
+ANALYSES: Final = "cytoserve.analyses/1"
+CALIBRATION: Final = "cytoserve.calibration/2"
+VALIDATION: Final = "cytoserve.validation/1"
+MANIFEST: Final = "cytoserve.manifest/1"
+GOLDEN_SET: Final = "cytoserve.golden/1"
+ROLLOUT: Final = "cytoserve.rollout/1"
+
+SCHEMAS: Final[dict[str, str]] = {
+    ANALYSIS: "a sample's fields (`cytoserve analyze --json`, `SmearAnalysis`)",
+    ANALYSES: "several samples, under `analyses`",
+    CELLS: "single-cell images (`cytoserve classify --json`, `CellsAnalysis`)",
+    CALIBRATION: "a site's calibration (`cytoserve calibrate`)",
+    VALIDATION: "a validation (`cytoserve validate`)",
+    MANIFEST: "the list of a model repository's files",
+    GOLDEN_SET: "the cells that a roll-out is checked on",
+    ROLLOUT: "the state of a roll-out (`cytoserve deploy status --json`)",
+}
+"""Every document with a schema, and what it is."""
+
+ENV_DRAIN_FILE: Final = "CYTOSERVE_DRAIN_FILE"
+"""While the file that it names exists, the server is about to stop: no new request is begun."""
+
+ENV_CALIBRATION: Final = "CYTOSERVE_CALIBRATION"
+"""Folder with the site's calibration; unset or an empty folder: the model's own."""
+
+ENV_MODEL_REPOSITORY: Final = "CYTOSERVE_MODEL_REPOSITORY"
+"""The model repository to serve."""
+
+ENV_SKIP_VERIFICATION: Final = "CYTOSERVE_SKIP_VERIFICATION"
+"""Opt-out of the check of hashes before a server starts; who starts it logs that."""
+
+ENVIRONMENT: Final[dict[str, str]] = {
+    ENV_DRAIN_FILE: "file that exists while the server is about to stop: no new request is begun",
+    ENV_CALIBRATION: "folder with the site's calibration",
+    ENV_MODEL_REPOSITORY: "the model repository to serve",
+    ENV_SKIP_VERIFICATION: "`true`: the models' hashes are not checked before a start, which is logged",
+}
+"""Variables that the launching and the served processes, or two commands, read."""

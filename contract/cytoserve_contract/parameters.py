@@ -1,0 +1,67 @@
+"""Request parameters of the ensembles and the scorer, declared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One request parameter.
+
+    Parameters
+    ----------
+    name : str
+    kind : {"integer", "number", "names"}
+        A number may be sent as a number or as its ASCII text; names are joined by commas.
+    meaning : str
+    low, high : int or float
+        Range, both ends included.
+    default : str
+        What rules where it is not sent.
+    """
+
+    name: str
+    kind: Literal["integer", "number", "names"]
+    meaning: str
+    low: float = 0
+    high: float = 0
+    default: str = ""
+
+
+MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
+
+PARAMETERS: Final[dict[str, ParameterSpec]] = {
+    spec.name: spec
+    for spec in (
+        ParameterSpec(
+            "budget", "integer", "most noise samples (probes) per class", 1, 1_000_000, "`default_budget` of the model"
+        ),
+        ParameterSpec(
+            "alpha",
+            "number",
+            "share of cells whose answer may differ from that of the whole budget; 0 lets no class leave early, and 1 "
+            "is refused",
+            0.0,
+            1.0,
+            "`default_alpha` of the model",
+        ),
+        ParameterSpec("classes", "names", "only these classes may win", default="all"),
+        ParameterSpec(
+            "deadline_ms",
+            "integer",
+            "milliseconds left; 0 or less is over on arrival",
+            -MAX_DEADLINE_MS,
+            MAX_DEADLINE_MS,
+            "no deadline",
+        ),
+    )
+}
+"""Every parameter of ours by name."""
+
+PRIORITY: Final = "priority"
+"""Triton's own request parameter, an unsigned integer; ensembles hand it on to their steps."""
+
+PRIORITY_LEVELS: Final = 2
+"""A request of priority 1 (stat) is taken before one of 2 (routine, the default)."""
