@@ -9,7 +9,7 @@ class, at the same temperature and with the same classes asked, under all other 
 the bank that is served, so no bank that is judged chose its cells. Cells that tie under the served bank are looked at
 again, in a row of their own, over the probes that both tied classes saw, as the engine does. All cells of a bank
 share its noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's
-over the banks. """
+over the banks."""
 
 from __future__ import annotations
 

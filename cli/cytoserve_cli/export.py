@@ -150,11 +150,11 @@ def repository(
 
     def work() -> dict[str, Any]:
         with console.status("loading torch"):
-            from cytoserve_export.decisions import Cells
-            from cytoserve_export.filled import Order, make_repository
+            from cytoserve_export.decisions import CheckCells
             from cytoserve_export.tensorrt_builder import Bindings
+            from cytoserve_export.whole_repository import Order, make_repository
         found = cells or _default_cells()
-        chosen = Cells(found, per_class, probes=decision_probes) if found else None
+        chosen = CheckCells(found, per_class, probes=decision_probes) if found else None
         order = Order(
             checkpoint, to, template or _checkout(), runtime, precision, profile, chosen, replace, threads,
             execution_provider, accept_changes,
@@ -200,7 +200,7 @@ def verify(
 
             found, missing = verify_as_installed(folder)
             return found
-        from cytoserve_export.filled import verify_repository
+        from cytoserve_export.whole_repository import verify_repository
 
         with _bars(console) as report:
             return verify_repository(folder, checkpoint, threads, report)
@@ -243,9 +243,9 @@ def tensorrt(
     console = Console(stderr=True)
 
     def work() -> dict[str, Any]:
-        from cytoserve_export.engine_road import build_and_check
-        from cytoserve_export.profiles import find_profile
+        from cytoserve_export.devices import find_profile
         from cytoserve_export.tensorrt_builder import Bindings, BuildOptions
+        from cytoserve_export.tensorrt_check import build_and_check
 
         chosen, options = find_profile(profile), BuildOptions(version_compatible, timing_cache)
         if timing_cache is not None:
@@ -272,16 +272,16 @@ def _export(
     if only and not names:
         raise UnknownModel("--only names no graph")
     with console.status("loading torch"):
-        from cytoserve_export.decisions import Cells
-        from cytoserve_export.repository import Request, export_onnx
+        from cytoserve_export.decisions import CheckCells
+        from cytoserve_export.repository import ExportRequest, export_onnx
     per_class, probes, threads = numbers
-    chosen = Cells(cells, per_class, probes=probes) if cells else None
+    chosen = CheckCells(cells, per_class, probes=probes) if cells else None
     if chosen is None:
         console.print(
             "[yellow]no cells given (--cells or CYTOSERVE_DATA): decisions are not checked, the manifest says null[/]"
         )
     with _bars(console) as report:
-        return export_onnx(Request(checkpoint, to, names, chosen, threads), report)
+        return export_onnx(ExportRequest(checkpoint, to, names, chosen, threads), report)
 
 
 @contextmanager

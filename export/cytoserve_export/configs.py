@@ -14,8 +14,8 @@ from cytoserve_files import read_text
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
-from cytoserve_export.errors import RepositoryError
-from cytoserve_export.profiles import MAX_BATCH, Profile
+from cytoserve_export.devices import MAX_BATCH, DeviceProfile
+from cytoserve_export.errors import TargetError
 from cytoserve_export.specs import Dim, GraphSpec, TensorSpec
 
 WIRE: Final = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64"}
@@ -33,7 +33,7 @@ PRIORITIES: Final = 2
 def graph_config(
     spec: GraphSpec,
     sizes: Mapping[str, int],
-    profile: Profile,
+    profile: DeviceProfile,
     *,
     runtime: str,
     heavy: bool = False,
@@ -47,7 +47,7 @@ def graph_config(
     spec : GraphSpec
     sizes : mapping
         The checkpoint's sizes.
-    profile : Profile
+    profile : DeviceProfile
     runtime : {"onnx", "tensorrt"}
         ``tensorrt`` serves ``model.plan`` by the TensorRT backend.
     heavy : bool
@@ -105,7 +105,9 @@ def shapes(spec: GraphSpec, sizes: Mapping[str, int], rows: int) -> dict[str, tu
     return {tensor.name: at(tensor) for tensor in spec.inputs}
 
 
-def _tensorrt_provider(config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: Profile, half: bool) -> None:
+def _tensorrt_provider(
+    config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: DeviceProfile, half: bool
+) -> None:
     """Add ONNX Runtime's TensorRT provider with its engine and timing caches and one profile of shapes."""
     provider = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     parameters = {
@@ -131,13 +133,13 @@ def refit(path: Path, sizes: Mapping[str, int]) -> str:
 
     Raises
     ------
-    RepositoryError
+    TargetError
         The file is no Triton configuration.
     """
     try:
         config: Any = text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise RepositoryError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
+        raise TargetError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
     latent = [sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"]]
     for tensor in (*config.input, *config.output):
         if tensor.name == "LATENT":

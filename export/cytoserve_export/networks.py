@@ -190,7 +190,7 @@ def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool 
     return trunk, conditioning.token(torch.arange(conditioning.classes))
 
 
-class Denoiser(nn.Module):
+class TracedDenoiser(nn.Module):
     """(latent, probe, class) -> weighted masked squared error of the prediction.
 
     With ``a`` the cumulative alpha of the probe's timestep and ``e`` its noise: ``z = sqrt(a) x + sqrt(1-a) e``, and
@@ -344,7 +344,7 @@ def build(name: str, checkpoint: Checkpoint) -> nn.Module:
         return Decoder(checkpoint.autoencoder()).eval()
     if name == "denoiser":
         bank = checkpoint.probes()
-        return Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
+        return TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
     if name == "noise_predictor":
         return NoisePredictor(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule).eval()
     raise UnknownModel(f"no graph is called {name!r}")

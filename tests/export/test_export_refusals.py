@@ -13,7 +13,8 @@ from cytoserve_export import errors
 from cytoserve_export.checkpoint import SEGMENTER_WEIGHTS, WEIGHTS, Checkpoint, read_weights
 from cytoserve_export.conditioning import Conditioning
 from cytoserve_export.networks import build
-from cytoserve_export.repository import require_space, select
+from cytoserve_export.repository import select
+from cytoserve_export.staging import require_space
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny import edit_json, write_json
