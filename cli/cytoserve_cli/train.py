@@ -29,8 +29,8 @@ def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/a
     """Fit the patch autoencoder and say how much variance it keeps (seconds; the denoiser's run does it too)."""
     _check(out)
     import torch
+    from cytoserve_networks.autoencoder import PatchPCAAutoencoder
     from cytoserve_training.augment import Augmentation
-    from cytoserve_training.autoencoder import PatchPCAAutoencoder
     from cytoserve_training.cells import cut, load_cells
 
     cells = load_cells(data / "train", per_class=375)
@@ -129,7 +129,7 @@ def synthetic_field(
     _check(out, folder=False)
     import hashlib
 
-    from cytoserve_training.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
+    from cytoserve_networks.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
     from cytoserve_training.synthesis import FieldConfig, render_field, write_field
     from diffusers import UNet2DConditionModel
 
@@ -163,11 +163,11 @@ def segmenter(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Train the segmenter in its two stages; resumable."""
+    """Train the cell detector in its two stages; resumable."""
     _check(run)
     _check(out)
-    from cytoserve_training.segmenter_train import SegmenterTrainConfig, second_stage, train
+    from cytoserve_training.detector_train import DetectorTrainConfig, second_stage, train
 
-    first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)
+    first = DetectorTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)
     train(first)
     typer.echo(f"segmenter written to {train(second_stage(first, run / 'second', out))}")

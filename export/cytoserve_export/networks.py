@@ -11,7 +11,7 @@ import copy
 from typing import Any
 
 import torch
-from cytoserve_training.autoencoder import circular_window
+from cytoserve_networks.autoencoder import circular_window
 from diffusers import AutoencoderKL
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -337,7 +337,7 @@ def build(name: str, checkpoint: Checkpoint) -> nn.Module:
         Weights are missing, foreign, pickled or not finite.
     """
     if name == "segmenter":
-        return checkpoint.segmenter()
+        return checkpoint.detector()
     if name == "encoder":
         return Encoder(checkpoint.autoencoder(), checkpoint.geometry).eval()
     if name == "decoder":

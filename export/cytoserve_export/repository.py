@@ -114,9 +114,9 @@ def select(only: Sequence[str], checkpoint: Checkpoint) -> tuple[str, ...]:
     unknown = sorted(set(only) - set(SPECS))
     if unknown:
         raise UnknownModel(f"no graph is called {unknown}; known are {list(SPECS)}")
-    if "segmenter" in only and not checkpoint.has_segmenter:
+    if "segmenter" in only and not checkpoint.has_detector:
         raise MissingFile(f"{checkpoint.folder / 'segmenter'} is missing; leave the segmenter out of --only")
-    wanted = set(only) or {name for name in SPECS if name != "segmenter" or checkpoint.has_segmenter}
+    wanted = set(only) or {name for name in SPECS if name != "segmenter" or checkpoint.has_detector}
     return tuple(name for name in SPECS if name in wanted)
 
 

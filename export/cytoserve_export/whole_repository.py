@@ -55,7 +55,7 @@ class Order:
     checkpoint, target : Path
     runtime : {"onnx", "tensorrt"}
     precision : {"fp32", "fp16", "bf16", "int8"}
-        Of the denoiser; encoder and segmenter stay in fp32, they run once a cell or field.
+        Of the denoiser; encoder and detector stay in fp32, they run once a cell or field.
     profile : str
         Whose configuration becomes ``config.pbtxt``.
     cells : CheckCells or None
@@ -101,7 +101,7 @@ def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | 
     """
     checkpoint, profile = Checkpoint(order.checkpoint), find_profile(order.profile)
     _refuse_order(order, profile, tensorrt)
-    names = tuple(name for name in SERVED if name != "segmenter" or checkpoint.has_segmenter)
+    names = tuple(name for name in SERVED if name != "segmenter" or checkpoint.has_detector)
     target = target_folder(order.target)
     if os.path.ismount(target):
         raise TargetError(f"{target} is a mount point, which cannot be replaced as a whole; give a folder in it")
@@ -167,8 +167,8 @@ def _copy_models(template: Path, staged: Path, checkpoint: Checkpoint) -> dict[s
     for name in (*WHOLE_FIELD, *CELLS):
         if not fits:
             left_out[name] = f"{why} at {geometry.um_per_pixel} um: send CROP to encoder and LATENT to scorer"
-        elif name in WHOLE_FIELD and not checkpoint.has_segmenter:
-            left_out[name] = "the checkpoint has no segmenter"
+        elif name in WHOLE_FIELD and not checkpoint.has_detector:
+            left_out[name] = "the checkpoint has no detector (folder segmenter)"
     for name in (*ALWAYS, *(name for name in (*WHOLE_FIELD, *CELLS) if name not in left_out)):
         skip = shutil.ignore_patterns("__pycache__", "scoring.json", "service.json", "configs")
         shutil.copytree(template / name, staged / name, ignore=skip)
