@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cytoserve_deploy import errors
 from cytoserve_deploy.launch import drain, repository, runtime, supervisor
-from cytoserve_deploy.launch import options as launch
+from cytoserve_deploy.launch import layout as launch
 from cytoserve_deploy.launch.local_server import important_lines
 
 ROOT = Path(__file__).resolve().parents[2]

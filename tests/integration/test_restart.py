@@ -94,17 +94,17 @@ def analysed(
     assert enough.wait(120)
     # Whether the next fields have left the client yet is chance: wait for the server to have begun one.
     until = time.monotonic() + 60
-    watch = Watch(running, already)
-    watch.start()
-    while watch.begun < 5:
+    counter = BegunCounter(running, already)
+    counter.start()
+    while counter.begun < 5:
         assert time.monotonic() < until
         time.sleep(0.01)
     running.end(how)
-    watch.join(60)
+    counter.join(60)
     if back:
         running.start()
     worker.join(180)
-    return found[0], watch.begun
+    return found[0], counter.begun
 
 
 def begun(running: Restartable) -> int:
@@ -122,7 +122,7 @@ def begun(running: Restartable) -> int:
     return served - sum(int(float(line.split()[-1])) for line in refused)
 
 
-class Watch(threading.Thread):
+class BegunCounter(threading.Thread):
     """Counts the begun fields until the server is gone."""
 
     def __init__(self, running: Restartable, already: int) -> None:

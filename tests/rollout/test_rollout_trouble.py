@@ -79,7 +79,7 @@ def test_refused_credentials(deploy: Deploy, api: FakeApi) -> None:
 
 @pytest.mark.usefixtures("standard")
 def test_the_module_runs_as_a_program(kubeconfig: str) -> None:
-    command = [sys.executable, "-m", "cytoserve_deploy.rollout", "status", LINE, "--json"]
+    command = [sys.executable, "-m", "cytoserve_cli.main", "deploy", "status", LINE, "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "KUBECONFIG": kubeconfig}, timeout=120, check=False
     )
