@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.cells import CLASSES, CellSet, cut
 from cytoserve_training.denoiser import build_scheduler, diffuse, predict, row_error
 from cytoserve_training.denoiser_train import load_average

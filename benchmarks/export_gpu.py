@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.cost import denoiser_costs
-from cytoserve_export.networks import Denoiser
+from cytoserve_export.devices import PROFILES
+from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.precision import cast_denoiser
-from cytoserve_export.profiles import PROFILES
 from cytoserve_files import write_text
 
 from benchmarks.outputs import output_path
@@ -56,7 +56,7 @@ def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
 
 def torch_road(checkpoint: Checkpoint) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the compiled bf16 denoiser, CUDA graphs included (torch's mode ``max-autotune``)."""
-    module = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()).eval()
+    module = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()).eval()
     network = cast_denoiser(module, "bf16").cuda().to(memory_format=torch.channels_last)
     compiled = torch.compile(network, mode="max-autotune")
 
@@ -93,7 +93,7 @@ def onnx_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
 def engine_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the engine, its copies to and from the device included."""
     import tensorrt
-    from cytoserve_export.engine_parity import EngineRun
+    from cytoserve_export.tensorrt_parity import EngineRun
 
     engine = EngineRun(tensorrt, path)
     return lambda feed: lambda: engine(feed["LATENT"], feed["PROBE"], feed["CLASS"])

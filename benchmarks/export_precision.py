@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_export.checkpoint import Checkpoint
-from cytoserve_export.decisions import Cells, read_cells
+from cytoserve_export.decisions import CheckCells, read_cells
 from cytoserve_export.graphs import export_graph
-from cytoserve_export.networks import Denoiser
+from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.parity import session
 from cytoserve_export.precision import OFFERED_BELOW, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
@@ -34,7 +34,7 @@ from benchmarks.outputs import output_path
 from .statistics import clopper_pearson
 
 
-def by_torch(latents: NDArray[np.float32], denoiser: Denoiser, checkpoint: Checkpoint, budget: int) -> Scored:
+def by_torch(latents: NDArray[np.float32], denoiser: TracedDenoiser, checkpoint: Checkpoint, budget: int) -> Scored:
     """Score by the torch module itself, for a precision that ONNX Runtime cannot run here."""
     spent = 0.0
 
@@ -52,7 +52,9 @@ def by_torch(latents: NDArray[np.float32], denoiser: Denoiser, checkpoint: Check
     return Scored(found.scores, found.label, found.decision, spent / max(1, int(found.evaluations.sum())))
 
 
-def measure(checkpoint: Checkpoint, repository: Path, cells: Cells, budget: int, scratch: Path) -> list[dict[str, Any]]:
+def measure(
+    checkpoint: Checkpoint, repository: Path, cells: CheckCells, budget: int, scratch: Path
+) -> list[dict[str, Any]]:
     """Return one entry a precision."""
     encoder, exact_graph = repository / "encoder/1/model.onnx", repository / "denoiser/1/model.onnx"
     latents = latents_of(read_cells(cells, checkpoint)[0], encoder, 1)
@@ -64,7 +66,9 @@ def measure(checkpoint: Checkpoint, repository: Path, cells: Cells, budget: int,
         if precision == "int8":
             quantise(exact_graph, path, calibration(cells, checkpoint, encoder, 1))
         else:
-            module = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes())
+            module = TracedDenoiser(
+                checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()
+            )
             cast = cast_denoiser(module.eval(), precision)
             export_graph(cast, spec_for(precision), checkpoint.geometry.sizes(), path)
         note = "ONNX Runtime, CPU"
@@ -121,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        cells = Cells(args.cells, args.per_class)
+        cells = CheckCells(args.cells, args.per_class)
         found = measure(Checkpoint(args.checkpoint), args.repository, cells, args.budget, Path(scratch))
     print(markdown(found))
     if args.out:

@@ -17,7 +17,7 @@ import torch
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.cost import Cost, DenoiserCosts, denoiser_costs
 from cytoserve_export.errors import ShortcutRefused
-from cytoserve_export.networks import Denoiser, Trunk, conditioned_trunk
+from cytoserve_export.networks import TracedDenoiser, Trunk, conditioned_trunk
 from cytoserve_export.sharing import AllClasses
 from cytoserve_export.synthetic import SIZES, unet_config, write_checkpoint
 from cytoserve_files import write_text
@@ -53,7 +53,7 @@ def equality(checkpoint: Checkpoint, dtype: torch.dtype, rows: int = 2) -> dict[
 def sharing(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Return processor seconds of all classes of one (cell, probe), told apart and shared; None where it is refused."""
     bank = checkpoint.probes()
-    denoiser = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
+    denoiser = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
     try:
         shared = AllClasses(denoiser).eval()
     except ShortcutRefused as refusal:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import output_file, write_text
+from cytoserve_networks.autoencoder import circular_window
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.autoencoder import circular_window
 from cytoserve_training.cells import CLASSES, load_cells
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

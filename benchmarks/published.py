@@ -25,9 +25,9 @@ import torch
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_files import write_text
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import build_scheduler, diffuse, predict, row_error
 from diffusers import UNet2DConditionModel

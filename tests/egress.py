@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cytoserve_client._loopback import is_loopback
+from cytoserve_client.loopback import is_loopback
 
 CYTOSERVE = (sys.executable, "-m", "cytoserve_cli.main")
 PROXIED = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

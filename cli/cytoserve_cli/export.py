@@ -136,11 +136,11 @@ def repository(
     """Make a complete, checked model repository for one processor and precision."""
     console = Console(stderr=True)
     with console.status("loading torch"):
-        from cytoserve_export.decisions import Cells
-        from cytoserve_export.filled import Order, make_repository
+        from cytoserve_export.decisions import CheckCells
         from cytoserve_export.tensorrt_builder import Bindings
+        from cytoserve_export.whole_repository import Order, make_repository
     found = cells or _default_cells()
-    chosen = Cells(found, per_class, probes=decision_probes) if found else None
+    chosen = CheckCells(found, per_class, probes=decision_probes) if found else None
     order = Order(
         checkpoint, to, template or _checkout(), runtime, precision, profile, chosen, replace, threads,
         execution_provider, accept_changes,
@@ -182,7 +182,7 @@ def verify(
 
         found, missing = verify_as_installed(folder)
     else:
-        from cytoserve_export.filled import verify_repository
+        from cytoserve_export.whole_repository import verify_repository
 
         with bars(console, _stage) as report:
             found = verify_repository(folder, checkpoint, threads, report)
@@ -226,9 +226,9 @@ def tensorrt(
     """Build a TensorRT engine beside MODEL and compare its decisions with ONNX Runtime's. Needs the GPU it is for."""
     console = Console(stderr=True)
 
-    from cytoserve_export.engine_road import build_and_check
-    from cytoserve_export.profiles import find_profile
+    from cytoserve_export.devices import find_profile
     from cytoserve_export.tensorrt_builder import Bindings, BuildOptions
+    from cytoserve_export.tensorrt_check import build_and_check
 
     chosen, options = find_profile(profile), BuildOptions(version_compatible, timing_cache)
     if timing_cache is not None:
@@ -254,16 +254,16 @@ def _export(
     if only and not names:
         raise UnknownModel("--only names no graph")
     with console.status("loading torch"):
-        from cytoserve_export.decisions import Cells
-        from cytoserve_export.repository import Request, export_onnx
+        from cytoserve_export.decisions import CheckCells
+        from cytoserve_export.repository import ExportRequest, export_onnx
     per_class, probes, threads = numbers
-    chosen = Cells(cells, per_class, probes=probes) if cells else None
+    chosen = CheckCells(cells, per_class, probes=probes) if cells else None
     if chosen is None:
         console.print(
             "[yellow]no cells given (--cells or CYTOSERVE_DATA): decisions are not checked, the manifest says null[/]"
         )
     with bars(console, _stage) as report:
-        return export_onnx(Request(checkpoint, to, names, chosen, threads), report)
+        return export_onnx(ExportRequest(checkpoint, to, names, chosen, threads), report)
 
 
 def _stage(name: str) -> str:

@@ -40,6 +40,7 @@ MOUNTS: dict[str, Mount] = {
 OWN_PACKAGES = (
     "cytoserve_deploy",
     "cytoserve_export",
+    "cytoserve_networks",
     "cytoserve_training",
     "cytoserve_scoring",
     "cytoserve_validation",

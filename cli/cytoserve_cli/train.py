@@ -24,8 +24,8 @@ def autoencoder(data: Data = Path("../shared/data/pbc"), out: Out = Path("runs/a
     """Fit the patch autoencoder and print the share of variance it keeps (seconds; `denoiser` does it as well)."""
     check_output_folder(out)
     import torch
+    from cytoserve_networks.autoencoder import PatchPCAAutoencoder
     from cytoserve_training.augment import Augmentation
-    from cytoserve_training.autoencoder import PatchPCAAutoencoder
     from cytoserve_training.cells import cut, load_cells
 
     cells = load_cells(data / "train", per_class=375)
@@ -128,7 +128,7 @@ def synthetic_field(
     check_output(out)
     import hashlib
 
-    from cytoserve_training.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
+    from cytoserve_networks.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
     from cytoserve_training.synthesis import FieldConfig, render_field, write_field
     from diffusers import UNet2DConditionModel
 
@@ -167,8 +167,8 @@ def segmenter(
     """Train the detector of cells (the model `segmenter`) in its two stages; resumable."""
     check_output_folder(run)
     check_output_folder(out)
-    from cytoserve_training.segmenter_train import SegmenterTrainConfig, second_stage, train
+    from cytoserve_training.detector_train import DetectorTrainConfig, second_stage, train
 
-    first = SegmenterTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)
+    first = DetectorTrainConfig(data=data, run=run / "first", steps=steps, device=device, threads=threads)
     train(first)
     typer.echo(f"segmenter written to {train(second_stage(first, run / 'second', out))}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from cytoserve_files import read_bytes
 
 from cytoserve_client import _constants as c
-from cytoserve_client._loopback import host_of, is_loopback
 from cytoserve_client.errors import ConfigurationError
+from cytoserve_client.loopback import host_of, is_loopback
 
 TokenProvider = Callable[[], str]
 """Called before every attempt; returns the bearer token. It may cache, and must be thread-safe."""

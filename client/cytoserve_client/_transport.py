@@ -18,8 +18,8 @@ import grpc.aio
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._config import ClientConfig
-from cytoserve_client._loopback import NO_PROXY
 from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
+from cytoserve_client.loopback import NO_PROXY
 
 log = logging.getLogger("cytoserve_client")
 

@@ -14,11 +14,12 @@
     |   +-- RepositoryRefused   not what its manifest says
     +-- BadLogFile              the log that was asked for cannot be written
     +-- PortTaken               a port that was asked for is in use
-    +-- ServerError             the server itself
+    +-- ServerProblem           the server itself
     |   +-- ServerDied          it ended by itself
     |   +-- ServerNotReady      it did not become ready in time
     |   +-- WarmUpFailed        it is ready by its own word, but the first inference failed
     |   +-- ServerNotStopped    processes were left after stopping
+    |   +-- ProbeFailed         one inference was not answered in time, or with nonsense
     +-- RolloutError            `cytoserve deploy`
         +-- ClusterUnreachable  no kubeconfig, or the API server does not answer
         +-- NotAuthenticated    401: the credentials are missing or over
@@ -93,24 +94,28 @@ class PortTaken(DeployError):
     """A port that was asked for is in use."""
 
 
-class ServerError(DeployError):
+class ServerProblem(DeployError):
     """The server process misbehaved."""
 
 
-class ServerDied(ServerError):
+class ServerDied(ServerProblem):
     """The server ended by itself; the message carries the lines of its log that matter."""
 
 
-class ServerNotReady(ServerError):
+class ServerNotReady(ServerProblem):
     """The server did not become ready in time."""
 
 
-class WarmUpFailed(ServerError):
+class WarmUpFailed(ServerProblem):
     """The server says that it is ready, but a first inference failed."""
 
 
-class ServerNotStopped(ServerError):
+class ServerNotStopped(ServerProblem):
     """Processes of the server were still there after stopping it."""
+
+
+class ProbeFailed(ServerProblem):
+    """The server did not answer in time, refused, or answered nonsense."""
 
 
 class RolloutError(DeployError):

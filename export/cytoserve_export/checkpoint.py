@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import torch
 from cytoserve_files import open_regular
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
-from cytoserve_training.segmenter_model import SegmenterNet
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
+from cytoserve_networks.detector import NAMES_ON_DISK, DetectorNet
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -34,7 +34,7 @@ from cytoserve_export.errors import (
 from cytoserve_export.files import read_json
 
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
-SEGMENTER_WEIGHTS: Final = "model.safetensors"
+DETECTOR_WEIGHTS: Final = "model.safetensors"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HEAVY_BYTES: Final = 500 * 2**20
 PREDICTION_TYPES: Final = ("epsilon", "v_prediction")
@@ -252,8 +252,8 @@ class Checkpoint:
         return path.is_file() and path.stat().st_size > HEAVY_BYTES
 
     @property
-    def has_segmenter(self) -> bool:
-        """Whether the checkpoint carries a segmenter (a CytoDiffusion checkpoint does not)."""
+    def has_detector(self) -> bool:
+        """Whether the checkpoint carries a detector (a CytoDiffusion checkpoint does not)."""
         return (self.folder / "segmenter").is_dir()
 
     def probes(self) -> ProbeBank:
@@ -311,15 +311,15 @@ class Checkpoint:
             )
         return _filled(net, self.folder / "vae" / WEIGHTS)
 
-    def segmenter(self) -> SegmenterNet:
-        """Build the segmenter, float32, evaluation mode."""
+    def detector(self) -> DetectorNet:
+        """Build the detector, float32, evaluation mode."""
         folder = self.folder / "segmenter"
         kind = read_json(folder / "config.json").get("_class_name")
-        if kind != "SegmenterNet":
-            raise UnsupportedArchitecture(f"segmenter/config.json describes a {kind!r}; known is SegmenterNet")
-        read_weights(folder / SEGMENTER_WEIGHTS)
+        if kind not in NAMES_ON_DISK:
+            raise UnsupportedArchitecture(f"segmenter/config.json describes a {kind!r}; known is {NAMES_ON_DISK[0]}")
+        read_weights(folder / DETECTOR_WEIGHTS)
         try:
-            return SegmenterNet.load(folder)
+            return DetectorNet.load(folder)
         except (RuntimeError, TypeError, KeyError) as error:
             raise UnsupportedArchitecture(f"{folder}: weights do not fit the configuration: {error}") from error
 

@@ -18,8 +18,8 @@ from cytoserve_files import read_text
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
-from cytoserve_export.errors import RepositoryError
-from cytoserve_export.profiles import Profile
+from cytoserve_export.devices import DeviceProfile
+from cytoserve_export.errors import TargetError
 from cytoserve_export.specs import GraphSpec
 
 WARM_ROWS: Final = (1, 8)
@@ -34,7 +34,7 @@ WORKSPACE_BYTES: Final = 4 * 2**30
 def graph_config(
     spec: GraphSpec,
     sizes: Mapping[str, int],
-    profile: Profile,
+    profile: DeviceProfile,
     *,
     runtime: str,
     heavy: bool = False,
@@ -48,7 +48,7 @@ def graph_config(
     spec : GraphSpec
     sizes : mapping
         The checkpoint's sizes.
-    profile : Profile
+    profile : DeviceProfile
     runtime : {"onnx", "tensorrt"}
         ``tensorrt`` serves ``model.plan`` by the TensorRT backend.
     heavy : bool
@@ -102,7 +102,9 @@ def shapes(spec: GraphSpec, sizes: Mapping[str, int], rows: int) -> dict[str, tu
     return {tensor.name: at(tensor) for tensor in spec.inputs}
 
 
-def _tensorrt_provider(config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: Profile, half: bool) -> None:
+def _tensorrt_provider(
+    config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: DeviceProfile, half: bool
+) -> None:
     """Add ONNX Runtime's TensorRT provider with its engine and timing caches and one profile of shapes."""
     provider = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     parameters = {
@@ -128,13 +130,13 @@ def refit(path: Path, sizes: Mapping[str, int]) -> str:
 
     Raises
     ------
-    RepositoryError
+    TargetError
         The file is no Triton configuration.
     """
     try:
         config: Any = text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise RepositoryError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
+        raise TargetError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
     latent = [sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"]]
     for tensor in (*config.input, *config.output):
         if tensor.name == "LATENT":

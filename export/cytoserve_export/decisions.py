@@ -33,7 +33,7 @@ SUFFIXES: Final = (".webp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
-class Cells:
+class CheckCells:
     """Real cells for the check.
 
     Parameters
@@ -80,7 +80,7 @@ class Decisions:
     agreement: float
 
 
-def read_cells(cells: Cells, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_cells(cells: CheckCells, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return (N, S, S, 3) uint8 crops, cut as serving cuts them, and their (N,) class indices.
 
     Raises
@@ -105,13 +105,13 @@ def read_cells(cells: Cells, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8],
 
 
 def check_decisions(
-    cells: Cells, checkpoint: Checkpoint, encoder: Path, denoiser: Path, threads: int, report: Report
+    cells: CheckCells, checkpoint: Checkpoint, encoder: Path, denoiser: Path, threads: int, report: Report
 ) -> Decisions:
     """Decide every cell through torch and through the two graphs and compare.
 
     Parameters
     ----------
-    cells : Cells
+    cells : CheckCells
     checkpoint : Checkpoint
     encoder, denoiser : Path
         ONNX files.

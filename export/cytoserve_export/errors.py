@@ -22,7 +22,7 @@
     |   +-- ToleranceExceeded
     |   +-- DecisionChanged
     |   +-- ParityProcessDied
-    +-- RepositoryError             the model repository could not be written, or is not what its manifest says
+    +-- TargetError             the model repository could not be written, or is not what its manifest says
         +-- UnknownModel
         +-- NoSpace
         +-- MixedWeights
@@ -116,27 +116,27 @@ class ParityProcessDied(ParityError):
     """The process that checks parity ended without an answer (often: out of memory)."""
 
 
-class RepositoryError(ExportError):
+class TargetError(ExportError):
     """The model repository could not be written, or is not what its manifest says."""
 
 
-class UnknownModel(RepositoryError):
+class UnknownModel(TargetError):
     """``--only`` names a model that is not exported."""
 
 
-class NoSpace(RepositoryError):
+class NoSpace(TargetError):
     """Not enough free disk space beside the model repository."""
 
 
-class MixedWeights(RepositoryError):
+class MixedWeights(TargetError):
     """Graphs of two different checkpoints would stand side by side."""
 
 
-class ManifestMismatch(RepositoryError):
+class ManifestMismatch(TargetError):
     """A file is missing or is not the one whose hash the manifest holds."""
 
 
-class EngineError(RepositoryError):
+class EngineError(TargetError):
     """A TensorRT engine cannot be built or must not be loaded."""
 
 

@@ -31,7 +31,7 @@ EXTERNAL_FROM: Final = 2**30
 
 _STORED: Final = "_fp16"
 _EXAMPLE: Final = {"B": 3, "M": 3, "height": 96, "width": 64}
-# Axes whose length must be a multiple of something; the U-Net of the segmenter halves five times.
+# Axes whose length must be a multiple of something; the U-Net of the detector halves five times.
 _MULTIPLES: Final = {"height": 32, "width": 32}
 
 

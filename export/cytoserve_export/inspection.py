@@ -42,7 +42,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "name": checkpoint.index.get("name", folder.name),
         "denoiser": checkpoint.unet_config["_class_name"],
         "autoencoder": checkpoint.vae_config.get("_class_name"),
-        "segmenter": checkpoint.has_segmenter,
+        "segmenter": checkpoint.has_detector,
         "classes": list(geometry.classes),
         "crop": {"size": geometry.size, "um_per_pixel": geometry.um_per_pixel, "circular": geometry.circular},
         "latent_shape": list(geometry.latent_shape),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cytoserve_export import errors
-from cytoserve_export.decisions import Cells
+from cytoserve_export.decisions import CheckCells
 from cytoserve_export.errors import ExportError, ParityProcessDied
 from cytoserve_export.progress import Report
 from cytoserve_export.specs import SPECS
@@ -25,7 +25,7 @@ class Job:
     checkpoint : Path
     graphs : dict of str to Path
         The ONNX files to check, by model name.
-    cells : Cells or None
+    cells : CheckCells or None
         Real cells for the decision check; None leaves it out.
     encoder, denoiser : Path or None
         The graphs that decide; needed with ``cells``.
@@ -34,21 +34,21 @@ class Job:
 
     checkpoint: Path
     graphs: dict[str, Path]
-    cells: Cells | None
+    cells: CheckCells | None
     encoder: Path | None
     denoiser: Path | None
     threads: int
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ParityResult:
     """Parity per model and the decision check, as plain JSON values; ``decision`` is None where it was left out."""
 
     parity: dict[str, dict[str, Any]]
     decision: dict[str, Any] | None
 
 
-def check_apart(job: Job, report: Report) -> Outcome:
+def check_apart(job: Job, report: Report) -> ParityResult:
     """Run the checks of ``job`` in a spawned process, passing its progress on.
 
     Raises
@@ -79,7 +79,7 @@ def check_apart(job: Job, report: Report) -> Outcome:
                 name, text = value
                 raise getattr(errors, name)(text)
             else:
-                return Outcome(**value)
+                return ParityResult(**value)
     finally:
         process.join(timeout=2)
         if process.is_alive():
@@ -109,7 +109,7 @@ def _child(pipe: Connection, job: Job) -> None:
         pipe.close()
 
 
-def _check(job: Job, report: Report) -> Outcome:
+def _check(job: Job, report: Report) -> ParityResult:
     import torch
 
     from cytoserve_export.checkpoint import Checkpoint
@@ -131,6 +131,6 @@ def _check(job: Job, report: Report) -> Outcome:
         found = check_graph(SPECS[name], path, checkpoint, job.threads, step)
         parity[name] = found.summary()
     if job.cells is None or job.encoder is None or job.denoiser is None:
-        return Outcome(parity, None)
+        return ParityResult(parity, None)
     decided = check_decisions(job.cells, checkpoint, job.encoder, job.denoiser, job.threads, report)
-    return Outcome(parity, asdict(decided))
+    return ParityResult(parity, asdict(decided))

@@ -15,7 +15,7 @@ from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.errors import MixedWeights
 from cytoserve_export.files import read_json
 from cytoserve_export.graphs import external_files
-from cytoserve_export.isolation import Outcome
+from cytoserve_export.isolation import ParityResult
 from cytoserve_export.specs import SPECS, GraphSpec
 from cytoserve_export.verification import verify
 
@@ -70,7 +70,7 @@ def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 
 def compose(
-    staged: Path, target: Path, names: Sequence[str], checkpoint: Checkpoint, outcome: Outcome
+    staged: Path, target: Path, names: Sequence[str], checkpoint: Checkpoint, outcome: ParityResult
 ) -> dict[str, Any]:
     """Return the manifest of ``target`` as it will be once ``staged`` has been laid over it.
 
@@ -103,7 +103,7 @@ def compose(
     }
 
 
-def _decision(names: Sequence[str], kept: Mapping[str, Any], outcome: Outcome) -> dict[str, Any] | None:
+def _decision(names: Sequence[str], kept: Mapping[str, Any], outcome: ParityResult) -> dict[str, Any] | None:
     """The decision belongs to the manifest that holds the denoiser; a new denoiser or encoder voids the old one."""
     if "denoiser" not in {*names, *kept["models"]}:
         return None

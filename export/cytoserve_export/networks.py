@@ -11,7 +11,7 @@ import copy
 from typing import Any
 
 import torch
-from cytoserve_training.autoencoder import circular_window
+from cytoserve_networks.autoencoder import circular_window
 from diffusers import AutoencoderKL
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -190,7 +190,7 @@ def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool 
     return trunk, conditioning.token(torch.arange(conditioning.classes))
 
 
-class Denoiser(nn.Module):
+class TracedDenoiser(nn.Module):
     """(latent, probe, class) -> weighted masked squared error of the prediction.
 
     With ``a`` the cumulative alpha of the probe's timestep and ``e`` its noise: ``z = sqrt(a) x + sqrt(1-a) e``, and
@@ -337,14 +337,14 @@ def build(name: str, checkpoint: Checkpoint) -> nn.Module:
         Weights are missing, foreign, pickled or not finite.
     """
     if name == "segmenter":
-        return checkpoint.segmenter()
+        return checkpoint.detector()
     if name == "encoder":
         return Encoder(checkpoint.autoencoder(), checkpoint.geometry).eval()
     if name == "decoder":
         return Decoder(checkpoint.autoencoder()).eval()
     if name == "denoiser":
         bank = checkpoint.probes()
-        return Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
+        return TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
     if name == "noise_predictor":
         return NoisePredictor(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule).eval()
     raise UnknownModel(f"no graph is called {name!r}")

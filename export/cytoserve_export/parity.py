@@ -118,7 +118,7 @@ def check_signature(run: ort.InferenceSession, spec: GraphSpec, sizes: Mapping[s
 
 
 def _same_axes(declared: tuple[Dim, ...], found: list[Any]) -> bool:
-    """Tell whether fixed axes agree and dynamic ones are dynamic (``maps`` is whatever the segmenter answers)."""
+    """Tell whether fixed axes agree and dynamic ones are dynamic (``maps`` is whatever the detector answers)."""
     if len(declared) != len(found):
         return False
     return all(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cytoserve_export.errors import PrecisionRefused
 from cytoserve_export.graphs import external_files, widen
-from cytoserve_export.networks import Denoiser
+from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.specs import SPECS, GraphSpec, Tolerance
 
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
@@ -53,7 +53,7 @@ class CastTrunk(nn.Module):
         return answer.float()
 
 
-def cast_denoiser(denoiser: Denoiser, precision: str) -> Denoiser:
+def cast_denoiser(denoiser: TracedDenoiser, precision: str) -> TracedDenoiser:
     """Cast the trunk of ``denoiser`` in place and return it; ``fp32`` leaves it alone.
 
     Raises

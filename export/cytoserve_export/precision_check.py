@@ -17,7 +17,7 @@ from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
 
 from cytoserve_export.checkpoint import Checkpoint
-from cytoserve_export.decisions import Cells, read_cells
+from cytoserve_export.decisions import CheckCells, read_cells
 from cytoserve_export.parity import session
 from cytoserve_export.precision import Calibration, offered
 from cytoserve_export.progress import Report
@@ -27,7 +27,7 @@ CALIBRATION_CELLS_PER_CLASS = 4
 
 
 @dataclass(frozen=True)
-class Measured:
+class PrecisionReport:
     """A precision against single precision.
 
     Parameters
@@ -76,7 +76,7 @@ def latents_of(crops: NDArray[np.uint8], encoder: Path, threads: int) -> NDArray
     return np.concatenate(rows)
 
 
-def calibration(cells: Cells | None, checkpoint: Checkpoint, encoder: Path, threads: int) -> Calibration | None:
+def calibration(cells: CheckCells | None, checkpoint: Checkpoint, encoder: Path, threads: int) -> Calibration | None:
     """Return the quantiser's rows from the folder's first cells, or None without cells."""
     if cells is None:
         return None
@@ -103,12 +103,12 @@ def score(latents: NDArray[np.float32], denoiser: Path, checkpoint: Checkpoint, 
     return Scored(found.scores, found.label, found.decision, spent / max(1, int(found.evaluations.sum())))
 
 
-def compare_scored(precision: str, exact: Scored, reduced: Scored, budget: int) -> Measured:
+def compare_scored(precision: str, exact: Scored, reduced: Scored, budget: int) -> PrecisionReport:
     """Compare two scorings of the same cells; a cell that is no number on one side counts as changed."""
     labels = exact.label != reduced.label
     changed = int((labels | (exact.decision != reduced.decision)).sum())
     error = np.abs(exact.scores.astype(np.float64) - reduced.scores)
-    return Measured(
+    return PrecisionReport(
         precision,
         len(exact.label),
         budget,
@@ -124,13 +124,13 @@ def compare_scored(precision: str, exact: Scored, reduced: Scored, budget: int) 
 
 def measure_precision(
     precision: str,
-    cells: Cells,
+    cells: CheckCells,
     checkpoint: Checkpoint,
     encoder: Path,
     graphs: tuple[Path, Path],
     threads: int,
     report: Report,
-) -> Measured:
+) -> PrecisionReport:
     """Score real cells by (fp32, reduced) ``graphs`` and compare.
 
     Raises

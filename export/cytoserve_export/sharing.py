@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cytoserve_export.errors import ShortcutRefused
-from cytoserve_export.networks import Denoiser
+from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.shortcut import ConstantAttention
 
 
@@ -24,7 +24,7 @@ class AllClasses(nn.Module):
 
     Parameters
     ----------
-    denoiser : Denoiser
+    denoiser : TracedDenoiser
         With folded cross-attention. It is used, not copied.
 
     Raises
@@ -33,7 +33,7 @@ class AllClasses(nn.Module):
         The network's first conditioned layer is not a folded cross-attention of its first block.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: TracedDenoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
         if denoiser.tables.embedding is not None:

@@ -22,11 +22,11 @@ from cytoserve_contract.models import MAX_BATCH
 from cytoserve_files import NotWritable, read_bytes, write_bytes
 
 from cytoserve_export.configs import shapes
-from cytoserve_export.engine import EngineKey, check_operators, model_hash, write_engine
+from cytoserve_export.devices import DeviceProfile
 from cytoserve_export.errors import EngineBuildFailed, EngineMismatch, TensorRTUnavailable
-from cytoserve_export.profiles import Profile
 from cytoserve_export.progress import Report, silent
 from cytoserve_export.specs import SPECS, GraphSpec
+from cytoserve_export.tensorrt_engine import EngineKey, check_operators, model_hash, write_engine
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Least, best and greatest shape of every input."""
@@ -212,7 +212,7 @@ def sizes_of(graph: Path, spec: GraphSpec) -> dict[str, int]:
 
 def build_engine(
     graph: Path,
-    profile: Profile,
+    profile: DeviceProfile,
     tensorrt: TensorRT,
     report: Report = silent,
     options: BuildOptions | None = None,
@@ -225,7 +225,7 @@ def build_engine(
     ----------
     graph : Path
         A ``denoiser``.
-    profile : Profile
+    profile : DeviceProfile
         The GPU meant; it must be the one here.
     tensorrt : TensorRT
     report : Report

@@ -32,7 +32,7 @@ def verify_as_installed(folder: Path) -> tuple[dict[str, Any], str | None]:
     """
     read: Callable[[Path], dict[str, Any]]
     try:
-        from cytoserve_export.filled import verify_repository as read
+        from cytoserve_export.whole_repository import verify_repository as read
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in NEEDED:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cytoserve_client import errors
 from cytoserve_client._config import ClientConfig
-from cytoserve_client._loopback import host_of, is_loopback
+from cytoserve_client.loopback import host_of, is_loopback
 from egress import PROXIED, LoggingProxy, logging_proxy
 from fake_server import Fake
 from tritonclient.grpc import service_pb2_grpc as pb_grpc

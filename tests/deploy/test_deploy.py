@@ -7,12 +7,13 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cytoserve_deploy import errors
-from cytoserve_deploy.launch import options as launch
-from cytoserve_deploy.launch import repository, runtime, supervisor
+from cytoserve_deploy.launch import drain, repository, runtime, supervisor
+from cytoserve_deploy.launch import layout as launch
 from cytoserve_deploy.launch.local_server import important_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,3 +180,38 @@ def test_sweep_spares_others(tmp_path: Path) -> None:
 def test_empty_prefix_is_refused() -> None:
     with pytest.raises(ValueError, match="everybody"):
         supervisor.shared_memory("")
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    """The process id of a process that computes without end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield child.pid
+        child.kill()
+
+
+def test_the_server_is_not_at_rest_while_it_only_waits_for_its_turn(busy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a step half way can get no processor time in a whole window."""
+    monkeypatch.setattr(drain, "processor_ticks", lambda _: 0)
+    assert not drain.at_rest(lambda: [busy])
+
+
+def test_the_server_is_not_at_rest_while_it_computes(busy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "is_working", lambda _: False)
+    assert not drain.at_rest(lambda: [busy])
+
+
+def test_draining_ends_when_the_server_is_at_rest(tmp_path: Path) -> None:
+    file = tmp_path / "draining"
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert drain.drain(str(file), lambda: [child.pid], 20)
+        child.kill()
+    assert file.exists()
+
+
+def test_draining_ends_after_its_limit(busy: int, tmp_path: Path) -> None:
+    assert not drain.drain(str(tmp_path / "draining"), lambda: [busy], 0.3)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import pytest
 from cytoserve_contract import manifest as manifest_check
 from cytoserve_contract.manifest import check_repository_files
 from cytoserve_deploy.container import entrypoint
-from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
-from cytoserve_deploy.container.triton_arguments import RESTRICTED, ServeOptions, triton_arguments
-from cytoserve_deploy.errors import DeployError
+from cytoserve_deploy.container.probe import Target, ask
+from cytoserve_deploy.errors import DeployError, ProbeFailed
+from cytoserve_deploy.launch.local_server import LocalServer
+from cytoserve_deploy.launch.options import CONTAINER, LOOPBACK, ServerOptions
+from cytoserve_deploy.launch.triton_arguments import RESTRICTED, triton_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +91,7 @@ def value(arguments: list[str], flag: str) -> list[str]:
 
 
 def test_hardened_arguments_by_default() -> None:
-    arguments = triton_arguments(ServeOptions(("/models",)))
+    arguments = triton_arguments(CONTAINER, ["/models"])
     for flag in ("model-control-mode=none", "strict-readiness=true", "exit-on-error=true", "exit-timeout-secs=60"):
         assert f"--{flag}" in arguments
     assert "--disable-auto-complete-config" in arguments
@@ -98,33 +101,37 @@ def test_hardened_arguments_by_default() -> None:
     assert set(calls.split(",")) == set(RESTRICTED)
     # nobody gave a key: a long one is drawn, a new one each time
     assert len(key.split("=", 1)[1]) >= 40
-    assert value(triton_arguments(ServeOptions(("/models",))), "grpc-restricted-protocol") != [grpc]
+    assert value(triton_arguments(CONTAINER, ["/models"]), "grpc-restricted-protocol") != [grpc]
 
 
 def test_a_given_key_and_http_inference() -> None:
-    arguments = triton_arguments(ServeOptions(("/m",), restricted_key="k", restricted_header="h", http_inference=True))
+    arguments = triton_arguments(
+        replace(CONTAINER, restricted_key="k", restricted_header="h", http_inference=True), ["/m"]
+    )
     assert value(arguments, "grpc-restricted-protocol")[0].endswith(":h=k")
     assert len(value(arguments, "http-restricted-api")) == 1
-    closed = value(triton_arguments(ServeOptions(("/m",))), "http-restricted-api")
+    closed = value(triton_arguments(CONTAINER, ["/m"]), "http-restricted-api")
     assert closed[1].startswith("inference,metadata:")
 
 
 def test_tls_arguments(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("c", "k", "ca")]
     with pytest.raises(DeployError, match="cannot be read"):
-        triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1]))
+        triton_arguments(replace(CONTAINER, tls_cert=paths[0], tls_key=paths[1]), ["/m"])
     for path in paths:
         Path(path).write_text("pem")
-    arguments = triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1]))
+    arguments = triton_arguments(replace(CONTAINER, tls_cert=paths[0], tls_key=paths[1]), ["/m"])
     assert "--grpc-use-ssl=true" in arguments
     assert "--grpc-use-ssl-mutual=true" not in arguments
-    arguments = triton_arguments(ServeOptions(("/m",), tls_cert=paths[0], tls_key=paths[1], tls_client_ca=paths[2]))
+    arguments = triton_arguments(
+        replace(CONTAINER, tls_cert=paths[0], tls_key=paths[1], tls_client_ca=paths[2]), ["/m"]
+    )
     assert "--grpc-use-ssl-mutual=true" in arguments
     assert value(arguments, "grpc-root-cert") == [paths[2]]
     with pytest.raises(DeployError, match="go together"):
-        triton_arguments(ServeOptions(("/m",), tls_cert=paths[0]))
+        triton_arguments(replace(CONTAINER, tls_cert=paths[0]), ["/m"])
     with pytest.raises(DeployError, match="needs --tls-cert"):
-        triton_arguments(ServeOptions(("/m",), tls_client_ca=paths[2]))
+        triton_arguments(replace(CONTAINER, tls_client_ca=paths[2]), ["/m"])
 
 
 def test_the_engine_cache_has_the_folder_that_the_exported_configuration_names(tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_the_engine_cache_has_the_folder_that_the_exported_configuration_names(t
 
 
 def test_traces_never_hold_tensors() -> None:
-    settings = value(triton_arguments(ServeOptions(("/m",), otel_url="http://o:4318/v1/traces")), "trace-config")
+    settings = value(triton_arguments(replace(CONTAINER, otel_url="http://o:4318/v1/traces"), ["/m"]), "trace-config")
     assert "level=TIMESTAMPS" in settings
     assert not any("TENSORS" in item for item in settings)
 
@@ -322,3 +329,22 @@ def test_warm_says_that_the_server_died(repository: Path, tmp_path: Path, monkey
     (repository / "a" / "config.pbtxt").write_text('name: "a"\nbackend: "nonesuch"\n')
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert entrypoint.main(["warm", f"--model-repository={repository}", "--timeout=60"]) == 1
+
+
+def test_the_local_server_restricts_nothing_and_binds_to_loopback() -> None:
+    arguments = triton_arguments(ServerOptions(), ["/m"])
+    assert [item for item in arguments if "restricted" in item or "ssl" in item] == []
+    assert {value(arguments, f"{service}-address")[0] for service in ("grpc", "http", "metrics")} == {LOOPBACK}
+    with pytest.raises(DeployError, match="this machine only"):
+        LocalServer(address="0.0.0.0").start()
+
+
+def test_every_option_of_serve_reaches_the_options_of_the_server() -> None:
+    """An option under a name that no field of `ServerOptions` has would be read and dropped."""
+    line = ["serve", "--grpc-port=7", "--exit-timeout=9", "--tls-cert=c", "--otel-rate=3", "--log-verbose=2"]
+    given = entrypoint.parser().parse_args(line)
+    reserved = {"command", "model_repository", "fallback_repository", "manifest_sha256", "allow_unlisted"}
+    assert set(vars(given)) - reserved <= {field.name for field in fields(ServerOptions)}
+    options = entrypoint._options(given)
+    assert (options.grpc_port, options.exit_timeout_s, options.tls_cert) == (7, 9, "c")
+    assert (options.otel_rate, options.log_verbose, options.address) == (3, 2, CONTAINER.address)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cytoserve_export.decisions import Cells
-from cytoserve_export.repository import Request, export_onnx
+from cytoserve_export.decisions import CheckCells
+from cytoserve_export.repository import ExportRequest, export_onnx
 from tiny import Exported, cell_images, context_checkpoint, embedding_checkpoint
 
 
@@ -30,7 +30,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _export(checkpoint: Path, root: Path, classes: tuple[str, ...], only: tuple[str, ...] = ()) -> Exported:
     cells = cell_images(root / "cells", classes, 3)
     stages: list[str] = []
-    request = Request(checkpoint, root / "repository", only, Cells(cells, per_class=3, um_per_pixel=1.0))
+    request = ExportRequest(checkpoint, root / "repository", only, CheckCells(cells, per_class=3, um_per_pixel=1.0))
     made = export_onnx(request, lambda stage, done, total: stages.append(stage))
     return Exported(checkpoint, root / "repository", root / "model_repository_synthesis", made, stages)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from cytoserve_export.engine import UNSUPPORTED
+from cytoserve_export.tensorrt_engine import UNSUPPORTED
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_signatures.json").read_text())
 VERSIONS = tuple(RECORDED)

@@ -15,7 +15,7 @@ from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.cost import denoiser_costs
 from cytoserve_export.graphs import export_graph, external_files
 from cytoserve_export.inspection import inspect
-from cytoserve_export.networks import Denoiser, build, conditioned_trunk
+from cytoserve_export.networks import TracedDenoiser, build, conditioned_trunk
 from cytoserve_export.parity import ErrorReference, session
 from cytoserve_export.sharing import AllClasses
 from cytoserve_export.shortcut import ConstantAttention, fold
@@ -111,12 +111,12 @@ def test_shortcut_is_refused_where_tokens_differ(context: Path, tmp_path: Path) 
     with pytest.raises(errors.ShortcutRefused, match="differ from each other"):
         conditioned_trunk(unet, told, True)
     bank, label = checkpoint.probes(), torch.tensor([[2]], dtype=torch.int32)
-    denoiser = Denoiser(unet, told, checkpoint.schedule, bank)
+    denoiser = TracedDenoiser(unet, told, checkpoint.schedule, bank)
     assert denoiser.tables.context is not None
     assert denoiser.tables.context.shape == (4, 5, 12)
     same = checkpoint.conditioning.with_tokens(tokens[:, :1].expand(-1, 5, -1))
-    folded = Denoiser(unet, same, checkpoint.schedule, bank, True)
-    plain = Denoiser(unet, same, checkpoint.schedule, bank, False)
+    folded = TracedDenoiser(unet, same, checkpoint.schedule, bank, True)
+    plain = TracedDenoiser(unet, same, checkpoint.schedule, bank, False)
     with torch.no_grad():
         z, row = torch.randn(1, 4, 15, 15), torch.zeros(1, 1, dtype=torch.int32)
         torch.testing.assert_close(folded(z, row, label), plain(z, row, label), rtol=1e-5, atol=0)
@@ -154,7 +154,7 @@ def test_unusual_attention_is_refused(context: Path) -> None:
 def test_all_classes_at_once_equal_one_by_one(context: Path, embedding: Path) -> None:
     checkpoint = Checkpoint(context)
     denoiser = build("denoiser", checkpoint)
-    assert isinstance(denoiser, Denoiser)
+    assert isinstance(denoiser, TracedDenoiser)
     z, probe = torch.randn(2, 4, 15, 15), torch.tensor([[1], [4]], dtype=torch.int32)
     every = torch.arange(4, dtype=torch.int32).repeat(2)[:, None]
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_all_classes_at_once_equal_one_by_one(context: Path, embedding: Path) ->
         apart = denoiser(z.repeat_interleave(4, 0), probe.repeat_interleave(4, 0), every).reshape(2, 4)
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=0)
     reference = build("denoiser", Checkpoint(embedding))
-    assert isinstance(reference, Denoiser)
+    assert isinstance(reference, TracedDenoiser)
     with pytest.raises(errors.ShortcutRefused, match="nothing to share"):
         AllClasses(reference)
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from cytoserve_export import errors, isolation
 from cytoserve_export.checkpoint import Checkpoint
-from cytoserve_export.decisions import Cells, compare, read_cells
+from cytoserve_export.decisions import CheckCells, compare, read_cells
 from cytoserve_export.graphs import check, widen
 from cytoserve_export.isolation import Job, check_apart
 from cytoserve_export.parity import check_graph, measure
@@ -139,12 +139,12 @@ def test_a_changed_decision_is_an_error() -> None:
 def test_cells_are_spread_and_missing_ones_named(embedding_export: Exported, tmp_path: Path) -> None:
     checkpoint = Checkpoint(embedding_export.checkpoint)
     folder = cell_images(tmp_path / "cells", checkpoint.geometry.classes, 5)
-    crops, labels = read_cells(Cells(folder, per_class=3, um_per_pixel=1.0), checkpoint)
+    crops, labels = read_cells(CheckCells(folder, per_class=3, um_per_pixel=1.0), checkpoint)
     assert crops.shape == (9, 24, 24, 3)
     assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     (folder / "green" / "0.png").unlink()
     with pytest.raises(errors.MissingFile, match="4 images, 5 of each"):
-        read_cells(Cells(folder, per_class=5, um_per_pixel=1.0), checkpoint)
+        read_cells(CheckCells(folder, per_class=5, um_per_pixel=1.0), checkpoint)
 
 
 def test_errors_of_the_parity_process_keep_their_class(embedding_export: Exported, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from cytoserve_export import errors
-from cytoserve_export.checkpoint import SEGMENTER_WEIGHTS, WEIGHTS, Checkpoint, read_weights
+from cytoserve_export.checkpoint import DETECTOR_WEIGHTS, WEIGHTS, Checkpoint, read_weights
 from cytoserve_export.conditioning import Conditioning
 from cytoserve_export.networks import build
-from cytoserve_export.repository import require_space, select
+from cytoserve_export.repository import select
+from cytoserve_export.staging import require_space
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny import edit_json, write_json
@@ -50,7 +51,7 @@ CASES: dict[str, tuple[type[errors.CheckpointError], str, Damage]] = {
     "no vae": (errors.MissingFile, "vae", lambda f: shutil.rmtree(f / "vae")),
     "no weights": (errors.MissingFile, WEIGHTS, lambda f: (f / "unet" / WEIGHTS).unlink()),
     "no probes": (errors.MissingFile, "probes", lambda f: (f / "scoring" / "probes.safetensors").unlink()),
-    "no segmenter weights": (errors.MissingFile, "model", lambda f: (f / "segmenter" / SEGMENTER_WEIGHTS).unlink()),
+    "no segmenter weights": (errors.MissingFile, "model", lambda f: (f / "segmenter" / DETECTOR_WEIGHTS).unlink()),
     "broken json": (errors.MalformedFile, "JSON", lambda f: (f / "classes.json").write_text("{")),
     "json list": (errors.MalformedFile, "object", lambda f: (f / "classes.json").write_text("[]")),
     "no crop size": (errors.MalformedFile, "size", lambda f: write_json(f / "preprocessing.json", {"circular": True})),
@@ -61,7 +62,7 @@ CASES: dict[str, tuple[type[errors.CheckpointError], str, Damage]] = {
     "renamed pickle": (errors.PickledWeights, "pickle", lambda f: renamed_pickle(f, True)),
     "nan": (errors.NanWeights, "unet", lambda f: spoil(f, "unet", float("nan"))),
     "inf": (errors.NanWeights, "vae", lambda f: spoil(f, "vae", float("inf"))),
-    "nan segmenter": (errors.NanWeights, "segmenter", lambda f: spoil(f, "segmenter", float("nan"), SEGMENTER_WEIGHTS)),
+    "nan segmenter": (errors.NanWeights, "segmenter", lambda f: spoil(f, "segmenter", float("nan"), DETECTOR_WEIGHTS)),
     "nan noise": (errors.NanWeights, "noise", lambda f: probes(f, noise=torch.full((5, 6, 4, 4), torch.nan).half())),
     "other unet": (
         errors.UnsupportedArchitecture,

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from cytoserve_export import errors, manifest, repository
 from cytoserve_export.checkpoint import Checkpoint
-from cytoserve_export.isolation import Job, Outcome
+from cytoserve_export.isolation import Job, ParityResult
 from cytoserve_export.refresh import refresh
-from cytoserve_export.repository import Request, export_onnx, install
+from cytoserve_export.repository import ExportRequest, export_onnx
+from cytoserve_export.staging import install
 from tiny import Exported, edit_json
 
 
@@ -76,15 +77,15 @@ def test_manifest_notices_change_and_loss(embedding_export: Exported, tmp_path: 
         manifest.verify(target)
 
 
-def refuse(job: Job, report: object) -> Outcome:
+def refuse(job: Job, report: object) -> ParityResult:
     raise errors.ToleranceExceeded("by a test")
 
 
-def interrupt(job: Job, report: object) -> Outcome:
+def interrupt(job: Job, report: object) -> ParityResult:
     raise KeyboardInterrupt
 
 
-def full_disk(job: Job, report: object) -> Outcome:
+def full_disk(job: Job, report: object) -> ParityResult:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
@@ -99,11 +100,11 @@ def test_a_stopped_export_changes_nothing(
     before = tree(tmp_path)
     monkeypatch.setattr(repository, "check_apart", stop)
     with pytest.raises(kind):
-        export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+        export_onnx(ExportRequest(embedding_export.checkpoint, target, ("encoder",)))
     assert tree(tmp_path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model_repository_synthesis", "repository"]
     with pytest.raises(kind):
-        export_onnx(Request(embedding_export.checkpoint, tmp_path / "fresh" / "repository", ("encoder",)))
+        export_onnx(ExportRequest(embedding_export.checkpoint, tmp_path / "fresh" / "repository", ("encoder",)))
     assert list((tmp_path / "fresh").iterdir()) == []
 
 
@@ -111,7 +112,7 @@ def test_exporting_one_graph_again_keeps_the_rest(embedding_export: Exported, tm
     target = copy(embedding_export, tmp_path)
     old = manifest.verify(target)
     (target / "encoder" / "config.pbtxt").write_text("theirs, edited")
-    made = export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+    made = export_onnx(ExportRequest(embedding_export.checkpoint, target, ("encoder",)))
     assert list(made) == ["repository"]
     new = manifest.verify(target)
     # the same bytes from the same weights; what others wrote is named as it is now
@@ -148,7 +149,7 @@ def test_an_edit_by_hand_is_named_anew_but_not_a_graph(embedding_export: Exporte
         refresh(target)
     assert (target / "manifest.json").read_bytes() == told
     with pytest.raises(errors.MixedWeights, match=r"denoiser .* is not the graph that its manifest describes"):
-        export_onnx(Request(embedding_export.checkpoint, target, ("encoder",)))
+        export_onnx(ExportRequest(embedding_export.checkpoint, target, ("encoder",)))
 
 
 def test_the_command_that_names_an_edit_loads_no_network(embedding_export: Exported, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_graphs_of_two_checkpoints_do_not_mix(embedding_export: Exported, broken
     before = tree(target)
     edit_json(broken / "scheduler/scheduler_config.json", steps_offset=1)
     with pytest.raises(errors.MixedWeights, match=r"denoiser .* another scheduler"):
-        export_onnx(Request(broken, target, ("encoder",)))
+        export_onnx(ExportRequest(broken, target, ("encoder",)))
     assert tree(target) == before
 
 
@@ -215,7 +216,7 @@ def test_links_of_a_repository_are_followed(embedding_export: Exported, tmp_path
     before = (store / "encoder.onnx").stat().st_mtime_ns
     link = tmp_path / "repository"
     link.symlink_to(real)
-    export_onnx(Request(embedding_export.checkpoint, link, ("encoder",)))
+    export_onnx(ExportRequest(embedding_export.checkpoint, link, ("encoder",)))
     refresh(link)
     assert link.is_symlink()
     assert graph.is_symlink()
@@ -230,8 +231,8 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr("cytoserve_export.repository.export_graph", lambda *_: pytest.fail("work was done"))
     for target in (tmp_path / "file", tmp_path / "file" / "repository"):
-        with pytest.raises(errors.RepositoryError, match="cannot write"):
-            export_onnx(Request(embedding, target, ()))
+        with pytest.raises(errors.TargetError, match="cannot write"):
+            export_onnx(ExportRequest(embedding, target, ()))
     assert (tmp_path / "file").read_text() == "in the way"
 
 

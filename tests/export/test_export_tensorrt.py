@@ -12,10 +12,10 @@ import onnx
 import pytest
 from cytoserve_export import errors
 from cytoserve_export.checkpoint import Checkpoint
-from cytoserve_export.engine import EngineKey, check_engine, check_operators, model_hash
-from cytoserve_export.engine_road import build_and_check, table_sizes
-from cytoserve_export.profiles import PROFILES
+from cytoserve_export.devices import PROFILES
 from cytoserve_export.tensorrt_builder import Bindings, BuildOptions, build_engine
+from cytoserve_export.tensorrt_check import build_and_check, table_sizes
+from cytoserve_export.tensorrt_engine import EngineKey, check_engine, check_operators, model_hash
 from fake_tensorrt import VERSIONS
 from tiny import Exported
 

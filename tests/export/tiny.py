@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
-from cytoserve_training.segmenter_model import SegmenterNet, SegmenterNetConfig
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
+from cytoserve_networks.detector import DetectorNet, DetectorNetConfig
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
@@ -52,7 +52,7 @@ def embedding_checkpoint(folder: Path) -> Path:
     DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction").save_pretrained(
         folder / "scheduler"
     )
-    SegmenterNet(SegmenterNetConfig(channels=(8, 8, 8, 8, 8), groups=4, head_channels=8)).save(folder / "segmenter")
+    DetectorNet(DetectorNetConfig(channels=(8, 8, 8, 8, 8), groups=4, head_channels=8)).save(folder / "segmenter")
     mask = autoencoder.patch_mask()
     _common(folder, ["red", "green", "blue"], (6, 4, 4), mask, {"size": 24, "um_per_pixel": 1.0, "circular": True})
     return folder

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 from chart import CHART, EXAMPLES, MODES, RELEASE, SERVER, Helm, container, env, pod_of
 from cytoserve_deploy.container import entrypoint
-from cytoserve_deploy.container.triton_arguments import ServeOptions, triton_arguments
+from cytoserve_deploy.launch.options import CONTAINER
+from cytoserve_deploy.launch.triton_arguments import triton_arguments
 
 
 def all_rules() -> list[dict[str, Any]]:
@@ -87,7 +89,7 @@ def test_the_metric_of_the_slow_alert_is_exported(helm: Helm, mode: str) -> None
 
     def arguments(**values: Any) -> list[str]:
         given = entrypoint.parser().parse_args(container(helm, mode=mode, **values)["args"])
-        return triton_arguments(ServeOptions(("/models",), latency_quantiles=given.latency_quantiles))
+        return triton_arguments(replace(CONTAINER, latency_quantiles=given.latency_quantiles), ["/models"])
 
     told = arguments()
     assert "--metrics-config=summary_latencies=true" in told

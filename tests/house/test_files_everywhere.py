@@ -16,7 +16,7 @@ from cytoserve_client.errors import ConfigurationError
 from cytoserve_contract import manifest as manifest_check
 from cytoserve_deploy import errors
 from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
-from cytoserve_deploy.launch import options as launch
+from cytoserve_deploy.launch import layout as launch
 from cytoserve_files import NotRegularFile
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.serving import site

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from cytoserve_contract import telemetry
 from cytoserve_deploy.container import entrypoint
-from cytoserve_deploy.container.triton_arguments import ServeOptions
-from cytoserve_deploy.launch import options as launch
+from cytoserve_deploy.launch import layout as launch
 from cytoserve_deploy.launch import runtime
+from cytoserve_deploy.launch.options import CONTAINER
 
 DOCKER = Path(__file__).resolve().parents[2] / "deploy" / "docker"
 
@@ -33,7 +33,7 @@ def test_the_containers_environment(tmp_path: Path) -> None:
     server = tmp_path / "tritonserver"
     server.write_text("#!/bin/sh\n")
     server.chmod(0o755)
-    command, env = entrypoint.assemble(ServeOptions(("/models",)), {"PATH": str(tmp_path)})
+    command, env = entrypoint.assemble(CONTAINER, ["/models"], {"PATH": str(tmp_path)})
     assert command[0] == str(server)
     assert telemetry.VARIABLES.items() <= env.items()
 

@@ -23,7 +23,7 @@ from cytoserve_deploy.errors import (
     PortTaken,
     RepositoryRefused,
     ServerDied,
-    ServerError,
+    ServerProblem,
     WarmUpFailed,
 )
 from cytoserve_deploy.launch import supervisor
@@ -210,7 +210,7 @@ def test_a_repository_that_is_not_its_manifests_is_refused(
     server = LocalServer(model_repository=small_repository, warm_up=False)
     with pytest.raises(RepositoryRefused, match=r"(?s)service\.json is not the file.*more\.py is not named.*manifest"):
         server.start()
-    with pytest.raises(ServerError, match="not started"):
+    with pytest.raises(ServerProblem, match="not started"):
         _ = server.pid
     with start(small_repository, skip_verification=True) as running:
         assert running.is_ready
@@ -267,7 +267,7 @@ def test_synthesis_models_are_loaded_when_asked_for(small_repository: Path) -> N
 
 def test_misuse_is_told() -> None:
     server = LocalServer()
-    with pytest.raises(ServerError, match="not started"):
+    with pytest.raises(ServerProblem, match="not started"):
         _ = server.grpc_url
     with pytest.raises(TypeError):
         LocalServer(colour="blue")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.classifier.fitting import Promise, fit, near_ties, replay
@@ -16,7 +17,6 @@ from cytoserve_scoring.classifier.scores import tied_pair
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import FLAG_INVALID
 from cytoserve_scoring.errors import CytoserveError
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from scipy import ndimage, stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")

@@ -1,4 +1,4 @@
-"""Training of the reference models: data, autoencoder, denoiser, segmenter, synthetic field."""
+"""Training of the reference models: data, autoencoder, denoiser, detector, synthetic field."""
 
 from cytoserve_contract import telemetry
 

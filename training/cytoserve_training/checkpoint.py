@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import install, output_file, write_text
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, SecondLook
 from cytoserve_scoring.classifier.fitting import Promise, fit, fit_profiles, near_ties
 from cytoserve_scoring.classifier.racing import calibrate
@@ -23,7 +24,6 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import build_scheduler
 from cytoserve_training.denoiser_train import Probes, class_errors, load_average
@@ -75,7 +75,7 @@ def part_cells(cells: CellSet, config: PackConfig) -> tuple[Tensor, Tensor]:
 
 
 def pack(config: PackConfig) -> Path:
-    """Choose the bank, fit the scoring and write the checkpoint; the segmenter's folder is left alone."""
+    """Choose the bank, fit the scoring and write the checkpoint; the detector's folder is left alone."""
     torch.set_num_threads(config.threads)
     unet, autoencoder, margin = load_average(Path(config.run))
     # Fitted in the precision that is stored: half, and back.
@@ -217,9 +217,9 @@ def write(
         "model_index.json": {
             "_class_name": "CytoDiffusion",
             "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["cytoserve_training.autoencoder", "PatchPCAAutoencoder"],
+            "vae": ["cytoserve_networks.autoencoder", "PatchPCAAutoencoder"],
             "scheduler": ["diffusers", "DDIMScheduler"],
-            "segmenter": ["cytoserve_training.segmenter_model", "SegmenterNet"],
+            "segmenter": ["cytoserve_networks.detector", "DetectorNet"],
         },
     }
     for name, document in documents.items():

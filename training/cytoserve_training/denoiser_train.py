@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from cytoserve_files import output_file, write_text
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,

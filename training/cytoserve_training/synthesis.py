@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cytoserve_files import output_file
+from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from torch import Tensor, nn
 
-from cytoserve_training.autoencoder import PatchPCAAutoencoder
 from cytoserve_training.cells import CLASSES
 from cytoserve_training.denoiser import build_scheduler, predict
 
@@ -59,15 +59,15 @@ class FieldConfig:
 @torch.no_grad()
 def sample_latents(unet: nn.Module, labels: Tensor, shape: tuple[int, ...], steps: int, seed: int) -> Tensor:
     """Sample (B, c, h, w) latents of the given (B,) classes by DDIM with eta = 0 (equation 12 of the paper)."""
-    alphas = build_scheduler().alphas_cumprod
+    scheduler = build_scheduler()
+    scheduler.register_to_config(timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
     z = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(seed))
-    times = torch.linspace(len(alphas) - 1, 0, steps + 1).round().long()
-    for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        v = predict(unet, z, torch.full((len(labels),), now), labels, len(CLASSES)).float()
-        a, s = alphas[now].sqrt(), (1 - alphas[now]).sqrt()
-        clean, noise = a * z - s * v, s * z + a * v
-        z = alphas[after].sqrt() * clean + (1 - alphas[after]).sqrt() * noise
-    return clean
+    for timestep in scheduler.timesteps:
+        v = predict(unet, z, timestep.expand(len(labels)), labels, len(CLASSES)).float()
+        step = scheduler.step(v, timestep, z, eta=0.0)
+        z = step.prev_sample
+    return step.pred_original_sample
 
 
 def cell_alpha(crop: Pixels) -> Pixels | None:

@@ -20,17 +20,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cytoserve_contract.manifest import ENV_SKIP
 from cytoserve_contract.telemetry import without_telemetry
 
 from cytoserve_deploy.container.probe import Target, ask
-from cytoserve_deploy.container.triton_arguments import STUB_TIMEOUT_S, ServeOptions, triton_arguments
 from cytoserve_deploy.errors import DeployError, ServerDied, ServerNotReady
-from cytoserve_deploy.launch.options import truth
+from cytoserve_deploy.launch import runtime
+from cytoserve_deploy.launch.layout import environment, lay_out
+from cytoserve_deploy.launch.options import CONTAINER, LOOPBACK, ServerOptions, truth
+from cytoserve_deploy.launch.triton_arguments import triton_arguments
 from cytoserve_deploy.verification import verify_files
 
 ENV_KEY: Final = "CYTOSERVE_RESTRICTED_KEY"
@@ -40,7 +42,9 @@ WARM_PORTS: Final = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 180
 """Other ports than those of the service, so that nobody takes the server of ``warm`` for it."""
 
 
-def assemble(options: ServeOptions, environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def assemble(
+    options: ServerOptions, repositories: Sequence[str], environ: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
     """Return command line and environment of the server that is installed here.
 
     NVIDIA's container has ``tritonserver`` on the path, with its native backends. Elsewhere (the image's target
@@ -53,29 +57,12 @@ def assemble(options: ServeOptions, environ: Mapping[str, str]) -> tuple[list[st
     """
     native = shutil.which("tritonserver", path=environ.get("PATH"))
     if native:
-        return [native, *triton_arguments(options)], without_telemetry(environ)
-    from cytoserve_deploy.launch import options as launch
-    from cytoserve_deploy.launch import runtime
-
+        return [native, *triton_arguments(options, repositories)], without_telemetry(environ)
     found = runtime.find_runtime()
-    wheel = launch.ServerOptions(
-        grpc_port=options.grpc_port, http_port=options.http_port, metrics_port=options.metrics_port
-    )
-    layout = launch.lay_out(wheel, found, [Path(folder).resolve() for folder in options.model_repository])
+    layout = lay_out(options, found, [Path(folder).resolve() for folder in repositories])
     # the links of the layout stand in for the folders, whose paths may hold blanks
-    linked = tuple(str(folder) for folder in sorted(layout.scratch.glob("models*")))
-    arguments = triton_arguments(replace(options, model_repository=linked))
-    arguments += [
-        f"--backend-directory={layout.scratch / 'backends'}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        f"--backend-config=onnxruntime,stub-timeout-seconds={STUB_TIMEOUT_S}",
-        *(
-            f"--backend-config={name},shm-region-prefix-name={layout.shm_prefix}{name}-"
-            for name in ("onnxruntime", "python")
-        ),
-    ]
-    return [str(found.binary), *arguments], launch.environment(wheel, found, environ)
+    arguments = triton_arguments(options, layout.repositories, layout)
+    return [str(found.binary), *arguments], environment(options, found, environ)
 
 
 def prepare_cache(name: str, root: Path = CACHE) -> None:
@@ -96,10 +83,10 @@ def prepare_cache(name: str, root: Path = CACHE) -> None:
             ) from None
 
 
-def serve(options: ServeOptions) -> None:
+def serve(options: ServerOptions, repositories: Sequence[str]) -> None:
     """Replace this process by the server."""
     prepare_cache(options.model_config_name)
-    command, env = assemble(options, os.environ)
+    command, env = assemble(options, repositories, os.environ)
     # the key must not outlive its way into the arguments: the server's children inherit the environment
     env.pop(ENV_KEY, None)
     _say(f"starting {command[0]}; gRPC {options.grpc_port}, HTTP {options.http_port}, metrics {options.metrics_port}")
@@ -107,7 +94,7 @@ def serve(options: ServeOptions) -> None:
     os.execve(command[0], command, env)
 
 
-def warm(options: ServeOptions, timeout_s: float) -> None:
+def warm(options: ServerOptions, repositories: Sequence[str], timeout_s: float) -> None:
     """Start the server on loopback, wait until one cell was answered, stop it.
 
     Raises
@@ -118,9 +105,9 @@ def warm(options: ServeOptions, timeout_s: float) -> None:
         It had not answered after `timeout_s`.
     """
     prepare_cache(options.model_config_name)
-    command, env = assemble(options, os.environ)
+    command, env = assemble(options, repositories, os.environ)
     env.pop(ENV_KEY, None)
-    target = Target(f"127.0.0.1:{options.grpc_port}")
+    target = Target(f"{LOOPBACK}:{options.grpc_port}")
     until = time.monotonic() + timeout_s
     server = subprocess.Popen(command, env=env)
     try:
@@ -142,7 +129,7 @@ def warm(options: ServeOptions, timeout_s: float) -> None:
     finally:
         server.terminate()
         try:
-            server.wait(options.exit_timeout + 10)
+            server.wait(options.exit_timeout_s + 10)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
@@ -162,12 +149,10 @@ def _check(arguments: argparse.Namespace) -> None:
         _say(verify_files(Path(folder), expected, strict=strict, caches=strict).sentence())
 
 
-def _options(arguments: argparse.Namespace, **changes: object) -> ServeOptions:
-    names = [name for name in ServeOptions.__dataclass_fields__ if hasattr(arguments, name)]
-    values = {name: getattr(arguments, name) for name in names}
-    values["model_repository"] = tuple(arguments.model_repository)
-    values["restricted_key"] = os.environ.get(ENV_KEY, "")
-    return ServeOptions(**{**values, **changes})
+def _options(arguments: argparse.Namespace, **changes: Any) -> ServerOptions:
+    names = {field.name for field in fields(ServerOptions)} - {"model_repository"}
+    values = {name: value for name, value in vars(arguments).items() if name in names}
+    return replace(CONTAINER, **{**values, "restricted_key": os.environ.get(ENV_KEY, ""), **changes})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -222,25 +207,26 @@ def parser() -> argparse.ArgumentParser:
 
 def add_serve_options(sub: _Parser) -> None:
     """Add what only ``serve`` takes."""
-    defaults = ServeOptions(())
-    sub.option("http-port", defaults.http_port, "HTTP port.")
-    sub.option("grpc-port", defaults.grpc_port, "gRPC port.")
-    sub.option("metrics-port", defaults.metrics_port, "Metrics port.")
-    sub.option("address", defaults.address, "Address the ports are bound to.")
+    sub.option("http-port", CONTAINER.http_port, "HTTP port.")
+    sub.option("grpc-port", CONTAINER.grpc_port, "gRPC port.")
+    sub.option("metrics-port", CONTAINER.metrics_port, "Metrics port.")
+    sub.option("address", CONTAINER.address, "Address the ports are bound to.")
     sub.option("http-inference", False, "Offer inference over plain HTTP too.")
     sub.option(
-        "restricted-header", defaults.restricted_header, f"Header of the restricted calls; the key is {ENV_KEY}."
+        "restricted-header", CONTAINER.restricted_header, f"Header of the restricted calls; the key is {ENV_KEY}."
     )
     sub.option("tls-cert", "", "PEM of the server's certificate.")
     sub.option("tls-key", "", "PEM of its key.")
     sub.option("tls-client-ca", "", "PEM of the CA of clients; asks for their certificates.")
-    sub.option("exit-timeout", defaults.exit_timeout, "Seconds for requests in flight at the end.")
-    sub.option("rate-limit", defaults.rate_limit, "Triton's rate limiter.", choices=("off", "execution_count"))
-    sub.option("log-verbose", defaults.log_verbose, "Triton's verbose level.")
+    sub.option(
+        "exit-timeout", CONTAINER.exit_timeout_s, "Seconds for requests in flight at the end.", dest="exit_timeout_s"
+    )
+    sub.option("rate-limit", CONTAINER.rate_limit, "Triton's rate limiter.", choices=("off", "execution_count"))
+    sub.option("log-verbose", CONTAINER.log_verbose, "Triton's verbose level.")
     sub.option("latency-quantiles", False, "Export latency quantiles.")
     sub.option("otel-url", "", "OTLP/HTTP address of a trace collector.")
-    sub.option("otel-service", defaults.otel_service, "Name of this service in traces.")
-    sub.option("otel-rate", defaults.otel_rate, "0: only requests with a trace context; N: also every N-th.")
+    sub.option("otel-service", CONTAINER.otel_service, "Name of this service in traces.")
+    sub.option("otel-rate", CONTAINER.otel_rate, "0: only requests with a trace context; N: also every N-th.")
     sub.add_argument("extra", nargs="*", help="After --: further arguments of tritonserver.")
 
 
@@ -255,9 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.model_repository = given.model_repository or [given.fallback_repository]
         _check(given)
         if given.command == "warm":
-            warm(_options(given, address="127.0.0.1", **WARM_PORTS), given.timeout)
+            warm(_options(given, address=LOOPBACK, **WARM_PORTS), given.model_repository, given.timeout)
         elif given.command == "serve":
-            serve(_options(given, extra=tuple(given.extra)))
+            serve(_options(given, extra=tuple(given.extra)), given.model_repository)
     except DeployError as error:
         _say(str(error))
         return 1

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_files import read_bytes
 
-from cytoserve_deploy.errors import ServerError
+from cytoserve_deploy.errors import ProbeFailed
 from cytoserve_deploy.launch.channel import triton_client
 from cytoserve_deploy.launch.warmup import (
     ONE_PROBE,
@@ -21,10 +21,6 @@ from cytoserve_deploy.launch.warmup import (
 )
 
 UM_PER_PIXEL: Final = 0.18
-
-
-class ProbeFailed(ServerError):
-    """The server did not answer in time, refused, or answered nonsense."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def channel_arguments(url: str, server_name: str = "") -> list[tuple[str, Any]]:
     """Return the gRPC channel options for ``HOST:PORT``; `server_name` is expected in the server's certificate."""
-    from cytoserve_client._loopback import NO_PROXY, host_of, is_loopback
+    from cytoserve_client.loopback import NO_PROXY, host_of, is_loopback
 
     arguments: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", MESSAGE_BYTES),

@@ -5,23 +5,32 @@ half way fails although its time is not over. Hence two steps before the signal:
 ensemble to refuse new requests (``[cytoserve:unavailable]``, which clients send again), and then the server's
 processes are given time until they compute no more.
 
-Triton's counters do not tell what is under way: an ensemble that fails is counted twice and a queue only before it
+Triton's counters do not show what is under way: an ensemble that fails is counted twice and a queue only before it
 is served (seen on 2.51). Processor time does: every step of the local server computes on the CPU, and an idle one uses
-none. Only the standard library is imported: this runs in the small supervisor.
+none. On a busy machine a step can wait for its turn longer than a window (seen: 0 ticks in 0.25 s with fields half
+way), so a thread that is ready to run counts as work too. Only the standard library is imported: this runs in the
+small supervisor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 WINDOW_S: Final = 0.25
-"""Time over which processor time is looked at: a request under way shows tens of ticks in it."""
+"""Time over which processor time is measured: a request under way uses tens of ticks in it."""
+
+CHECKS: Final = 5
+"""Times in a window that the threads' states are read."""
 
 IDLE_TICKS: Final = 1
 """Most clock ticks (10 ms each) that idle processes use in a window."""
+
+WORKING: Final = "RD"
+"""States of a thread that runs, waits for a processor, or waits for the disk (``man 5 proc``)."""
 
 
 def drain(file: str, members: Callable[[], list[int]], limit_s: float) -> bool:
@@ -42,13 +51,28 @@ def drain(file: str, members: Callable[[], list[int]], limit_s: float) -> bool:
     """
     until = time.monotonic() + limit_s
     Path(file).touch()
-    before = processor_ticks(members())
     while time.monotonic() < until:
-        time.sleep(WINDOW_S)
-        now = processor_ticks(members())
-        if now - before <= IDLE_TICKS:
+        if at_rest(members):
             return True
-        before = now
+    return False
+
+
+def at_rest(members: Callable[[], list[int]]) -> bool:
+    """Watch the processes for a window; return whether they computed nothing and none was waiting to."""
+    before = processor_ticks(members())
+    for _ in range(CHECKS):
+        time.sleep(WINDOW_S / CHECKS)
+        if any(map(is_working, members())):
+            return False
+    return processor_ticks(members()) - before <= IDLE_TICKS
+
+
+def is_working(pid: int) -> bool:
+    """Return whether a thread of the process is in one of the states `WORKING`."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError, IndexError):  # the thread has ended
+            if _after_name(path)[0] in WORKING:
+                return True
     return False
 
 
@@ -56,10 +80,12 @@ def processor_ticks(pids: list[int]) -> int:
     """Return the clock ticks that these processes have computed, in all; one that has ended counts nothing."""
     total = 0
     for pid in pids:
-        try:
-            # the name of the process, in brackets, may hold blanks: count fields after it
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except (OSError, IndexError):
-            continue
-        total += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(OSError, IndexError):
+            fields = _after_name(Path(f"/proc/{pid}/stat"))
+            total += int(fields[11]) + int(fields[12])
     return total
+
+
+def _after_name(stat: Path) -> list[str]:
+    """Return the fields of a ``stat`` file after the process's name, which stands in brackets and may hold blanks."""
+    return stat.read_text().rsplit(")", 1)[1].split()

@@ -23,17 +23,11 @@ from typing import Any, Final
 from cytoserve_contract.manifest import ENV_SKIP
 from cytoserve_contract.names import ENV_DRAIN_FILE
 
-from cytoserve_deploy.errors import ServerDied, ServerError, ServerNotReady, ServerNotStopped
+from cytoserve_deploy.errors import ServerDied, ServerNotReady, ServerNotStopped, ServerProblem
 from cytoserve_deploy.launch import channel, repository, runtime, supervisor, warmup
-from cytoserve_deploy.launch.options import (
-    LOOPBACK,
-    Layout,
-    ServerOptions,
-    command_line,
-    environment,
-    lay_out,
-    truth,
-)
+from cytoserve_deploy.launch.layout import Layout, environment, lay_out
+from cytoserve_deploy.launch.options import LOOPBACK, ServerOptions, truth
+from cytoserve_deploy.launch.triton_arguments import triton_arguments
 from cytoserve_deploy.verification import verify_files
 
 __all__ = ["LocalServer", "ServerOptions", "important_lines"]
@@ -97,14 +91,14 @@ class LocalServer:
     def pid(self) -> int:
         """Process id of ``tritonserver``, which is also its process group."""
         if self._pid is None:
-            raise ServerError("the server was not started")
+            raise ServerProblem("the server was not started")
         return self._pid
 
     @property
     def layout(self) -> Layout:
         """Where the server lies: ports, folders, names."""
         if self._layout is None:
-            raise ServerError("the server was not started")
+            raise ServerProblem("the server was not started")
         return self._layout
 
     @property
@@ -136,7 +130,11 @@ class LocalServer:
             One of its subclasses; nothing is left running.
         """
         if self._supervisor is not None:
-            raise ServerError("this server was already started; stop it first")
+            raise ServerProblem("this server was already started; stop it first")
+        if self.options.address != LOOPBACK:
+            raise ServerProblem(
+                f"the local server is for this machine only: it cannot be bound to {self.options.address}"
+            )
         found = runtime.find_runtime()
         folders = [repository.find_repository(self.options.model_repository)]
         if self.options.with_synthesis:
@@ -230,7 +228,7 @@ class LocalServer:
         """Start supervisor and server."""
         layout = self._layout = lay_out(self.options, found, folders)
         plan = supervisor.Plan(
-            command=command_line(self.options, found, layout),
+            command=[str(found.binary), *triton_arguments(self.options, layout.repositories, layout)],
             log=str(layout.log),
             scratch=str(layout.scratch),
             shm_prefix=layout.shm_prefix,

@@ -1,183 +1,109 @@
-"""What one server is started with: ports, folders, command line, environment."""
+"""What a server is started with: one set of options for the local server and for the container."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import socket
-import tempfile
-import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from cytoserve_contract import telemetry
-from cytoserve_files import NotWritable, check_output, is_regular_or_new
-
-from cytoserve_deploy.errors import BadLogFile, DeployError, PortTaken
-from cytoserve_deploy.launch import repository, runtime
+from cytoserve_deploy.errors import DeployError
 
 LOOPBACK: Final = "127.0.0.1"
-ENV_ONNX_THREADS: Final = "CYTOSERVE_ONNX_THREADS"
-"""Read by the Python-based ``onnxruntime`` backend: threads of one ONNX session."""
-
-STUB_TIMEOUT_S: Final = 120
-"""How long a Python model may take to load; a cold disk under load takes longer than Triton's 30 s."""
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """How to start the local server.
+    """How to start a server. The defaults are the local server's; `CONTAINER` has those of a server on a network.
 
     Attributes
     ----------
     model_repository : path or None
-        None: environment ``CYTOSERVE_MODEL_REPOSITORY``, else the checkout's ``model_repository``.
+        None: environment ``CYTOSERVE_MODEL_REPOSITORY``, else the checkout's ``model_repository``. (The container is
+        given folders by its entrypoint.)
     with_synthesis : bool
         Also load the models of ``model_repository_synthesis`` (decoder, noise predictor).
+    skip_verification : bool or None
+        Serve models that are not those of their ``manifest.json``; a warning is logged. None: environment
+        ``CYTOSERVE_SKIP_VERIFICATION``, else False.
+    model_config_name : str
+        Name of ``configs/<name>.pbtxt``; empty for ``config.pbtxt``.
     grpc_port, http_port, metrics_port : int
-        0: a free port chosen by the system.
+        0: a free port chosen by the system (local server only).
+    address : str
+        What the ports are bound to.
+    http_inference : bool
+        Also offer inference over plain HTTP; otherwise HTTP answers health only.
+    restricted_header : str
+        Clients send the key of the restricted calls as ``triton-grpc-protocol-<this>``. Empty: no call is restricted.
+    restricted_key : str
+        Empty: one is drawn and told to nobody, so that the restricted calls are closed.
+    tls_cert, tls_key, tls_client_ca : str
+        PEM files; a client CA asks for a client's certificate.
     log_file : path or None
-        Server log, appended to. None: a scratch file that goes with the server.
+        Server log, appended to. None: a scratch file that goes with the local server.
+    log_verbose : int
+        Triton's verbose level.
     onnx_threads : int or None
         Threads of one ONNX session. None: environment ``CYTOSERVE_ONNX_THREADS``, else the usable CPUs.
     scorer_instances : int or None
         Processes of the scorer, which is how many requests are scored at a time. None: as the repository says.
+    rate_limit : str
+        ``off`` or ``execution_count``.
     warm_up : bool
-        Run a first inference through both ensembles before calling the server ready.
+        Run a first inference through both ensembles before calling the local server ready.
     ready_timeout_s : float
-        Seconds until ready, warm inference included.
+        Seconds until the local server is ready, warm inference included.
     exit_timeout_s : int
         Seconds that requests under way get when the server is stopped; new ones are refused meanwhile.
-    skip_verification : bool or None
-        Serve models that are not those of their ``manifest.json``; a warning is logged. None: environment
-        ``CYTOSERVE_SKIP_VERIFICATION``, else False.
+    latency_quantiles : bool
+        Export latency summaries as metrics.
+    otel_url, otel_service : str
+        OTLP over HTTP; empty url: no tracing.
+    otel_rate : int
+        0 traces only requests that bring a trace context.
+    extra : tuple of str
+        Further arguments of ``tritonserver``.
     """
 
     model_repository: str | os.PathLike[str] | None = None
     with_synthesis: bool = False
+    skip_verification: bool | None = None
+    model_config_name: str = ""
     grpc_port: int = 0
     http_port: int = 0
     metrics_port: int = 0
+    address: str = LOOPBACK
+    http_inference: bool = True
+    restricted_header: str = ""
+    restricted_key: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
     log_file: str | os.PathLike[str] | None = None
+    log_verbose: int = 0
     onnx_threads: int | None = None
     scorer_instances: int | None = None
+    rate_limit: str = "off"
     warm_up: bool = True
     ready_timeout_s: float = 120.0
     exit_timeout_s: int = 10
-    skip_verification: bool | None = None
+    latency_quantiles: bool = False
+    otel_url: str = ""
+    otel_service: str = "cytoserve"
+    otel_rate: int = 0
+    extra: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where one started server lies.
-
-    Attributes
-    ----------
-    grpc_port, http_port, metrics_port : int
-        Its ports on loopback.
-    scratch : Path
-        Its private folder: links to the models, backends, and the log if no other place was given.
-    shm_prefix : str
-        Beginning of the names of its files in ``/dev/shm``.
-    log : Path
-        Its log.
-    """
-
-    grpc_port: int
-    http_port: int
-    metrics_port: int
-    scratch: Path
-    shm_prefix: str
-    log: Path
-
-    @property
-    def drain_file(self) -> Path:
-        """File that tells the models to refuse new requests (`cytoserve_deploy.launch.drain`)."""
-        return self.scratch / "draining"
-
-
-def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[Path]) -> Layout:
-    """Choose the ports and fill a new scratch folder with links to the models and with the backends.
-
-    Raises
-    ------
-    PortTaken
-    """
-    grpc, http, metrics = choose_ports(options.grpc_port, options.http_port, options.metrics_port)
-    name = f"cytoserve-{uuid.uuid4().hex[:12]}"
-    scratch = _scratch_folder(name)
-    try:
-        log = Path(options.log_file or scratch / "tritonserver.log").absolute()
-        check_log(log)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-        _gather_backends(found, scratch / "backends")
-        instances = {"scorer": options.scorer_instances} if options.scorer_instances else {}
-        for index, folder in enumerate(folders):
-            repository.lay_out(folder, scratch / f"models{index}", instances)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return Layout(grpc, http, metrics, scratch=scratch, shm_prefix=f"{name}-", log=log)
-
-
-def check_log(log: Path) -> None:
-    """Refuse a log that cannot be written, or not be read again: its last lines say why a server ended."""
-    try:
-        check_output(log)
-    except NotWritable as error:
-        raise BadLogFile(str(error)) from error
-    if not is_regular_or_new(log):
-        raise BadLogFile(f"the log {log} is no file (a device or a pipe); give the name of a file")
-
-
-def command_line(options: ServerOptions, found: runtime.TritonRuntime, layout: Layout) -> list[str]:
-    """Return the server's command line."""
-    backends = layout.scratch / "backends"
-    command = [
-        str(found.binary),
-        *(f"--model-repository={folder}" for folder in sorted(layout.scratch.glob("models*"))),
-        f"--backend-directory={backends}",
-        f"--grpc-address={LOOPBACK}",
-        f"--grpc-port={layout.grpc_port}",
-        f"--http-address={LOOPBACK}",
-        f"--http-port={layout.http_port}",
-        f"--metrics-address={LOOPBACK}",
-        f"--metrics-port={layout.metrics_port}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
-        "--model-control-mode=none",
-        "--disable-auto-complete-config",
-        "--strict-readiness=true",
-        "--exit-on-error=true",
-        f"--exit-timeout-secs={options.exit_timeout_s}",
-        "--log-format=ISO8601",
-    ]
-    for backend in sorted(folder.name for folder in backends.iterdir()):
-        # one prefix per backend: the regions of one must not take the names of another's
-        command.append(f"--backend-config={backend},shm-region-prefix-name={layout.shm_prefix}{backend}-")
-        command.append(f"--backend-config={backend},stub-timeout-seconds={STUB_TIMEOUT_S}")
-    return command
-
-
-def environment(options: ServerOptions, found: runtime.TritonRuntime, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the server and its stubs, made from `base`; without telemetry."""
-    env = telemetry.without_telemetry(base)
-    env["LD_LIBRARY_PATH"] = os.pathsep.join((str(found.libraries), str(found.libpython)))
-    # see runtime.find_interpreter
-    env["PATH"] = os.pathsep.join((str(found.interpreter), env.get("PATH", os.defpath)))
-    for variable in ("PYTHONPATH", "PYTHONHOME"):
-        env.pop(variable, None)
-    env["PYTHONUNBUFFERED"] = "1"
-    # each model is a process; pools of BLAS threads in all of them would only compete with the ONNX sessions
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        env.setdefault(variable, "1")
-    if options.onnx_threads:
-        env[ENV_ONNX_THREADS] = str(options.onnx_threads)
-    return env
+CONTAINER: Final = ServerOptions(
+    grpc_port=8001,
+    http_port=8000,
+    metrics_port=8002,
+    address="0.0.0.0",
+    http_inference=False,
+    restricted_header="cytoserve-admin",
+    exit_timeout_s=60,
+)
+"""The defaults of a server that others reach."""
 
 
 def truth(variable: str, value: str | None) -> bool:
@@ -193,52 +119,3 @@ def truth(variable: str, value: str | None) -> bool:
     if key not in known:
         raise DeployError(f"{variable} is {value!r}; give true or false")
     return known[key]
-
-
-def choose_ports(*wanted: int) -> tuple[int, ...]:
-    """Return usable loopback ports: the wanted ones, and free ones where 0 was given.
-
-    Raises
-    ------
-    PortTaken
-        If a wanted port is in use.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        for port in wanted:
-            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            sockets.append(probe)
-            # as the server does: a port in TIME_WAIT is free, one that is listened on is not
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-                probe.listen()
-            except (OSError, OverflowError) as error:
-                raise PortTaken(f"port {port} on {LOOPBACK} cannot be used ({error}); give another, or 0") from None
-        return tuple(probe.getsockname()[1] for probe in sockets)
-    finally:
-        for probe in sockets:
-            probe.close()
-
-
-def _scratch_folder(name: str) -> Path:
-    """Create the server's private folder, at a path without blanks (see `repository.lay_out`)."""
-    parent = tempfile.gettempdir()
-    folder = Path("/tmp" if re.search(r"[^\w/.+-]", parent) else parent) / name
-    folder.mkdir(mode=0o700)
-    return folder
-
-
-def _gather_backends(found: runtime.TritonRuntime, target: Path) -> None:
-    """Build the backend folder: Triton's Python backend with its stub, and ours."""
-    python = target / "python"
-    python.mkdir(parents=True)
-    for part in found.python_backend.iterdir():
-        if part.is_file():
-            shutil.copy2(part, python / part.name)
-    shutil.copy2(found.stub, python / runtime.STUB_NAME)
-    (python / runtime.STUB_NAME).chmod(0o755)
-    for ours in runtime.OUR_BACKENDS.iterdir():
-        if (ours / "model.py").is_file():
-            (target / ours.name).mkdir()
-            shutil.copy2(ours / "model.py", target / ours.name / "model.py")

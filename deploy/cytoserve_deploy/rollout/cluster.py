@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from cytoserve_client._loopback import is_loopback
+from cytoserve_client.loopback import is_loopback
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from cytoserve_files import open_regular
+from cytoserve_networks.detector import KINDS, STRIDE
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from cytoserve_training.segmenter_data import LabelledField, red_cell_side
-from cytoserve_training.segmenter_model import KINDS, STRIDE
+from cytoserve_training.detector_data import LabelledField, red_cell_side
 
 RED_CELL_BOX_PX = 52.0
-"""Median side of a red-cell box at the segmenter's scale: the boxes hug the cell with a little air."""
+"""Median side of a red-cell box at the detector's scale: the boxes hug the cell with a little air."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Targets:
 
 
 class FieldStore:
-    """Images of the fields in memory, with the factor that brings each to the segmenter's scale."""
+    """Images of the fields in memory, with the factor that brings each to the detector's scale."""
 
     def __init__(self, fields: Sequence[LabelledField], smears: Path) -> None:
         self.fields = list(fields)

@@ -1,4 +1,4 @@
-"""The baseline the segmenter must beat: threshold, distance transform, watershed (scikit-image)."""
+"""The baseline the detector must beat: threshold, distance transform, watershed (scikit-image)."""
 
 from __future__ import annotations
 

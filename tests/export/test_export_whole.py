@@ -13,16 +13,16 @@ import onnx
 import pytest
 import torch
 from cytoserve_contract import manifest as manifest_check
-from cytoserve_export import configs, errors, filled
+from cytoserve_export import configs, errors, whole_repository
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.configs import graph_config, refit
-from cytoserve_export.decisions import Cells
-from cytoserve_export.filled import Order, make_repository, verify_repository
-from cytoserve_export.networks import Denoiser, build
+from cytoserve_export.decisions import CheckCells
+from cytoserve_export.devices import PROFILES, find_profile
+from cytoserve_export.networks import TracedDenoiser, build
 from cytoserve_export.precision import Calibration, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, compare_scored
-from cytoserve_export.profiles import PROFILES, find_profile
 from cytoserve_export.specs import SPECS
+from cytoserve_export.whole_repository import Order, make_repository, verify_repository
 from google.protobuf import text_format
 from tiny import cell_images
 from tritonclient.grpc import model_config_pb2
@@ -34,7 +34,7 @@ SIZES = {"size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4
 @pytest.fixture(scope="session")
 def order(embedding: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
     root = tmp_path_factory.mktemp("filled")
-    cells = Cells(cell_images(root / "cells", ("red", "green", "blue"), 4), per_class=4, um_per_pixel=1.0)
+    cells = CheckCells(cell_images(root / "cells", ("red", "green", "blue"), 4), per_class=4, um_per_pixel=1.0)
     return Order(
         embedding, root / "repository", TEMPLATE, precision="int8", profile="cpu", cells=cells, accept_changes=True
     )
@@ -58,7 +58,10 @@ def test_what_it_holds(order: Order, made: dict[str, Any]) -> None:
     assert set(made["files"]) == set(manifest_check.tree(order.target))
     models = {path.parent.name for path in order.target.glob("*/config.pbtxt")}
     assert models == {"segmenter", "encoder", "denoiser", "scorer", "service_info"}
-    assert set(made["left_out"]) == {*filled.WHOLE_FIELD, *filled.CELLS}  # this model's crops are 24 px
+    assert set(made["left_out"]) == {
+        *whole_repository.WHOLE_FIELD,
+        *whole_repository.CELLS,
+    }  # this model's crops are 24 px
     assert made["built_for"] == {"runtime": "onnx", "precision": "int8", "profile": "cpu"}
     for name in ("segmenter", "encoder", "denoiser"):
         folder = order.target / name
@@ -120,8 +123,8 @@ def test_verification_wants_the_same_weights(context: Path, copy: Path) -> None:
         ({"precision": "bf16"}, errors.PrecisionRefused, "no bf16 convolution on CPUs"),
         ({"profile": "h100"}, errors.PrecisionRefused, "int8 is made for CPUs"),
         ({"profile": "b200"}, errors.UnknownModel, "known are cpu"),
-        ({"precision": "fp16", "runtime": "tensorrt"}, errors.RepositoryError, "on the GPU that will run it"),
-        ({"replace": False}, errors.RepositoryError, "give --replace"),
+        ({"precision": "fp16", "runtime": "tensorrt"}, errors.TargetError, "on the GPU that will run it"),
+        ({"replace": False}, errors.TargetError, "give --replace"),
         ({"template": Path("nowhere"), "replace": True}, errors.MissingFile, "--template"),
     ],
 )
@@ -137,17 +140,17 @@ def test_refused_before_any_work(
 
 def test_a_folder_that_is_no_repository_is_not_replaced(order: Order, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(errors.RepositoryError, match="not replaced"):
+    with pytest.raises(errors.TargetError, match="not replaced"):
         make_repository(replace(order, target=tmp_path, replace=True))
 
 
 def test_a_mount_point_is_refused_before_the_work(
     order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cytoserve_export.filled._graphs", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("cytoserve_export.whole_repository._graphs", lambda *_: pytest.fail("work was done"))
     monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "volume")
     (tmp_path / "volume").mkdir()
-    with pytest.raises(errors.RepositoryError, match="mount point"):
+    with pytest.raises(errors.TargetError, match="mount point"):
         make_repository(replace(order, target=tmp_path / "volume"))
 
 
@@ -167,16 +170,16 @@ def test_a_precision_is_offered_only_on_evidence(order: Order) -> None:
     assert (found.labels_changed, found.decisions_changed, found.offered) == (1, 2, False)
     assert found.max_score_error == pytest.approx(0.01, rel=1e-4)
     with pytest.raises(errors.DecisionChanged, match="too few to judge"):
-        filled._refuse_changes(replace(order, accept_changes=False), found)
+        whole_repository._refuse_changes(replace(order, accept_changes=False), found)
     with pytest.raises(errors.DecisionChanged, match="not compared"):
-        filled._refuse_changes(replace(order, accept_changes=False), None)
+        whole_repository._refuse_changes(replace(order, accept_changes=False), None)
 
 
 @pytest.mark.parametrize(("precision", "least", "most"), [("fp16", 1e-7, 1e-2), ("bf16", 1e-5, 5e-2)])
 def test_half_precisions_are_near_and_not_equal(embedding: Path, precision: str, least: float, most: float) -> None:
     checkpoint = Checkpoint(embedding)
     exact, cast = build("denoiser", checkpoint), build("denoiser", checkpoint)
-    assert isinstance(cast, Denoiser)
+    assert isinstance(cast, TracedDenoiser)
     cast_denoiser(cast, precision)
     rows = torch.randn(8, 6, 4, 4), torch.zeros(8, 1, dtype=torch.int32), torch.ones(8, 1, dtype=torch.int32)
     with torch.no_grad():
@@ -221,5 +224,5 @@ def test_configurations_by_processor() -> None:
 
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_text("name: scorer {")
-    with pytest.raises(errors.RepositoryError, match="is not a Triton configuration"):
+    with pytest.raises(errors.TargetError, match="is not a Triton configuration"):
         refit(tmp_path / "config.pbtxt", SIZES)

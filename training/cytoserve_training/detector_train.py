@@ -1,4 +1,4 @@
-"""Train the segmenter: seeded, resumable, the same code on CPU and GPU.
+"""Train the detector: seeded, resumable, the same code on CPU and GPU.
 
 Every step draws its batch from a generator seeded by (seed, step), so a run that was stopped and taken up again sees
 the same samples as one that was not.
@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from cytoserve_files import output_file, write_text
+from cytoserve_networks.detector import KINDS, DetectorNet, DetectorNetConfig
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn import functional
 
-from cytoserve_training.segmenter_data import clean_and_split
-from cytoserve_training.segmenter_model import KINDS, SegmenterNet, SegmenterNetConfig
-from cytoserve_training.segmenter_samples import FieldStore, SampleConfig, draw_sample
+from cytoserve_training.detector_data import clean_and_split
+from cytoserve_training.detector_samples import FieldStore, SampleConfig, draw_sample
 
 SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_pbc": 0.18, "txl_raabin": 0.18}
 """How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""
@@ -32,7 +32,7 @@ BCCD_SHARE = {"bccd": 0.72, "txl_bccd": 0.10, "txl_bccd_altered": 0.02, "txl_pbc
 
 
 @dataclass(frozen=True)
-class SegmenterTrainConfig:
+class DetectorTrainConfig:
     """One training run.
 
     Parameters
@@ -71,11 +71,11 @@ class SegmenterTrainConfig:
     device: str = "cpu"
     share: Mapping[str, float] = field(default_factory=lambda: dict(SOURCE_SHARE))
     start_from: Path | None = None
-    net: SegmenterNetConfig = field(default_factory=SegmenterNetConfig)
+    net: DetectorNetConfig = field(default_factory=DetectorNetConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
 
 
-def second_stage(first: SegmenterTrainConfig, run: Path, out: Path | None = None) -> SegmenterTrainConfig:
+def second_stage(first: DetectorTrainConfig, run: Path, out: Path | None = None) -> DetectorTrainConfig:
     """Return the configuration of the second stage, which starts from the average weights of the ``first``.
 
     Cells cut by the window (not by the field's own edge) are left out of the loss here, so that what an annotator does
@@ -104,8 +104,8 @@ def second_stage(first: SegmenterTrainConfig, run: Path, out: Path | None = None
 class _State:
     """What a checkpoint holds."""
 
-    net: SegmenterNet
-    average: SegmenterNet
+    net: DetectorNet
+    average: DetectorNet
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
@@ -155,7 +155,7 @@ def side_loss(log_sides: torch.Tensor, sides: torch.Tensor, weight: torch.Tensor
 def _batch(
     store: FieldStore,
     order: NDArray[np.int64],
-    config: SegmenterTrainConfig,
+    config: DetectorTrainConfig,
     seed: tuple[int, ...],
     chances: NDArray[np.float64] | None,
 ) -> list[torch.Tensor]:
@@ -171,7 +171,7 @@ def _batch(
 
 
 def _losses(
-    net: SegmenterNet, batch: list[torch.Tensor], config: SegmenterTrainConfig
+    net: DetectorNet, batch: list[torch.Tensor], config: DetectorTrainConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     image, heat, sides, side_weight, heat_weight = batch
     image = image.to(memory_format=torch.channels_last)
@@ -180,7 +180,7 @@ def _losses(
     return focal_loss(centers.float(), heat, heat_weight), side_loss(log_sides.float(), sides, side_weight)
 
 
-def _rate(step: int, config: SegmenterTrainConfig) -> float:
+def _rate(step: int, config: DetectorTrainConfig) -> float:
     """Return the learning rate of a step: linear warm-up, then cosine decay."""
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
@@ -188,11 +188,11 @@ def _rate(step: int, config: SegmenterTrainConfig) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _start(config: SegmenterTrainConfig) -> _State:
+def _start(config: DetectorTrainConfig) -> _State:
     torch.manual_seed(config.seed)
-    net = SegmenterNet(config.net).to(config.device)
+    net = DetectorNet(config.net).to(config.device)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = SegmenterNet(config.net).to(config.device)
+    average = DetectorNet(config.net).to(config.device)
     average.load_state_dict(net.state_dict())
     decay = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
@@ -214,7 +214,7 @@ def _start(config: SegmenterTrainConfig) -> _State:
     return state
 
 
-def _save(state: _State, config: SegmenterTrainConfig) -> None:
+def _save(state: _State, config: DetectorTrainConfig) -> None:
     """Write the checkpoint beside its final name, then move it there: a kill in between loses nothing."""
     values = {
         "net": state.net.state_dict(),
@@ -231,7 +231,7 @@ def _save(state: _State, config: SegmenterTrainConfig) -> None:
 
 
 @torch.no_grad()
-def _validate(state: _State, store: FieldStore, config: SegmenterTrainConfig) -> dict[str, float]:
+def _validate(state: _State, store: FieldStore, config: DetectorTrainConfig) -> dict[str, float]:
     """Return mean losses of the averaged weights over fixed crops of the validation fields, per source."""
     rows: dict[str, list[float]] = {}
     for index, item in enumerate(store.fields):
@@ -243,7 +243,7 @@ def _validate(state: _State, store: FieldStore, config: SegmenterTrainConfig) ->
 
 
 def _step(
-    state: _State, store: FieldStore, chances: NDArray[np.float64], config: SegmenterTrainConfig
+    state: _State, store: FieldStore, chances: NDArray[np.float64], config: DetectorTrainConfig
 ) -> dict[str, float]:
     rate = _rate(state.step, config)
     for group in state.optimizer.param_groups:
@@ -262,7 +262,7 @@ def _step(
     return {"centers": float(centers.detach()), "sides": float(sides.detach()), "gradient": float(norm), "rate": rate}
 
 
-def train(config: SegmenterTrainConfig) -> Path:
+def train(config: DetectorTrainConfig) -> Path:
     """Train or take up a training run.
 
     Returns
@@ -296,9 +296,9 @@ def train(config: SegmenterTrainConfig) -> Path:
 
 
 def _run(
-    state: _State, store: FieldStore, held: FieldStore, chances: NDArray[np.float64], config: SegmenterTrainConfig
+    state: _State, store: FieldStore, held: FieldStore, chances: NDArray[np.float64], config: DetectorTrainConfig
 ) -> None:
-    columns = (TextColumn("segmenter"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("detector"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}")) as bar, (config.run / "metrics.jsonl").open("a") as log:
         task = bar.add_task("", total=config.steps, completed=state.step)
         sums: dict[str, float] = {}

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from cytoserve_training.segmenter_metrics import FieldMatch, average_precision, f1_score, interval, match
+from cytoserve_training.detector_metrics import FieldMatch, average_precision, f1_score, interval, match
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -1,4 +1,4 @@
-"""The segmenter's network: a small U-Net that answers centres and boxes at stride 2.
+"""The detector's network: a small U-Net that answers centres and boxes at stride 2.
 
 Centre heatmaps after Zhou et al. 2019, "Objects as Points"; the distances to the four sides after Tian et al. 2019,
 "FCOS". Every kind has its own heatmap and its own box, so a platelet on a red cell disturbs neither.
@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
 
+NAMES_ON_DISK = ("DetectorNet", "SegmenterNet")
+"""Names of `DetectorNet` in ``config.json``: today's, and the one of checkpoints that were written before."""
+
 KINDS = 3
 STRIDE = 2
 MULTIPLE = 32
@@ -26,7 +29,7 @@ TYPICAL_SIDES = (92.0, 52.0, 21.0)
 
 
 @dataclass(frozen=True)
-class SegmenterNetConfig:
+class DetectorNetConfig:
     """Sizes of the network.
 
     Parameters
@@ -48,15 +51,15 @@ def _block(inputs: int, outputs: int, groups: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.GroupNorm(groups, outputs), nn.SiLU())
 
 
-class SegmenterNet(nn.Module):
+class DetectorNet(nn.Module):
     """U-Net from an RGB field to centre heatmaps and box sides.
 
     Parameters
     ----------
-    config : SegmenterNetConfig
+    config : DetectorNetConfig
     """
 
-    def __init__(self, config: SegmenterNetConfig = SegmenterNetConfig()) -> None:
+    def __init__(self, config: DetectorNetConfig = DetectorNetConfig()) -> None:
         super().__init__()
         self.config = config
         channels, groups = config.channels, config.groups
@@ -108,7 +111,7 @@ class SegmenterNet(nn.Module):
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (half precision) into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"_class_name": type(self).__name__, **asdict(self.config)}
+        config = {"_class_name": NAMES_ON_DISK[0], **asdict(self.config)}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         weights = {name: value.detach().to(torch.float16).contiguous() for name, value in self.state_dict().items()}
         write_bytes(folder / "model.safetensors", save(weights))
@@ -116,12 +119,12 @@ class SegmenterNet(nn.Module):
         (folder / "model.safetensors").chmod(0o644)
 
     @classmethod
-    def load(cls, folder: Path) -> SegmenterNet:
+    def load(cls, folder: Path) -> DetectorNet:
         """Read what `save` wrote; weights come back in single precision, in evaluation mode."""
         config = json.loads((folder / "config.json").read_text())
-        if config.pop("_class_name", cls.__name__) != cls.__name__:
+        if config.pop("_class_name", NAMES_ON_DISK[0]) not in NAMES_ON_DISK:
             raise ValueError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
-        net = cls(SegmenterNetConfig(**{**config, "channels": tuple(config["channels"])}))
+        net = cls(DetectorNetConfig(**{**config, "channels": tuple(config["channels"])}))
         weights = load_file(folder / "model.safetensors")
         net.load_state_dict({name: value.float() for name, value in weights.items()})
         return net.eval()

@@ -1,4 +1,4 @@
-"""Smear fields for the segmenter: labels, near-duplicates, and a split that means something.
+"""Smear fields for the detector: labels, near-duplicates, and a split that means something.
 
 BCCD gives Pascal VOC boxes, TXL-PBC gives YOLO boxes on four sources, two of which repeat BCCD (as they are, or
 squeezed to 416 x 416 px, turned, zoomed and recoloured) and one of which repeats PBC. A field counts as a

@@ -19,27 +19,21 @@ from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_export import manifest
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.configs import graph_config, refit
-from cytoserve_export.decisions import Cells
-from cytoserve_export.engine import check_operators
-from cytoserve_export.errors import DecisionChanged, ManifestMismatch, MissingFile, PrecisionRefused, RepositoryError
+from cytoserve_export.decisions import CheckCells
+from cytoserve_export.devices import PROFILES, DeviceProfile, find_profile
+from cytoserve_export.errors import DecisionChanged, ManifestMismatch, MissingFile, PrecisionRefused, TargetError
 from cytoserve_export.files import read_json
 from cytoserve_export.graphs import export_graph
 from cytoserve_export.isolation import Job, check_apart
-from cytoserve_export.networks import Denoiser, build
+from cytoserve_export.networks import TracedDenoiser, build
 from cytoserve_export.precision import DTYPES, ENOUGH_CELLS, PRECISIONS, cast_denoiser, quantise, spec_for
-from cytoserve_export.precision_check import Measured, calibration, measure_precision
-from cytoserve_export.profiles import PROFILES, Profile, find_profile
+from cytoserve_export.precision_check import PrecisionReport, calibration, measure_precision
 from cytoserve_export.progress import Report, silent
-from cytoserve_export.repository import (
-    _aside,
-    _disk_errors,
-    _write_json,
-    require_space,
-    target_folder,
-    write_side_files,
-)
+from cytoserve_export.repository import write_side_files
 from cytoserve_export.specs import SPECS
+from cytoserve_export.staging import disk_errors, folder_aside, require_space, target_folder, write_json
 from cytoserve_export.tensorrt_builder import TensorRT, build_engine
+from cytoserve_export.tensorrt_engine import check_operators
 
 SERVED: Final = ("segmenter", "encoder", "denoiser")
 """Graphs of the main repository; synthesis has its own (``cytoserve export onnx --only decoder,noise_predictor``)."""
@@ -61,10 +55,10 @@ class Order:
     checkpoint, target : Path
     runtime : {"onnx", "tensorrt"}
     precision : {"fp32", "fp16", "bf16", "int8"}
-        Of the denoiser; encoder and segmenter stay in fp32, they run once a cell or field.
+        Of the denoiser; encoder and detector stay in fp32, they run once a cell or field.
     profile : str
         Whose configuration becomes ``config.pbtxt``.
-    cells : Cells or None
+    cells : CheckCells or None
         Real cells, for the decision check and for int8's calibration.
     template : Path
         A model repository to take the Python models and ensembles from.
@@ -83,7 +77,7 @@ class Order:
     runtime: str = "onnx"
     precision: str = "fp32"
     profile: str = "cpu"
-    cells: Cells | None = None
+    cells: CheckCells | None = None
     replace: bool = False
     threads: int = 1
     execution_provider: str = "cuda"
@@ -107,12 +101,12 @@ def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | 
     """
     checkpoint, profile = Checkpoint(order.checkpoint), find_profile(order.profile)
     _refuse_order(order, profile, tensorrt)
-    names = tuple(name for name in SERVED if name != "segmenter" or checkpoint.has_segmenter)
+    names = tuple(name for name in SERVED if name != "segmenter" or checkpoint.has_detector)
     target = target_folder(order.target)
     if os.path.ismount(target):
-        raise RepositoryError(f"{target} is a mount point, which cannot be replaced as a whole; give a folder in it")
+        raise TargetError(f"{target} is a mount point, which cannot be replaced as a whole; give a folder in it")
     require_space(target, names, checkpoint)
-    with _disk_errors(target), _aside(target) as aside:
+    with disk_errors(target), folder_aside(target) as aside:
         staged = aside / "repository"
         left_out = _copy_models(order.template, staged, checkpoint)
         graphs = _graphs(checkpoint, names, staged, report)
@@ -135,13 +129,13 @@ def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | 
             "left_out": left_out,
             "files": manifest_check.describe((name, staged / name) for name in manifest_check.tree(staged)),
         }
-        _write_json(staged / manifest.NAME, found)
+        write_json(staged / manifest.NAME, found)
         manifest.verify(staged)
         _move_in(staged, target, aside)
     return found
 
 
-def _refuse_order(order: Order, profile: Profile, tensorrt: TensorRT | None) -> None:
+def _refuse_order(order: Order, profile: DeviceProfile, tensorrt: TensorRT | None) -> None:
     if order.precision not in PRECISIONS:
         raise PrecisionRefused(f"no precision is called {order.precision!r}; known are {', '.join(PRECISIONS)}")
     if order.precision == "bf16" and not profile.is_gpu:
@@ -149,15 +143,15 @@ def _refuse_order(order: Order, profile: Profile, tensorrt: TensorRT | None) -> 
     if order.precision == "int8" and (order.runtime == "tensorrt" or profile.is_gpu):
         raise PrecisionRefused("int8 is made for CPUs by ONNX Runtime's quantiser: choose --profile cpu, or bf16")
     if order.runtime == "tensorrt" and (tensorrt is None or not profile.is_gpu):
-        raise RepositoryError(
+        raise TargetError(
             "an engine is built on the GPU that will run it: give the profile of a GPU, on a machine that has one; "
             "or choose --runtime onnx --execution-provider tensorrt, which builds it where it is served"
         )
     if order.target.exists() and any(order.target.iterdir()):
         if not order.replace:
-            raise RepositoryError(f"{order.target} is not empty; give --replace, or another folder")
+            raise TargetError(f"{order.target} is not empty; give --replace, or another folder")
         if not (order.target / manifest.NAME).is_file():
-            raise RepositoryError(f"{order.target} is no exported repository (it has no manifest): not replaced")
+            raise TargetError(f"{order.target} is no exported repository (it has no manifest): not replaced")
     if not (order.template / "scorer" / "1" / "model.py").is_file():
         raise MissingFile(
             f"{order.template} holds no scorer/1/model.py; give --template MODEL_REPOSITORY of a checkout"
@@ -173,8 +167,8 @@ def _copy_models(template: Path, staged: Path, checkpoint: Checkpoint) -> dict[s
     for name in (*WHOLE_FIELD, *CELLS):
         if not fits:
             left_out[name] = f"{why} at {geometry.um_per_pixel} um: send CROP to encoder and LATENT to scorer"
-        elif name in WHOLE_FIELD and not checkpoint.has_segmenter:
-            left_out[name] = "the checkpoint has no segmenter"
+        elif name in WHOLE_FIELD and not checkpoint.has_detector:
+            left_out[name] = "the checkpoint has no detector (folder segmenter)"
     for name in (*ALWAYS, *(name for name in (*WHOLE_FIELD, *CELLS) if name not in left_out)):
         skip = shutil.ignore_patterns("__pycache__", "scoring.json", "service.json", "configs")
         shutil.copytree(template / name, staged / name, ignore=skip)
@@ -205,7 +199,7 @@ def _job(order: Order, checkpoint: Checkpoint, graphs: dict[str, Path]) -> Job:
     return Job(order.checkpoint, graphs, order.cells, graphs["encoder"], graphs["denoiser"], order.threads)
 
 
-def _reduce(order: Order, checkpoint: Checkpoint, graphs: dict[str, Path], report: Report) -> Measured | None:
+def _reduce(order: Order, checkpoint: Checkpoint, graphs: dict[str, Path], report: Report) -> PrecisionReport | None:
     """Replace the denoiser by one of the ordered precision; return how it compares on real cells, if there are any."""
     if order.precision == "fp32":
         return None
@@ -226,7 +220,7 @@ def _reduce(order: Order, checkpoint: Checkpoint, graphs: dict[str, Path], repor
     return measured
 
 
-def _refuse_changes(order: Order, measured: Measured | None) -> None:
+def _refuse_changes(order: Order, measured: PrecisionReport | None) -> None:
     if order.precision == "fp32" or order.accept_changes or (measured is not None and measured.offered):
         return
     why = "was not compared on real cells (bf16 cannot run here, or no --cells were given)"
@@ -246,7 +240,7 @@ def reduced_denoiser(order: Order, checkpoint: Checkpoint, exact: Path, encoder:
     """
     if order.precision in DTYPES:
         bank = checkpoint.probes()
-        module = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
+        module = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
         spec, sizes = spec_for(order.precision), checkpoint.geometry.sizes()
         export_graph(cast_denoiser(module, order.precision), spec, sizes, path)
     else:

@@ -9,20 +9,20 @@ import numpy as np
 from cytoserve_files import open_regular
 from numpy.typing import NDArray
 
-from cytoserve_export.engine import EngineKey, check_engine, model_hash
-from cytoserve_export.engine_parity import EngineRun, check_engine_decisions
+from cytoserve_export.devices import DeviceProfile
 from cytoserve_export.errors import MalformedFile
-from cytoserve_export.profiles import Profile
 from cytoserve_export.progress import Report, silent
 from cytoserve_export.specs import SPECS
 from cytoserve_export.tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of
+from cytoserve_export.tensorrt_engine import EngineKey, check_engine, model_hash
+from cytoserve_export.tensorrt_parity import EngineRun, check_engine_decisions
 
 RANDOM_CELLS = 64
 
 
 def build_and_check(
     graph: Path,
-    profile: Profile,
+    profile: DeviceProfile,
     bindings: Bindings,
     options: BuildOptions,
     latents: Path | None = None,
@@ -35,7 +35,7 @@ def build_and_check(
     Parameters
     ----------
     graph : Path
-    profile : Profile
+    profile : DeviceProfile
     bindings : Bindings
     options : BuildOptions
     latents : Path or None

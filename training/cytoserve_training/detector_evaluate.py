@@ -1,4 +1,4 @@
-"""Report the segmenter on held-out fields, end to end as a user gets it, beside a classical baseline."""
+"""Report the detector on held-out fields, end to end as a user gets it, beside a classical baseline."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import open_regular, write_text
+from cytoserve_networks.detector import DetectorNet
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.vision.extraction import Detections, ExtractionSettings, detect, refine_scale
 from cytoserve_scoring.vision.scale import BOX_TO_DIAMETER, prepare_field, segmenter_geometry
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytoserve_training.segmenter_classical import find_cells
-from cytoserve_training.segmenter_data import LabelledField, clean_and_split, red_cell_side
-from cytoserve_training.segmenter_metrics import FieldMatch, f1_score, match, summary
-from cytoserve_training.segmenter_model import SegmenterNet
+from cytoserve_training.detector_classical import find_cells
+from cytoserve_training.detector_data import LabelledField, clean_and_split, red_cell_side
+from cytoserve_training.detector_metrics import FieldMatch, f1_score, match, summary
 
 LOW_THRESHOLDS = (0.03, 0.03, 0.03)
 """Average precision looks at the whole curve, so weak detections are kept for it."""
@@ -51,7 +51,7 @@ def true_scale(field: LabelledField, shape: tuple[int, ...]) -> float | None:
 
 @torch.no_grad()
 def run_field(
-    net: SegmenterNet, pixels: NDArray[np.uint8], um_per_pixel: float | None, settings: ExtractionSettings
+    net: DetectorNet, pixels: NDArray[np.uint8], um_per_pixel: float | None, settings: ExtractionSettings
 ) -> FieldResult:
     """Run one field through scale, network and extraction."""
     prepared = prepare_field(pixels, um_per_pixel)
@@ -71,7 +71,7 @@ def match_field(found: Detections, field: LabelledField) -> list[FieldMatch]:
 
 
 def evaluate(
-    net: SegmenterNet, fields: Sequence[LabelledField], smears: Path, with_truth: bool = False, rounds: int = 1000
+    net: DetectorNet, fields: Sequence[LabelledField], smears: Path, with_truth: bool = False, rounds: int = 1000
 ) -> tuple[dict[str, Any], list[FieldResult]]:
     """Return the figures of ``fields`` and what was found in each.
 
@@ -120,7 +120,7 @@ def report(data: Path, model: Path, out: Path, cache: Path | None = None, part: 
     """
     everything = clean_and_split(data, cache)
     fields = [field for field in everything if field.source == "bccd" and field.part == part]
-    net, smears = SegmenterNet.load(model), data / "smears"
+    net, smears = DetectorNet.load(model), data / "smears"
     guessed, results = evaluate(net, fields, smears)
     twins = relabelled(fields, everything)
     twin_names = {field.twin for field in twins}
@@ -168,7 +168,7 @@ def best_threshold(figure: Callable[[float], float]) -> float:
     return float(grid[run[len(run) // 2]])
 
 
-def choose_thresholds(net: SegmenterNet, fields: Sequence[LabelledField], smears: Path) -> list[float]:
+def choose_thresholds(net: DetectorNet, fields: Sequence[LabelledField], smears: Path) -> list[float]:
     """Return per kind the score with the best F1 on ``fields`` (the validation part), end to end."""
     settings = replace(ExtractionSettings(), thresholds=LOW_THRESHOLDS)
     matches = [match_field(run_field(net, read_field(smears, f), None, settings).found, f) for f in fields]
@@ -176,7 +176,7 @@ def choose_thresholds(net: SegmenterNet, fields: Sequence[LabelledField], smears
 
 
 def main() -> None:
-    """Command line: ``python -m cytoserve_training.segmenter_evaluate --data DIR --model DIR --out FILE``."""
+    """Command line: ``python -m cytoserve_training.detector_evaluate --data DIR --model DIR --out FILE``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)

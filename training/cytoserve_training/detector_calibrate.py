@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import open_regular
+from cytoserve_networks.detector import DetectorNet
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.extraction import ExtractionSettings
 from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
@@ -19,9 +20,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from cytoserve_training.segmenter_data import clean_and_split
-from cytoserve_training.segmenter_evaluate import FieldResult, run_field
-from cytoserve_training.segmenter_model import SegmenterNet
+from cytoserve_training.detector_data import clean_and_split
+from cytoserve_training.detector_evaluate import FieldResult, run_field
 
 POINTS = (5, 25, 50, 75, 95)
 
@@ -70,9 +70,9 @@ def calibrate(data: Path, model: Path, cache: Path | None, count: int, single: i
     Parameters
     ----------
     count : int
-        Images per set for the segmenter; ``single`` images per class for the single-cell road.
+        Images per set for the detector; ``single`` images per class for the single-cell road.
     """
-    net, settings = SegmenterNet.load(model), ExtractionSettings()
+    net, settings = DetectorNet.load(model), ExtractionSettings()
     out: dict[str, Any] = {"percentiles": POINTS, "pbc_um_per_pixel": PBC_UM_PER_PIXEL}
     for name, pattern in (("pbc_train", "train/*/*.webp"), ("pbc_val", "val/*/*.webp")):
         results = [run_field(net, _pixels(path), None, settings) for path in _sample(data / "pbc", pattern, count)]
@@ -95,7 +95,7 @@ def calibrate(data: Path, model: Path, cache: Path | None, count: int, single: i
     return out
 
 
-def _white_cells(net: SegmenterNet, data: Path, cache: Path | None, count: int) -> dict[str, Any]:
+def _white_cells(net: DetectorNet, data: Path, cache: Path | None, count: int) -> dict[str, Any]:
     """Compare white cells cut by the ruler: neutrophils of pbc/train against BCCD's training fields."""
     settings = ExtractionSettings()
     fields = [f for f in clean_and_split(data, cache) if f.source == "bccd" and f.part == "train"]
@@ -120,7 +120,7 @@ def _white_cells(net: SegmenterNet, data: Path, cache: Path | None, count: int) 
 
 
 def main() -> None:
-    """Command line: ``python -m cytoserve_training.segmenter_calibrate --data DIR --model DIR``."""
+    """Command line: ``python -m cytoserve_training.detector_calibrate --data DIR --model DIR``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)

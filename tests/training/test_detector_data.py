@@ -9,7 +9,7 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pytest
-from cytoserve_training.segmenter_data import (
+from cytoserve_training.detector_data import (
     ALTERED_FIELD,
     LabelledField,
     bccd_fields,
@@ -20,7 +20,7 @@ from cytoserve_training.segmenter_data import (
     red_cell_side,
     txl_fields,
 )
-from cytoserve_training.segmenter_samples import FieldStore, SampleConfig, draw_sample
+from cytoserve_training.detector_samples import FieldStore, SampleConfig, draw_sample
 from PIL import Image, ImageEnhance
 
 

@@ -1,4 +1,4 @@
-"""The arguments of ``tritonserver`` in the container, from one value object.
+"""The arguments of ``tritonserver``, for the local server and for the container.
 
 Flags: Triton's ``docs/customization_guide/deploy.md`` ("Secure Deployment Considerations"), ``inference_protocols.md``.
 """
@@ -7,103 +7,57 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 from cytoserve_deploy.errors import DeployError
+from cytoserve_deploy.launch.layout import Layout
+from cytoserve_deploy.launch.options import ServerOptions
 
 RESTRICTED: Final = ("shared-memory", "model-config", "model-repository", "statistics", "trace", "logging")
 """Calls that change the server or reveal what it did; health, metadata and inference stay open."""
 
 QUANTILES: Final = "0.5:0.05,0.95:0.001,0.99:0.001"
 STUB_TIMEOUT_S: Final = 120
+"""How long a Python model may take to load; a cold disk under load takes longer than Triton's 30 s."""
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """What one server is started with.
-
-    Attributes
-    ----------
-    model_repository : tuple of str
-        Folders, each checked against its manifest.
-    http_port, grpc_port, metrics_port : int
-        Ports.
-    address : str
-        What the ports are bound to.
-    http_inference : bool
-        Also offer inference over plain HTTP; otherwise HTTP answers health only.
-    restricted_header : str
-        Clients send the key of the restricted calls as ``triton-grpc-protocol-<this>``.
-    restricted_key : str
-        Empty: one is drawn and told to nobody, so that the calls are closed.
-    tls_cert, tls_key, tls_client_ca : str
-        PEM files; a client CA asks for a client's certificate.
-    exit_timeout : int
-        Seconds for requests in flight at the end.
-    rate_limit : str
-        ``off`` or ``execution_count``.
-    log_verbose : int
-        Triton's verbose level.
-    latency_quantiles : bool
-        Export latency summaries as metrics.
-    model_config_name : str
-        Name of ``configs/<name>.pbtxt``; empty for ``config.pbtxt``.
-    otel_url, otel_service : str
-        OTLP over HTTP; empty url: no tracing.
-    otel_rate : int
-        0 traces only requests that bring a trace context.
-    extra : tuple of str
-        Further arguments of ``tritonserver``.
-    """
-
-    model_repository: tuple[str, ...]
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
-    address: str = "0.0.0.0"
-    http_inference: bool = False
-    restricted_header: str = "cytoserve-admin"
-    restricted_key: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
-    tls_client_ca: str = ""
-    exit_timeout: int = 60
-    rate_limit: str = "off"
-    log_verbose: int = 0
-    latency_quantiles: bool = False
-    model_config_name: str = ""
-    otel_url: str = ""
-    otel_service: str = "cytoserve"
-    otel_rate: int = 0
-    extra: tuple[str, ...] = ()
-
-
-def triton_arguments(options: ServeOptions) -> list[str]:
+def triton_arguments(
+    options: ServerOptions, repositories: Iterable[str | os.PathLike[str]], layout: Layout | None = None
+) -> list[str]:
     """Return the arguments of ``tritonserver``, without the executable.
+
+    Parameters
+    ----------
+    options : ServerOptions
+    repositories : iterable of paths
+        Folders of models.
+    layout : Layout, optional
+        Of the server of the wheel, whose ports and backends it then names; NVIDIA's container has its own backends.
 
     Raises
     ------
     DeployError
         TLS files do not go together.
     """
+    ports = layout or options
     return [
-        *(f"--model-repository={folder}" for folder in options.model_repository),
+        *(f"--model-repository={folder}" for folder in repositories),
         f"--http-address={options.address}",
-        f"--http-port={options.http_port}",
+        f"--http-port={ports.http_port}",
         f"--grpc-address={options.address}",
-        f"--grpc-port={options.grpc_port}",
+        f"--grpc-port={ports.grpc_port}",
         f"--metrics-address={options.address}",
-        f"--metrics-port={options.metrics_port}",
+        f"--metrics-port={ports.metrics_port}",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
-        f"--exit-timeout-secs={options.exit_timeout}",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--rate-limit={options.rate_limit}",
         f"--log-verbose={options.log_verbose}",
         "--log-format=ISO8601",
-        f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
+        *(_wheel(layout) if layout else [_stub_timeout("python")]),
         *_restrictions(options),
         *_tls(options),
         *_observability(options),
@@ -112,7 +66,27 @@ def triton_arguments(options: ServeOptions) -> list[str]:
     ]
 
 
-def _restrictions(options: ServeOptions) -> list[str]:
+def _stub_timeout(backend: str) -> str:
+    return f"--backend-config={backend},stub-timeout-seconds={STUB_TIMEOUT_S}"
+
+
+def _wheel(layout: Layout) -> list[str]:
+    """Return what the server of the wheel, built for GPUs, needs besides."""
+    arguments = [
+        f"--backend-directory={layout.backends}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+    ]
+    for backend in sorted(folder.name for folder in layout.backends.iterdir()):
+        # one prefix per backend: the regions of one must not take the names of another's
+        arguments.append(f"--backend-config={backend},shm-region-prefix-name={layout.shm_prefix}{backend}-")
+        arguments.append(_stub_timeout(backend))
+    return arguments
+
+
+def _restrictions(options: ServerOptions) -> list[str]:
+    if not options.restricted_header:
+        return []
     key = options.restricted_key or secrets.token_urlsafe(32)
     calls = ",".join(RESTRICTED)
     arguments = [
@@ -125,7 +99,7 @@ def _restrictions(options: ServeOptions) -> list[str]:
     return arguments
 
 
-def _tls(options: ServeOptions) -> list[str]:
+def _tls(options: ServerOptions) -> list[str]:
     if not options.tls_cert and not options.tls_key:
         if options.tls_client_ca:
             raise DeployError(
@@ -149,7 +123,7 @@ def _tls(options: ServeOptions) -> list[str]:
     return arguments
 
 
-def _observability(options: ServeOptions) -> list[str]:
+def _observability(options: ServerOptions) -> list[str]:
     arguments = []
     if options.latency_quantiles:
         arguments += ["--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={QUANTILES}"]

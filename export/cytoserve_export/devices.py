@@ -13,7 +13,7 @@ from cytoserve_export.errors import UnknownModel
 
 
 @dataclass(frozen=True)
-class Profile:
+class DeviceProfile:
     """One kind of processor.
 
     Parameters
@@ -52,17 +52,17 @@ class Profile:
 PROFILES: Final = {
     profile.name: profile
     for profile in (
-        Profile("cpu", None, None, None, None, 1, 500, 32),
-        Profile("a10", "8.6", 24, 125.0, 600.0, 1, 1000, 64),
-        Profile("l4", "8.9", 24, 121.0, 300.0, 1, 1000, 64),
-        Profile("a100", "8.0", 80, 312.0, 2039.0, 2, 500, 128),
-        Profile("h100", "9.0", 80, 989.0, 3350.0, 2, 500, 256),
-        Profile("h200", "9.0", 141, 989.0, 4800.0, 2, 500, 256),
+        DeviceProfile("cpu", None, None, None, None, 1, 500, 32),
+        DeviceProfile("a10", "8.6", 24, 125.0, 600.0, 1, 1000, 64),
+        DeviceProfile("l4", "8.9", 24, 121.0, 300.0, 1, 1000, 64),
+        DeviceProfile("a100", "8.0", 80, 312.0, 2039.0, 2, 500, 128),
+        DeviceProfile("h100", "9.0", 80, 989.0, 3350.0, 2, 500, 256),
+        DeviceProfile("h200", "9.0", 141, 989.0, 4800.0, 2, 500, 256),
     )
 }
 
 
-def find_profile(name: str) -> Profile:
+def find_profile(name: str) -> DeviceProfile:
     """Return a profile by name.
 
     Raises

@@ -10,8 +10,8 @@ from cytoserve_files import open_regular
 from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from PIL import Image
 
-from cytoserve_training.segmenter_data import LabelledField, clean_and_split
-from cytoserve_training.segmenter_evaluate import true_scale
+from cytoserve_training.detector_data import LabelledField, clean_and_split
+from cytoserve_training.detector_evaluate import true_scale
 
 SOURCES = ("bccd", "txl_bccd_altered", "txl_pbc", "txl_raabin")
 
@@ -29,7 +29,7 @@ def ratio(smears: Path, field: LabelledField) -> float:
 
 
 def main() -> None:
-    """Command line: ``python -m cytoserve_training.segmenter_scale_table --data DIR``; prints a Markdown table."""
+    """Command line: ``python -m cytoserve_training.detector_scale_table --data DIR``; prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=None)
