@@ -141,18 +141,6 @@ def synthetic_field(
 
 
 @app.command()
-def card(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to describe.")] = Path("models/reference"),
-    results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
-) -> None:
-    """Write the model card from the measured results."""
-    _check(checkpoint / "MODEL_CARD.md", folder=False)
-    from cytoserve_training.model_card import write_card
-
-    typer.echo(f"written: {write_card(checkpoint, results)}")
-
-
-@app.command()
 def segmenter(
     data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
     run: Annotated[Path, typer.Option(help="Folder of the run; stages found there are taken up again.")] = Path(
