@@ -56,7 +56,8 @@ def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
 def torch_road(checkpoint: Checkpoint) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the compiled bf16 denoiser, CUDA graphs included (torch's mode ``max-autotune``)."""
     module = Denoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()).eval()
-    network = cast_denoiser(module, "bf16").cuda().to(memory_format=torch.channels_last)
+    network: Any = cast_denoiser(module, "bf16")
+    network = network.cuda().to(memory_format=torch.channels_last)
     compiled = torch.compile(network, mode="max-autotune")
 
     def bind(feed: dict[str, Any]) -> Callable[[], object]:
@@ -91,7 +92,7 @@ def onnx_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
 
 def engine_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the engine, its copies to and from the device included."""
-    import tensorrt
+    import tensorrt  # type: ignore[import-not-found]
     from cytoserve_export.engine_parity import EngineRun
 
     engine = EngineRun(tensorrt, path)
@@ -110,7 +111,7 @@ def inputs(args: argparse.Namespace) -> Inputs:
     """Return the checkpoint's weights and the seed of the random rows."""
     checkpoint = Checkpoint(args.checkpoint)
     name = checkpoint.index.get("name", args.checkpoint.name)
-    return Inputs({"name": name, "sha256": checkpoint.weights_sha256()}, seeds={"rows": SEED})
+    return Inputs({"name": name, "sha256": checkpoint.weights_sha256}, seeds={"rows": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def send(files: list[Path], server: LocalServer) -> dict[str, Any]:
             if index % 25 == 0:
                 memory.append((index, resident_mib(server.pid)))
     late = [(i, m) for i, m in memory if i >= SETTLED]
-    slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) if len(late) > 2 else None
+    at, used = np.array(late or [(0, 0.0)]).T
+    slope = float(np.polyfit(at, used, 1)[0]) if len(late) > 2 else None
     single = [s for s, n in zip(seconds, white, strict=True) if n == 1]
     return {
         "fields": len(files),

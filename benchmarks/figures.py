@@ -31,8 +31,10 @@ def accepted(found: dict[str, Any]) -> str:
     text = (
         f"{percent(found['accepted_share'])}; wrong among them {found['wrong_among_accepted']} of {found['accepted']}"
     )
-    low, high = found["error_among_accepted_interval"] or (None, None)
-    return text if low is None else f"{text} ({100 * low:.2f} to {100 * high:.2f} %)"
+    if found["error_among_accepted_interval"] is None:
+        return text
+    low, high = found["error_among_accepted_interval"]
+    return f"{text} ({100 * low:.2f} to {100 * high:.2f} %)"
 
 
 def classification() -> str:

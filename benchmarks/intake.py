@@ -32,7 +32,7 @@ BLUR_PX = 4.0
 
 def blurred(pixels: Pixels) -> Pixels:
     """Defocus: a Gaussian of `BLUR_PX`."""
-    return ndimage.gaussian_filter(pixels, (BLUR_PX, BLUR_PX, 0))  # type: ignore[no-any-return]
+    return ndimage.gaussian_filter(pixels, (BLUR_PX, BLUR_PX, 0))
 
 
 def ycbcr(pixels: Pixels) -> Pixels:
@@ -61,7 +61,7 @@ SPOILT: dict[str, tuple[float, Callable[[Pixels], Pixels]]] = {
     "a rim through the cell": (PBC_UM_PER_PIXEL, rim),
     "greyscale in RGB": (PBC_UM_PER_PIXEL, grey),
     "channels swapped (BGR)": (PBC_UM_PER_PIXEL, lambda pixels: pixels[..., ::-1]),
-    "inverted": (PBC_UM_PER_PIXEL, lambda pixels: 255 - pixels),
+    "inverted": (PBC_UM_PER_PIXEL, lambda pixels: np.uint8(255) - pixels),
     "YCbCr read as RGB": (PBC_UM_PER_PIXEL, ycbcr),
 }
 """Name -> (scale given, what is done to the pixels)."""

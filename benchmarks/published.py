@@ -92,7 +92,7 @@ class PublishedLoop:
             noise = torch.randn(latent.shape, generator=generator)
             at.append(1 - timestep / 1000)
             seen.append(self.errors(latent, timestep, noise, [int(cells.labels[row])])[0])
-        fitted = np.polynomial.Polynomial.fit(at, seen, 4)  # type: ignore[no-untyped-call]
+        fitted = np.polynomial.Polynomial.fit(at, seen, 4)
         level = fitted(1 - np.arange(1000) / 1000)
         self.weight = 1.0 / np.maximum(level, 0.05 * np.median(level))
 

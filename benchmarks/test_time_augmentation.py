@@ -104,7 +104,8 @@ def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: Se
 def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> dict[str, Any]:
     """Return cost, errors and acceptance of one variant."""
     budget = cells.errors.shape[1]
-    scores, label = (part.copy() for part in class_scores(ties.asked))
+    first, best = class_scores(ties.asked)
+    scores, label = first.copy(), best.copy()
     rows = np.isfinite(ties.asked).sum(axis=(1, 2)).astype(np.float64)
     for cell, turned in ties.turned.items():
         pair = np.array(tied_pair(ties.asked[cell]))
