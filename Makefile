@@ -35,7 +35,7 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every measurement that two CPU cores can make (about two hours; what is up to date is skipped), then the documents' figures.
+# Every measurement that two CPU cores can make (about an hour and a half; what is up to date is skipped), then the documents' figures.
 # One of them: `make evidence ONLY=fields`; what there is: `python -m benchmarks.rerun --list`; only the documents: `make documents`.
 DATA ?= ../shared/data
 ONLY ?=

@@ -21,6 +21,8 @@ from cytoserve_validation import answers, labelled
 from cytoserve_validation.labelled import LabelledCells
 from cytoserve_validation.report import Source as Validated
 from cytoserve_validation.report import build
+from cytoserve_validation.resampling import SEED
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.results import Benchmark, Inputs, Source, now, run, served_weights
@@ -34,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights and cells."""
-    return Inputs(served_weights(), (Source.of(args.folder, labelled.scan(args.folder).files),))
+    """Return weights, cells, and the seed of the bootstrap intervals."""
+    cells = Source.of(args.folder, labelled.scan(args.folder).files)
+    return Inputs(served_weights(), (cells,), {"bootstrap": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with (
         LocalServer() as server,
         Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client,
-        Progress(*columns) as progress,
+        Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         task = progress.add_task("cells", total=len(cells.files))
         began = time.monotonic()

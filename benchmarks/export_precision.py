@@ -78,8 +78,8 @@ def compare(checkpoint: Checkpoint, repository: Path, cells: Cells, budget: int,
 
 def _entry(measured: Any, path: Path, note: str) -> dict[str, Any]:
     interval = stats.binomtest(measured.decisions_changed, measured.cells).proportion_ci(method="exact")
-    told = {**asdict(measured), "offered": offered(measured.decisions_changed, measured.cells)}
-    return {**told, "interval": [interval.low, interval.high], "bytes": path.stat().st_size, "run_by": note}
+    entry = {**asdict(measured), "offered": offered(measured.decisions_changed, measured.cells)}
+    return {**entry, "interval": [interval.low, interval.high], "bytes": path.stat().st_size, "run_by": note}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
+from rich.console import Console
 from rich.progress import track
 
 from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
@@ -48,7 +49,7 @@ def send(files: list[Path], server: LocalServer) -> dict[str, Any]:
     assert server.pid is not None
     with Client(server.grpc_url, timeout=60) as client:
         client.analyze([files[0]])
-        for index, file in enumerate(track(files, "fields")):
+        for index, file in enumerate(track(files, "fields", console=Console(stderr=True))):
             began = time.monotonic()
             analysis = client.analyze([file])
             seconds.append(time.monotonic() - began)

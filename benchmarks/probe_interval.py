@@ -56,7 +56,7 @@ Pairs = dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Looked:
+class BankErrors:
     """Errors of M cells under one bank, or their mean over some.
 
     Attributes
@@ -101,7 +101,9 @@ def tied_pairs(config: ScoringConfig, errors: Doubles, look: SecondLook, budget:
     return {cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.asks(paired_statistic(errors), budget)}
 
 
-def looked(graphs: ServedGraphs, latents: Floats, config: ScoringConfig, pairs: Pairs, look: SecondLook) -> Looked:
+def errors_under(
+    graphs: ServedGraphs, latents: Floats, config: ScoringConfig, pairs: Pairs, look: SecondLook
+) -> BankErrors:
     """Compute all errors of the upright cells, and those of the tied pairs in the other quarter turns."""
     probes, classes = config.probes, len(config.classes)
     upright = graphs.errors(latents, probes, classes, "a fresh bank").astype(np.float64)
@@ -111,12 +113,12 @@ def looked(graphs: ServedGraphs, latents: Floats, config: ScoringConfig, pairs: 
         probe = np.tile(np.repeat(np.arange(probes, dtype=np.int32), 2), TURNS)
         found = graphs.evaluate(rows, probe, np.tile(np.array(pair, np.int32), TURNS * probes))
         turned[:, cell, :, list(pair)] = found.reshape(TURNS, probes, 2).transpose(2, 0, 1)
-    return Looked(upright, turned)
+    return BankErrors(upright, turned)
 
 
 def measured(
     place: Place, cells: Measured, served: str, config: ScoringConfig, pairs: Pairs, look: SecondLook, banks: int
-) -> list[Looked]:
+) -> list[BankErrors]:
     """Return the cells' errors under each fresh bank, computed or kept from an earlier run.
 
     Parameters
@@ -131,12 +133,12 @@ def measured(
         for number in range(banks):
             with tempfile.TemporaryDirectory() as folder:
                 graphs = fresh_graphs(place, SEED + number, Path(folder))
-                found.append(looked(graphs, cells.latents, config, pairs, look))
+                found.append(errors_under(graphs, cells.latents, config, pairs, look))
         upright, turned = np.stack([one.upright for one in found]), np.stack([one.turned for one in found])
         with output_file(path) as file:
             np.savez_compressed(file, upright=upright, turned=turned)
     held = np.load(path)
-    return [Looked(*both) for both in zip(held["upright"], held["turned"], strict=True)]
+    return [BankErrors(*both) for both in zip(held["upright"], held["turned"], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,18 @@ class Judged:
 
     Attributes
     ----------
-    told, truth : (M,) ndarray
+    probability, truth : (M,) ndarray
         Probability of the answered class, of the bank itself and under the other banks.
     interval : (M, 2) ndarray
     """
 
-    told: Doubles
+    probability: Doubles
     truth: Doubles
     interval: Doubles
 
-    def held(self, low: float = 0.0, high: float = 2.0) -> NDArray[np.bool_]:
+    def covered(self, low: float = 0.0, high: float = 2.0) -> NDArray[np.bool_]:
         """Return, for the cells whose probability is in the band, whether the interval holds the truth."""
-        kept = (low <= self.told) & (self.told < high)
+        kept = (low <= self.probability) & (self.probability < high)
         inside: NDArray[np.bool_] = (self.interval[:, 0] <= self.truth) & (self.truth <= self.interval[:, 1])
         return inside[kept]
 
@@ -167,11 +169,11 @@ def probability_of(lags: Doubles, winner: int, temperature: float) -> float:
     return float(special.expit(-special.logsumexp(-rivals / temperature)))
 
 
-def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) -> Judged:
+def first_pass(config: ScoringConfig, one: BankErrors, others: BankErrors, budget: int) -> Judged:
     """Judge the interval of the first pass, with the same classes dropped under the other banks."""
     answers = replay(config, one.upright, budget)
-    asked = np.isfinite(first_looks(config, one.upright, (budget,))[budget])
-    known = np.where(asked, others.upright[:, :budget], np.nan)
+    evaluated = np.isfinite(first_looks(config, one.upright, (budget,))[budget])
+    known = np.where(evaluated, others.upright[:, :budget], np.nan)
     truth = [
         probability_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
         for cell, winner in enumerate(answers.label.tolist())
@@ -179,7 +181,7 @@ def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) 
     return Judged(answers.posterior.max(axis=1), np.array(truth), answers.interval.astype(np.float64))
 
 
-def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs) -> Judged:
+def augmented(config: ScoringConfig, one: BankErrors, others: BankErrors, pairs: Pairs) -> Judged:
     """Judge the interval after the augmentation, at the pairs that tied under the served bank."""
     budget = config.probes
     temperature, answers = config.temperature[budget - 1], replay(config, one.upright, budget)
@@ -189,43 +191,43 @@ def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs
         # The better of the two under this bank stands first, as it would in the engine.
         pair = pair if answers.scores[cell, pair[0]] <= answers.scores[cell, pair[1]] else pair[::-1]
         count = shared_probes(seen[cell], np.array(pair))
-        if count < 2:  # under this bank one of them was dropped at once: nothing ties, nothing is asked again
+        if count < 2:  # under this bank one of them was dropped at once: nothing ties, nothing is evaluated again
             continue
         again = Again(pair, one.lag(cell, pair)[:, :count])
         truth = Again(pair, others.lag(cell, pair)[:, :count])
         scores, winner, _ = revised(answers.scores[cell], again)
-        asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
-        told = softmax_posterior(scores[None], temperature)[0, winner]
+        evaluated = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
+        probability = softmax_posterior(scores[None], temperature)[0, winner]
         low, high = posterior_interval(
             scores, winner, probe_lags(seen[cell], winner, again), temperature, config.usual_spread
         )
-        rows.append((told, probability_of(probe_lags(asked, winner, truth), winner, temperature), low, high))
-    told, found, low, high = np.array(rows).T
-    return Judged(told, found, np.stack([low, high], axis=1))
+        rows.append((probability, probability_of(probe_lags(evaluated, winner, truth), winner, temperature), low, high))
+    probability, found, low, high = np.array(rows).T
+    return Judged(probability, found, np.stack([low, high], axis=1))
 
 
 def over_banks(judged: list[Judged]) -> dict[str, Any]:
     """Return the mean coverage over the banks with Student's interval, in all and by bands of the probability."""
-    out: dict[str, Any] = {"cells": len(judged[0].told)}
+    out: dict[str, Any] = {"cells": len(judged[0].probability)}
     for name, band in {"all": (0.0, 2.0), **{f"{b[0]:g} to {min(b[1], 1.0):g}": b for b in BANDS}}.items():
-        held = [one.held(*band) for one in judged]
+        held = [one.covered(*band) for one in judged]
         shares = np.array([part.mean() for part in held if len(part)])
         if len(shares) < 2:
             out[name] = None
             continue
         reach = float(stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares))
         width = np.concatenate([np.diff(one.interval, axis=1)[:, 0] for one in judged])
-        told = np.concatenate([one.told for one in judged])
+        probability = np.concatenate([one.probability for one in judged])
         out[name] = {
             "covered": round(float(shares.mean()), 4),
             "interval": [round(max(0.0, shares.mean() - reach), 4), round(min(1.0, shares.mean() + reach), 4)],
             "answers": sum(len(part) for part in held),
-            "median_width": round(float(np.median(width[(band[0] <= told) & (told < band[1])])), 4),
+            "median_width": round(float(np.median(width[(band[0] <= probability) & (probability < band[1])])), 4),
         }
     return out
 
 
-def turns_correlation(banks: list[Looked], pairs: Pairs) -> float:
+def turns_correlation(banks: list[BankErrors], pairs: Pairs) -> float:
     """Return the mean correlation between turns of what a bank's noise adds to the lag of a tied pair."""
     found = []
     for cell, pair in pairs.items():
@@ -247,9 +249,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cells = Measured(cells.latents[rows], cells.errors[rows], cells.labels[rows])
     pairs = tied_pairs(config, cells.errors, look, config.probes)
     found = measured(place, cells, graphs.sha256, config, pairs, look, banks)
-    total = Looked(np.sum([one.upright for one in found], axis=0), np.sum([one.turned for one in found], axis=0))
+    total = BankErrors(np.sum([one.upright for one in found], axis=0), np.sum([one.turned for one in found], axis=0))
     rest = [
-        Looked((total.upright - one.upright) / (banks - 1), (total.turned - one.turned) / (banks - 1)) for one in found
+        BankErrors((total.upright - one.upright) / (banks - 1), (total.turned - one.turned) / (banks - 1))
+        for one in found
     ]
     both = list(zip(found, rest, strict=True))
     return {
@@ -259,10 +262,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "expected_coverage": round(expected_coverage(config.probes, banks - 1), 4),
         "turns_correlation": round(turns_correlation(found, pairs), 3),
         "first_look": {
-            str(budget): over_banks([first_look(plain, *one, budget) for one in both])
+            str(budget): over_banks([first_pass(plain, *one, budget) for one in both])
             for budget in (*BUDGETS, config.probes)
         },
-        "second_look": over_banks([second_look(plain, *one, pairs) for one in both]),
+        "second_look": over_banks([augmented(plain, *one, pairs) for one in both]),
     }
 
 

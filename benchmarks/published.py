@@ -31,6 +31,7 @@ from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import build_scheduler, diffuse, predict, row_error
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from scipy import stats
 from torch import Tensor
@@ -39,6 +40,8 @@ from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 MILD = Augmentation(scale=0.0, shift_um=0.0, strong=0.0, narrow=0.1, brightness=0.02, channel_gain=0.02, occlude=0.0)
 """Rotation, flip and a slight colour jitter, as the published loop augments every trial."""
+
+BOOTSTRAP_SEED = 0
 
 VALIDATION_EACH = 40
 """Validation cells of each class that the weights over the timesteps are refitted on."""
@@ -166,12 +169,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights, both sets of cells and the seed of timesteps, noise and augmentation."""
+    """Return weights, both sets of cells, the seed of timesteps, noise and augmentation, and that of the bootstrap."""
     data = (
         Source.by_class(args.folder, each_of(args.cells)),
         Source.by_class(args.validation, VALIDATION_EACH),
     )
-    return Inputs(served_weights(), data, {"trials": Procedure.seed})
+    return Inputs(served_weights(), data, {"trials": Procedure.seed, "bootstrap": BOOTSTRAP_SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,13 +185,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     baseline = PublishedLoop(args.checkpoint, Procedure())
     baseline.refit_weights(load_cells(args.validation, VALIDATION_EACH))
     began = time.monotonic()
-    runs = [baseline.classify(cells, row) for row in track(range(len(cells)), "published procedure")]
+    runs = [
+        baseline.classify(cells, row)
+        for row in track(range(len(cells)), "published procedure", console=Console(stderr=True))
+    ]
     their_speed = len(cells) / (time.monotonic() - began)
     return compare(ours, speed, runs, their_speed, cells.labels.numpy())
 
 
 def paired_difference(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], draws: int = 4000, seed: int = 0
+    first: NDArray[np.bool_], second: NDArray[np.bool_], draws: int = 4000, seed: int = BOOTSTRAP_SEED
 ) -> dict[str, Any]:
     """Return the difference in accuracy of two answers to the same cells, in points, with its 95 % interval.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from cytoserve_scoring.vision.scale import guess_um_per_pixel
+from cytoserve_validation.resampling import SEED
 from PIL import Image
 
 from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
@@ -77,11 +78,12 @@ def cytoserve(*words: str, calibration: Path | None = None) -> None:
     subprocess.CalledProcessError
         It did not end well.
     """
-    told = {key: value for key, value in os.environ.items() if key not in ("CYTOSERVE_URL", "CYTOSERVE_CALIBRATION")}
+    ours = ("CYTOSERVE_URL", "CYTOSERVE_CALIBRATION")
+    env = {key: value for key, value in os.environ.items() if key not in ours}
     if calibration is not None:
-        told["CYTOSERVE_CALIBRATION"] = str(calibration)
+        env["CYTOSERVE_CALIBRATION"] = str(calibration)
     command = [str(Path(sys.executable).parent / "cytoserve"), *words]
-    subprocess.run(command, check=True, env=told, stdout=sys.stderr)
+    subprocess.run(command, check=True, env=env, stdout=sys.stderr)
 
 
 def summary(report: Path) -> dict[str, Any]:
@@ -110,7 +112,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, the site's cells, and the fields that its scale is measured on."""
     cells = Source.by_class(args.folder)
-    return Inputs(served_weights(), (cells, Source.of(args.fields, scale_fields(args.fields))))
+    fields = Source.of(args.fields, scale_fields(args.fields))
+    return Inputs(served_weights(), (cells, fields), {"bootstrap": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def counted(client: Client, url: str, files: list[Path]) -> tuple[CellsAnalysis,
     began = time.monotonic()
     answer = client.classify(files, PBC_UM_PER_PIXEL)
     seconds = time.monotonic() - began
-    rows, told = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
-    if rows != told:
-        raise SystemExit(f"the denoiser received {rows} rows, the answers report {told}: no figure is worth anything")
+    rows, reported = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
+    if rows != reported:
+        raise SystemExit(f"the denoiser received {rows} rows, the answers report {reported}")
     return answer, rows, seconds
 
 

@@ -79,37 +79,38 @@ class Ties:
 
     Attributes
     ----------
-    asked : (M, P, C) ndarray, NaN where a class was dropped
+    evaluated : (M, P, C) ndarray, NaN where a class was dropped
     turned : dict of int to (TURNS, P, 2) ndarray
         Errors of the tied pair of each near tie, the better class first.
     """
 
-    asked: NDArray[np.float32]
+    evaluated: NDArray[np.float32]
     turned: dict[int, Doubles]
 
 
 def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: ServedGraphs) -> Ties:
     """Replay the first pass and compute the turned errors of the tied pairs."""
     budget = config.probes
-    asked = first_looks(config, cells.errors, (budget,))[budget]
-    tied = [cell for cell in range(len(asked)) if look.asks(paired_statistic(asked[cell]), budget)]
+    evaluated = first_looks(config, cells.errors, (budget,))[budget]
+    tied = [cell for cell in range(len(evaluated)) if look.asks(paired_statistic(evaluated[cell]), budget)]
     latents = look.turned(cells.latents[tied]).reshape(-1, *cells.latents.shape[1:])
     found = graphs.errors(latents, budget, len(config.classes), "near ties, turned")
     found = found.reshape(TURNS, len(tied), budget, -1)
     return Ties(
-        asked, {cell: found[:, row][..., tied_pair(asked[cell])].astype(np.float64) for row, cell in enumerate(tied)}
+        evaluated,
+        {cell: found[:, row][..., tied_pair(evaluated[cell])].astype(np.float64) for row, cell in enumerate(tied)},
     )
 
 
 def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> dict[str, Any]:
     """Return cost, errors and acceptance of one variant."""
     budget = cells.errors.shape[1]
-    first, best = class_scores(ties.asked)
+    first, best = class_scores(ties.evaluated)
     scores, label = first.copy(), best.copy()
-    rows = np.isfinite(ties.asked).sum(axis=(1, 2)).astype(np.float64)
+    rows = np.isfinite(ties.evaluated).sum(axis=(1, 2)).astype(np.float64)
     for cell, turned in ties.turned.items():
-        pair = np.array(tied_pair(ties.asked[cell]))
-        shared = shared_probes(ties.asked[cell], pair)
+        pair = np.array(tied_pair(ties.evaluated[cell]))
+        shared = shared_probes(ties.evaluated[cell], pair)
         rows[cell] += variant.rows(shared, budget)
         count = variant.used(shared, budget)
         if count:

@@ -94,7 +94,7 @@ def test_turned_errors_of_a_tied_pair_stand_where_its_cell_turn_probe_and_class_
     config = SimpleNamespace(probes=3, classes=("a", "b", "c", "d"))
     look = SimpleNamespace(turned=lambda latents: np.stack([latents + 100 * (turn + 1) for turn in range(TURNS)]))
     latents = np.arange(1, 3, dtype=np.float32).reshape(2, 1, 1, 1)
-    found = probe_interval.looked(Graphs(), latents, config, {1: (3, 0)}, look)
+    found = probe_interval.errors_under(Graphs(), latents, config, {1: (3, 0)}, look)
     assert np.isnan(found.turned[:, 0]).all()
     assert np.isnan(found.turned[:, 1][..., [1, 2]]).all()
     for turn in range(TURNS):
