@@ -180,6 +180,8 @@ def measurement_row(one: Measurement, results: Results) -> list[str]:
         made += ", with changes that were not committed"
     if stamp is not None and "seconds" in stamp:
         time = f"{max(1, round(stamp['seconds'] / 60))} min"
+        if results[one.name].get("kept_errors"):
+            time += ", with errors kept from an earlier run"
     else:
         time = "-" if one.minutes is None else f"about {one.minutes} min"
     command = "archived; see below" if one.archived else f"`{one.command()}`"

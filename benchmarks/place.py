@@ -80,7 +80,13 @@ class Place:
         """Open the served graphs in this process."""
         return ServedGraphs(self.repository, self.pack.threads)
 
-    def calibrating(self, graphs: ServedGraphs, config: ScoringConfig) -> Measured:
-        """Return the calibrating cells with all their errors, computed or kept from an earlier run."""
-        kept = RefitConfig(str(self.checkpoint), str(self.repository), str(self.run), self.pack)
-        return measure_parts(kept, graphs, config)[1]
+    def calibrating(self, graphs: ServedGraphs, config: ScoringConfig) -> tuple[Measured, bool]:
+        """Return the calibrating cells with all their errors, and whether those are kept from an earlier run."""
+        known = self.kept("calibrating-*.npz")
+        run = RefitConfig(str(self.checkpoint), str(self.repository), str(self.run), self.pack)
+        cells = measure_parts(run, graphs, config)[1]
+        return cells, self.kept("calibrating-*.npz") == known
+
+    def kept(self, pattern: str) -> set[str]:
+        """Return the names of the files of computed errors that match a pattern."""
+        return {path.name for path in self.run.glob(pattern)}

@@ -244,11 +244,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     config, look = place.scoring()
     plain = replace(config, second_look=None)
     graphs = place.graphs()
-    cells = place.calibrating(graphs, config)
+    cells, kept = place.calibrating(graphs, config)
     rows = hardest_and_others(cells.errors, plain, args.hard, args.others)
     cells = Measured(cells.latents[rows], cells.errors[rows], cells.labels[rows])
     pairs = tied_pairs(config, cells.errors, look, config.probes)
+    known = place.kept("fresh_banks_*.npz")
     found = measured(place, cells, graphs.sha256, config, pairs, look, banks)
+    kept_banks = place.kept("fresh_banks_*.npz") == known
     total = BankErrors(np.sum([one.upright for one in found], axis=0), np.sum([one.turned for one in found], axis=0))
     rest = [
         BankErrors((total.upright - one.upright) / (banks - 1), (total.turned - one.turned) / (banks - 1))
@@ -256,6 +258,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ]
     both = list(zip(found, rest, strict=True))
     return {
+        "kept_errors": [name for name, old in (("calibrating", kept), ("fresh banks", kept_banks)) if old],
         "cells": {"least_sure": args.hard, "others": args.others, "looked_at_again": len(pairs)},
         "fresh_banks": banks,
         "level": LEVEL,

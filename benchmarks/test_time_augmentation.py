@@ -134,10 +134,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     place = Place.of(args)
     config, look = place.scoring()
     graphs = place.graphs()
-    cells = place.calibrating(graphs, config)
+    cells, kept = place.calibrating(graphs, config)
     ties = ties_of(config, look, cells, graphs)
     promise = Promise(place.pack.bank.tolerated_error, place.pack.bank.confidence)
     return {
+        "kept_errors": ["calibrating"] if kept else [],
         "cells": len(cells.labels),
         "near_ties": len(ties.turned),
         "variants": {name: outcome(cells, ties, variant, promise) for name, variant in VARIANTS.items()},

@@ -60,10 +60,11 @@ def test_the_page_says_of_every_result_when_it_was_made_and_whether_it_is_stampe
     missing = {"commit": "b" * 40, "date": "2026-11-01T10:00:00+00:00", "missing": "measured before"}
     one = BY_NAME["pbc_test"]
 
-    def row(stamp: dict[str, object]) -> list[str]:
-        return evidence_page.measurement_row(one, {"pbc_test": {"stamp": stamp}})[3:]
+    def row(stamp: dict[str, object], **body: object) -> list[str]:
+        return evidence_page.measurement_row(one, {"pbc_test": {**body, "stamp": stamp}})[3:]
 
     assert row(stamped) == ["5 min", "aaaaaaa, 2026-12-01"]
+    assert row(stamped, kept_errors=["calibrating"])[0] == "5 min, with errors kept from an earlier run"
     assert row({**stamped, "clean": False})[1].endswith("with changes that were not committed")
     assert row(missing)[1] == "bbbbbbb, 2026-11-01, not stamped"
 

@@ -13,7 +13,7 @@ from cytoserve_scoring.classifier.augmentation import TURNS
 from cytoserve_validation.report import Source, build
 from scipy import stats
 
-from benchmarks import accuracy, probe_interval, published, referral
+from benchmarks import accuracy, place, probe_interval, published, referral
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "validation"))
 
@@ -113,3 +113,16 @@ def test_expected_coverage_is_that_of_simulated_means():
     half = stats.t.ppf(0.975, 15) * own.std(axis=1, ddof=1) / 4
     covered = (np.abs(own.mean(axis=1) - others) <= half).mean()
     assert probe_interval.expected_coverage(16, 3) == pytest.approx(covered, abs=0.006)
+
+
+def test_a_result_knows_whether_its_errors_are_of_an_earlier_run(tmp_path, monkeypatch):
+    here = place.Place(Path("models"), Path("repository"), Path("data"), tmp_path)
+
+    def measure_parts(run, graphs, config):
+        (tmp_path / f"calibrating-{graphs}.npz").write_bytes(b"errors")
+        return "choosing", "calibrating"
+
+    monkeypatch.setattr(place, "measure_parts", measure_parts)
+    assert here.calibrating("one", None) == ("calibrating", False)
+    assert here.calibrating("one", None) == ("calibrating", True)
+    assert here.calibrating("two", None) == ("calibrating", False)
