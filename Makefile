@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo serve test lint bench load evidence export-tables contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo serve test lint load evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again.
 demo: $(VENV)/.ready
@@ -35,17 +35,14 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Speed of the server beside ONNX Runtime, then the published procedure on the same weights and cells.
-bench:
-	$(BIN)/python -m benchmarks.server_speed ../shared/data/pbc/val --out docs/results/server_speed.json
-	$(BIN)/python -m benchmarks.published ../shared/data/pbc/test --cells 300 --out docs/results/published.json
-
-# docs/evidence.md and the figures in README.md and docs/benchmarks.md, from docs/results; the tables of docs/export.md.
+# Every measurement that two CPU cores can make (about an hour and a half; what is up to date is skipped), then the documents' figures.
+# One of them: `make evidence ONLY=fields`; what there is: `python -m benchmarks.rerun --list`; only the documents: `make documents`.
+DATA ?= ../shared/data
+ONLY ?=
 evidence:
-	$(BIN)/python -m benchmarks.evidence
-	$(BIN)/python -m benchmarks.figures
-export-tables:
-	$(BIN)/python -m benchmarks.export_tables
+	$(BIN)/python -m benchmarks.rerun --data $(DATA) $(addprefix --only ,$(ONLY))
+documents:
+	$(BIN)/python -m benchmarks.render
 
 # Every file that is generated from contract/: configurations, the tables of docs/contract.md, the list of hashes.
 contract:

@@ -2,140 +2,140 @@
 
     python -m benchmarks.accuracy ../shared/data/pbc/test --um-per-pixel 0.18 --out docs/results/pbc_test.json
 
-The folder holds one folder a class. Classes the folder lacks stay in the race (argmax over all of the model's).
+The folder holds one folder per class. All figures are those of ``cytoserve validate``
+(`cytoserve_validation.report.build`); this keeps the ones that the documents quote. Classes without a folder stay
+candidates: the label is the best of all classes of the model.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from cytoserve_client import CellsAnalysis, Client
+from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
-from cytoserve_files import write_text
+from cytoserve_statistics.resampling import SEED
+from cytoserve_validation import answers, labelled
+from cytoserve_validation.labelled import LabelledCells
+from cytoserve_validation.report import Source as Validated
+from cytoserve_validation.report import build
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.outputs import output_path
-
-from .statistics import balanced_accuracy, balanced_accuracy_interval, clopper_pearson, expected_calibration_error
+from benchmarks.results import Benchmark, Inputs, Source, now, run, served_weights
 
 
-def labelled_files(folder: Path, each: int | None = None) -> list[Path]:
-    """Return the files of a folder with one folder a class; at most ``each`` of a class, the first by name."""
-    return [file for home in sorted(folder.iterdir()) if home.is_dir() for file in sorted(home.iterdir())[:each]]
-
-
-def classify(url: str, files: list[Path], um_per_pixel: float | None, budget: int | None) -> CellsAnalysis:
-    """Send all files through ``cell_analysis`` with a progress bar."""
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Client(url, timeout=300, cells_per_request=16, max_in_flight=2) as client, Progress(*columns) as progress:
-        task = progress.add_task("cells", total=len(files))
-        return client.classify(
-            files, um_per_pixel, budget=budget, on_progress=lambda done, _: progress.update(task, completed=done)
-        )
-
-
-def best_of(scores: dict[str, float] | None, names: list[str]) -> str | None:
-    """Return the class of ``names`` with the lowest error, or None where the cell was not scored."""
-    asked = {name: scores[name] for name in names if name in scores} if scores else {}
-    return min(asked, key=lambda name: asked[name]) if asked else None
-
-
-def covered(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any] | None:
-    """Return the share of 95 % prediction sets that hold the truth, by class, and their mean size."""
-    sets = [cell.prediction_set(0.05) for cell in analysis.cells]
-    if any(found is None for found in sets):
-        return None
-    hit = np.array([name in (found or ()) for found, name in zip(sets, truth, strict=True)])
-    names = np.array(truth)
-    return {
-        "by_class": {name: round(float(hit[names == name].mean()), 4) for name in sorted(set(truth))},
-        "mean_size": round(float(np.mean([len(found or ()) for found in sets])), 3),
-        "empty": round(float(np.mean([not found for found in sets])), 4),
-    }
-
-
-def summarise(analysis: CellsAnalysis, truth: list[str]) -> dict[str, Any]:
-    """Return accuracy, recalls, confusion and acceptance, each with its 95 % interval."""
-    classes = list(analysis.model.classes)
-    labels = np.array([classes.index(name) for name in truth])
-    guess = np.array([classes.index(cell.label) if cell.label else -1 for cell in analysis.cells])
-    right = guess == labels
-    accepted = np.array([cell.decision == "accept" for cell in analysis.cells])
-    recalls = {
-        classes[c]: {
-            "n": int((labels == c).sum()),
-            "recall": round(float(right[labels == c].mean()), 4),
-            "interval": [round(x, 4) for x in clopper_pearson(int(right[labels == c].sum()), int((labels == c).sum()))],
-        }
-        for c in np.unique(labels)
-    }
-    present = [classes[c] for c in np.unique(labels)]
-    among = np.array([best_of(cell.scores, present) == name for cell, name in zip(analysis.cells, truth, strict=True)])
-    confidence = np.array([max(cell.probability.values()) if cell.probability else 0.0 for cell in analysis.cells])
-    wrong_accepted, taken = int((~right & accepted).sum()), int(accepted.sum())
-    return {
-        "cells": len(labels),
-        "failures": len(analysis.failures),
-        "accuracy": round(float(right.mean()), 4),
-        "accuracy_interval": [round(x, 4) for x in clopper_pearson(int(right.sum()), len(right))],
-        "balanced_accuracy": round(balanced_accuracy(guess, labels), 4),
-        "balanced_accuracy_interval": [round(x, 4) for x in balanced_accuracy_interval(guess, labels)],
-        "classes_present": present,
-        "accuracy_among_present": round(float(among.mean()), 4),
-        "accuracy_among_present_interval": [round(x, 4) for x in clopper_pearson(int(among.sum()), len(among))],
-        "expected_calibration_error": round(expected_calibration_error(confidence, right), 4),
-        "set_coverage_95": covered(analysis, truth),
-        "reasons": dict(Counter(reason for cell in analysis.cells for reason in cell.reasons).most_common()),
-        "recall": recalls,
-        "accepted": taken,
-        "accepted_share": round(taken / len(right), 4),
-        "wrong_among_accepted": wrong_accepted,
-        "error_among_accepted_interval": [round(x, 4) for x in clopper_pearson(wrong_accepted, taken)]
-        if taken
-        else None,
-        "evaluations_per_cell": float(np.mean([cell.evaluations or 0 for cell in analysis.cells])),
-        "confusion": {
-            classes[c]: {classes[g]: int(((labels == c) & (guess == g)).sum()) for g in np.unique(guess[labels == c])}
-            for c in np.unique(labels)
-        },
-        "model": analysis.model.model_dump(),
-    }
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--um-per-pixel", type=float)
     parser.add_argument("--budget", type=int)
-    parser.add_argument("--limit", type=int, help="at most so many cells of each class, in the order of their names")
-    parser.add_argument("--url", help="a running server; without it one is started")
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
-    files = labelled_files(args.folder, args.limit)
-    truth = [file.parent.name for file in files]
-    began = time.monotonic()
-    if args.url:
-        analysis = classify(args.url, files, args.um_per_pixel, args.budget)
-    else:
-        with LocalServer() as server:
-            began = time.monotonic()
-            analysis = classify(server.grpc_url, files, args.um_per_pixel, args.budget)
-    seconds = time.monotonic() - began
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights, cells, and the seed of the bootstrap intervals."""
+    cells = Source.of(args.folder, labelled.scan(args.folder).files)
+    return Inputs(served_weights(), (cells,), {"bootstrap": SEED})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Classify every cell on a local server of its own and return the figures."""
+    cells = labelled.scan(args.folder)
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        LocalServer() as server,
+        Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        task = progress.add_task("cells", total=len(cells.files))
+        began = time.monotonic()
+        analysis = client.classify(
+            list(cells.files),
+            args.um_per_pixel,
+            budget=args.budget,
+            on_progress=lambda done, _: progress.update(task, completed=done),
+        )
+        seconds = time.monotonic() - began
     if analysis.failures:
         raise SystemExit(f"{len(analysis.failures)} cells failed, first: {analysis.failures[0]}")
-    result = {"data": args.folder.name, "um_per_pixel": args.um_per_pixel, **summarise(analysis, truth)}
-    result["cells_per_second"] = round(len(files) / seconds, 2)
-    print(json.dumps({k: v for k, v in result.items() if k not in ("confusion", "model")}, indent=1))
-    if args.out:
-        write_text(args.out, json.dumps(result, indent=1) + "\n")
+    return {
+        "data": args.folder.name,
+        "um_per_pixel": args.um_per_pixel,
+        **figures(validated(analysis, cells, args)),
+        "cells_per_second": round(len(cells.files) / seconds, 2),
+    }
 
+
+def validated(analysis: Any, cells: LabelledCells, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the document that ``cytoserve validate`` would write of these answers."""
+    answered, _ = answers.of_labelled(analysis, cells)
+    hashes = labelled.file_hashes(cells.files)
+    source = Validated(
+        args.folder.name, labelled.data_sha256(cells.names, hashes), now(), args.um_per_pixel, args.budget
+    )
+    return build(answered, analysis.model, source)
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures that the documents quote, from a ``validation.json``."""
+    overall = document["overall"]
+    headline, acceptance = overall["headline"], overall["acceptance"]
+    among = document["restricted"] or {"accuracy": headline["accuracy"]}
+    present = {name: row for name, row in overall["per_class"].items() if row["cells"]}
+    return {
+        "cells": overall["cells"],
+        "failures": len(document["data"]["failed"]),
+        "accuracy": rounded(headline["accuracy"]),
+        "accuracy_interval": ends(headline["accuracy"]),
+        "balanced_accuracy": rounded(headline["balanced_accuracy"]),
+        "balanced_accuracy_interval": ends(headline["balanced_accuracy"]),
+        "classes_present": list(present),
+        "accuracy_among_present": rounded(among["accuracy"]),
+        "accuracy_among_present_interval": ends(among["accuracy"]),
+        "expected_calibration_error": rounded(headline["calibration_error"]),
+        "set_coverage_95": sets(overall["sets"]),
+        "reasons": acceptance["reasons"],
+        "recall": {
+            name: {"n": row["cells"], "recall": rounded(row["sensitivity"]), "interval": ends(row["sensitivity"])}
+            for name, row in present.items()
+        },
+        "accepted": acceptance["accepted"],
+        "accepted_share": rounded(headline["accepted"]),
+        "wrong_among_accepted": acceptance["wrong"],
+        "error_among_accepted_interval": ends(headline["error_among_accepted"]),
+        "evaluations_per_cell": overall["evaluations"]["mean"],
+        "confusion": {
+            name: {label: count for label, count in row.items() if count} for name, row in overall["confusion"].items()
+        },
+        "model": document["model"],
+    }
+
+
+def rounded(figure: dict[str, Any]) -> float | None:
+    """Return a figure to four digits."""
+    return None if figure["value"] is None else round(figure["value"], 4)
+
+
+def ends(figure: dict[str, Any]) -> list[float] | None:
+    """Return the ends of a figure's 95 % interval; None where there is nothing to measure it on."""
+    return None if figure["value"] is None else [round(figure["low"], 4), round(figure["high"], 4)]
+
+
+def sets(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return coverage by class, mean size and share of empty 95 % prediction sets."""
+    if found is None:
+        return None
+    total = sum(found["sizes"].values())
+    return {
+        "by_class": {name: round(row["coverage"]["value"], 4) for name, row in sorted(found["per_class"].items())},
+        "mean_size": round(sum(int(size) * count for size, count in found["sizes"].items()) / total, 3),
+        "empty": round(found["sizes"]["0"] / total, 4),
+    }
+
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

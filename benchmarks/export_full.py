@@ -1,13 +1,14 @@
 """Time and peak memory of exporting a full CytoDiffusion denoiser (860 million parameters, random weights) to ONNX.
 
-``python -m benchmarks.export_full SCRATCH [--parity] [--out FILE]``. SCRATCH needs some 9 GB and is emptied after.
+    python -m benchmarks.export_full SCRATCH --parity --out docs/results/export_full.json
+
+SCRATCH is a folder with about 9 GB free; it is removed afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import resource
 import shutil
 import time
@@ -24,19 +25,24 @@ from cytoserve_export.networks import build
 from cytoserve_export.parity import ErrorReference, session
 from cytoserve_export.specs import SPECS
 from cytoserve_export.synthetic import write_checkpoint
-from cytoserve_files import write_text
 
-from benchmarks.outputs import output_path
+from benchmarks.results import Benchmark, Inputs, run
 
 
-def main() -> None:
-    """Run the stages and write what each took."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--size", choices=("full", "tenth"), default="full")
     parser.add_argument("--parity", action="store_true", help="one evaluation by torch and by ONNX Runtime")
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return nothing: the weights are random."""
+    return Inputs(None, seeds={"weights": 0, "row": 0})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the stages and return what each took."""
     torch.set_num_threads(1)
     stages: dict[str, Any] = {}
 
@@ -48,7 +54,6 @@ def main() -> None:
             "cpu_s": round(time.process_time() - cpu, 1),
             "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         }
-        print(name, stages[name], flush=True)
         return answer
 
     folder, path = args.scratch / "checkpoint", args.scratch / "denoiser" / "model.onnx"
@@ -65,10 +70,7 @@ def main() -> None:
         if args.parity:
             stages["parity"] = _parity(checkpoint, path, stage)
         files = {name: (path.parent / name).stat().st_size for name in (path.name, *external_files(path))}
-        report = {"size": args.size, "parameters_after_folding": parameters, "bytes": files, "stages": stages}
-        print(json.dumps(report, indent=1))
-        if args.out:
-            write_text(args.out, json.dumps(report, indent=1) + "\n")
+        return {"size": args.size, "parameters_after_folding": parameters, "bytes": files, "stages": stages}
     finally:
         shutil.rmtree(args.scratch, ignore_errors=True)
 
@@ -89,5 +91,7 @@ def _parity(checkpoint: Checkpoint, path: Path, stage: Callable[[str, Callable[[
     return {"torch": want, "onnx": got, "relative": abs(got - want) / abs(want)}
 
 
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
+
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

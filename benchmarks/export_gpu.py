@@ -9,7 +9,6 @@ sheet's dense bf16 peak, whatever the precision. Rows are random: speed only.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +21,12 @@ from cytoserve_export.cost import denoiser_costs
 from cytoserve_export.devices import PROFILES
 from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.precision import cast_denoiser
-from cytoserve_files import write_text
 
-from benchmarks.outputs import output_path
+from benchmarks.results import Benchmark, Inputs, run
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 SECONDS = 3.0
+SEED = 0
 
 
 def rate(run: Callable[[], object], rows: int) -> dict[str, float]:
@@ -46,7 +45,7 @@ def rate(run: Callable[[], object], rows: int) -> dict[str, float]:
 
 def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
     """Return random inputs of ``count`` rows by name."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     return {
         "LATENT": rng.standard_normal((count, *checkpoint.geometry.latent_shape), dtype=np.float32),
         "PROBE": rng.integers(0, checkpoint.scoring["probes"], (count, 1)).astype(np.int32),
@@ -57,7 +56,8 @@ def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
 def torch_road(checkpoint: Checkpoint) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the compiled bf16 denoiser, CUDA graphs included (torch's mode ``max-autotune``)."""
     module = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()).eval()
-    network = cast_denoiser(module, "bf16").cuda().to(memory_format=torch.channels_last)
+    network: Any = cast_denoiser(module, "bf16")
+    network = network.cuda().to(memory_format=torch.channels_last)
     compiled = torch.compile(network, mode="max-autotune")
 
     def bind(feed: dict[str, Any]) -> Callable[[], object]:
@@ -92,22 +92,30 @@ def onnx_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
 
 def engine_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the engine, its copies to and from the device included."""
-    import tensorrt
+    import tensorrt  # type: ignore[import-not-found]
     from cytoserve_export.tensorrt_parity import EngineRun
 
     engine = EngineRun(tensorrt, path)
     return lambda feed: lambda: engine(feed["LATENT"], feed["PROBE"], feed["CLASS"])
 
 
-def main() -> None:
-    """Time every road at every batch size and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--profile", choices=[name for name, p in PROFILES.items() if p.is_gpu], required=True)
     parser.add_argument("--onnx", type=Path)
     parser.add_argument("--engine", type=Path)
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return the checkpoint's weights and the seed of the random rows."""
+    checkpoint = Checkpoint(args.checkpoint)
+    name = checkpoint.index.get("name", args.checkpoint.name)
+    return Inputs({"name": name, "sha256": checkpoint.weights_sha256}, seeds={"rows": SEED})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Time every runtime at every batch size; print each row as it is measured."""
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA GPU: run this on the GPU node")
     checkpoint, profile = Checkpoint(args.checkpoint), PROFILES[args.profile]
@@ -119,25 +127,20 @@ def main() -> None:
     if args.engine:
         roads["TensorRT"] = lambda: engine_road(args.engine)
     found: list[dict[str, Any]] = []
-    print("| road | rows | evaluations/s | share of bf16 peak | ms a call | GiB |\n|---|---|---|---|---|---|")
     for name, make in roads.items():
         bind = make()
         for count in BATCHES:
             torch.cuda.reset_peak_memory_stats()
-            told = rate(bind(rows_of(checkpoint, count)), count)
+            timed = rate(bind(rows_of(checkpoint, count)), count)
             free, total = torch.cuda.mem_get_info()
-            entry = {"road": name, "rows": count, **told, "gib": (total - free) / 2**30}
-            entry["share_of_peak"] = told["evaluations_per_s"] * flops / peak
+            entry = {"road": name, "rows": count, **timed, "gib": (total - free) / 2**30}
+            entry["share_of_peak"] = timed["evaluations_per_s"] * flops / peak
             found.append(entry)
-            print(
-                f"| {name} | {count} | {entry['evaluations_per_s']:.1f} | {entry['share_of_peak']:.1%} | "
-                f"{entry['ms_a_call']:.1f} | {entry['gib']:.1f} |",
-                flush=True,
-            )
-    report = {"gpu": torch.cuda.get_device_name(0), "profile": profile.name, "flops": flops, "measured": found}
-    if args.out:
-        write_text(args.out, json.dumps(report, indent=1) + "\n")
+            print(entry, flush=True)
+    return {"gpu": torch.cuda.get_device_name(0), "profile": profile.name, "flops": flops, "measured": found}
 
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

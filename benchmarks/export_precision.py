@@ -8,7 +8,6 @@ matters little. bf16 is scored by torch: ONNX Runtime has no bf16 convolution on
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from dataclasses import asdict
@@ -22,16 +21,14 @@ from cytoserve_export.decisions import CheckCells, read_cells
 from cytoserve_export.graphs import export_graph
 from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.parity import session
-from cytoserve_export.precision import OFFERED_BELOW, cast_denoiser, offered, quantise, spec_for
+from cytoserve_export.precision import cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
-from cytoserve_files import write_text
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
+from scipy import stats
 
-from benchmarks.outputs import output_path
-
-from .statistics import clopper_pearson
+from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 
 def by_torch(latents: NDArray[np.float32], denoiser: TracedDenoiser, checkpoint: Checkpoint, budget: int) -> Scored:
@@ -52,7 +49,7 @@ def by_torch(latents: NDArray[np.float32], denoiser: TracedDenoiser, checkpoint:
     return Scored(found.scores, found.label, found.decision, spent / max(1, int(found.evaluations.sum())))
 
 
-def measure(
+def compare(
     checkpoint: Checkpoint, repository: Path, cells: CheckCells, budget: int, scratch: Path
 ) -> list[dict[str, Any]]:
     """Return one entry a precision."""
@@ -84,53 +81,34 @@ def measure(
 
 
 def _entry(measured: Any, path: Path, note: str) -> dict[str, Any]:
-    interval = clopper_pearson(measured.decisions_changed, measured.cells)
-    told = {**asdict(measured), "offered": offered(measured.decisions_changed, measured.cells)}
-    return {**told, "interval": interval, "bytes": path.stat().st_size, "run_by": note}
+    interval = stats.binomtest(measured.decisions_changed, measured.cells).proportion_ci(method="exact")
+    entry = {**asdict(measured), "offered": offered(measured.decisions_changed, measured.cells)}
+    return {**entry, "interval": [interval.low, interval.high], "bytes": path.stat().st_size, "run_by": note}
 
 
-def markdown(found: list[dict[str, Any]]) -> str:
-    """Return the table of docs/export.md."""
-    lines = [
-        "| precision | run by | cells | largest error of a score | mean | labels changed | decisions changed (95 %) | "
-        "ms of processor an evaluation | MB | default |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for e in found:
-        low, high = e["interval"]
-        lines.append(
-            f"| {e['precision']} | {e['run_by'].split(';')[0]} | {e['cells']} | {e['max_score_error']:.2g} | "
-            f"{e['mean_score_error']:.2g} | {e['labels_changed']} | "
-            f"{e['decisions_changed']} ({low:.1%} to {high:.1%}) | {1e3 * e['cpu_s_per_evaluation']:.1f} | "
-            f"{e['bytes'] / 1e6:.1f} | {_verdict(e)} |"
-        )
-    return "\n".join(lines)
-
-
-def _verdict(entry: dict[str, Any]) -> str:
-    if entry["precision"] == "fp32" or entry["offered"]:
-        return "offered"
-    return "no: too few cells to tell" if entry["decisions_changed"] <= OFFERED_BELOW * entry["cells"] else "no"
-
-
-def main() -> None:
-    """Measure, print the table, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("repository", type=Path)
     parser.add_argument("cells", type=Path)
     parser.add_argument("--per-class", type=int, default=32)
     parser.add_argument("--budget", type=int, default=4)
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights and cells."""
+    return Inputs(served_weights(args.repository), (Source.by_class(args.cells, args.per_class),))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Score the cells in every precision."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         cells = CheckCells(args.cells, args.per_class)
-        found = measure(Checkpoint(args.checkpoint), args.repository, cells, args.budget, Path(scratch))
-    print(markdown(found))
-    if args.out:
-        write_text(args.out, json.dumps(found, indent=1) + "\n")
+        return {"rows": compare(Checkpoint(args.checkpoint), args.repository, cells, args.budget, Path(scratch))}
 
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import numpy as np
 import psutil
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
-from cytoserve_files import write_text
+from rich.console import Console
 from rich.progress import track
 
-from benchmarks.outputs import output_path
+from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 SETTLED = 50
 """Fields after which memory is first read: until then arenas and caches fill."""
@@ -44,13 +43,13 @@ def files_of(argument: str) -> list[Path]:
     return sorted(Path(folder).iterdir())[: int(count) if count else None]
 
 
-def measure(files: list[Path], server: LocalServer) -> dict[str, Any]:
+def send(files: list[Path], server: LocalServer) -> dict[str, Any]:
     """Send every field and return the figures."""
     seconds, kinds, failures, memory, white = [], {"white_cell": 0, "red_cell": 0, "platelet": 0}, [], [], []
     assert server.pid is not None
     with Client(server.grpc_url, timeout=60) as client:
         client.analyze([files[0]])
-        for index, file in enumerate(track(files, "fields")):
+        for index, file in enumerate(track(files, "fields", console=Console(stderr=True))):
             began = time.monotonic()
             analysis = client.analyze([file])
             seconds.append(time.monotonic() - began)
@@ -62,7 +61,8 @@ def measure(files: list[Path], server: LocalServer) -> dict[str, Any]:
             if index % 25 == 0:
                 memory.append((index, resident_mib(server.pid)))
     late = [(i, m) for i, m in memory if i >= SETTLED]
-    slope = float(np.polyfit(*zip(*late, strict=True), 1)[0]) if len(late) > 2 else None
+    at, used = np.array(late or [(0, 0.0)]).T
+    slope = float(np.polyfit(at, used, 1)[0]) if len(late) > 2 else None
     single = [s for s, n in zip(seconds, white, strict=True) if n == 1]
     return {
         "fields": len(files),
@@ -77,21 +77,26 @@ def measure(files: list[Path], server: LocalServer) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+")
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
+    parser.add_argument("folders", nargs="+", help="FOLDER, or FOLDER:N for its first N files by name")
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights and fields."""
+    return Inputs(served_weights(), tuple(Source.of(files[0].parent, files) for files in map(files_of, args.folders)))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Analyse every field on a local server of its own."""
     files = [file for argument in args.folders for file in files_of(argument)]
     began = time.monotonic()
     with LocalServer() as server:
         ready = time.monotonic() - began
-        result = {"ready_after_seconds": round(ready, 2), **measure(files, server)}
-    print(json.dumps({k: v for k, v in result.items() if k != "memory_mib"}, indent=1))
-    if args.out:
-        write_text(args.out, json.dumps(result, indent=1) + "\n")
+        return {"ready_after_seconds": round(ready, 2), **send(files, server)}
 
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

@@ -1,28 +1,17 @@
-"""Rewrite the figures in the README and in docs/benchmarks.md from the results, between their marks.
-
-    python -m benchmarks.figures
-
-A marked part begins with ``<!-- figures: NAME -->`` and ends with ``<!-- end -->``; what stands between is replaced by
-what the function of that name gives, so no figure there is typed by hand. A test holds the files to it.
-"""
+"""Figures between the marks of README.md and of docs/benchmarks.md, reliability.md and export.md, by name."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_files import write_text
 
-from .evidence_text import percent, table
+from benchmarks.results import RESULTS, ROOT
+from benchmarks.text import percent, table
 
-RESULTS: Final = Path("docs/results")
-SCORING: Final = Path("models/reference/scoring/scoring.json")
-FILES: Final = (Path("README.md"), Path("docs/benchmarks.md"), Path("docs/reliability.md"))
-MARK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SCORING: Final = ROOT / "models" / "reference" / "scoring" / "scoring.json"
 
 
 def read(name: str) -> dict[str, Any]:
@@ -31,9 +20,9 @@ def read(name: str) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError
-        It was not measured yet; the command stands in docs/evidence.md or docs/benchmarks.md.
+        It was not measured yet; `benchmarks.measurements` has the command.
     """
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -42,8 +31,10 @@ def accepted(found: dict[str, Any]) -> str:
     text = (
         f"{percent(found['accepted_share'])}; wrong among them {found['wrong_among_accepted']} of {found['accepted']}"
     )
-    low, high = found["error_among_accepted_interval"] or (None, None)
-    return text if low is None else f"{text} ({100 * low:.2f} to {100 * high:.2f} %)"
+    if found["error_among_accepted_interval"] is None:
+        return text
+    low, high = found["error_among_accepted_interval"]
+    return f"{text} ({100 * low:.2f} to {100 * high:.2f} %)"
 
 
 def classification() -> str:
@@ -59,7 +50,7 @@ def classification() -> str:
         )
 
     balanced = percent(home["balanced_accuracy"], home["balanced_accuracy_interval"])
-    foreign = f"`bccd_cells`, {away['cells']} cells, at the scale of its fields ({away['um_per_pixel']} um)"
+    external = f"`bccd_cells`, {away['cells']} cells, at the scale of its fields ({away['um_per_pixel']} um)"
     rows = [
         [
             "balanced accuracy, eight classes",
@@ -74,7 +65,7 @@ def classification() -> str:
             f"mean size {sets['mean_size']:.2f}",
             "the same",
         ],
-        ["foreign microscope and stain, no cell of it in training", both(away), foreign],
+        ["external site: another microscope and stain, no cell of it in training", both(away), external],
         ["the same, accepted with the calibration of PBC", accepted(away), "the same"],
         ["the same cells, no scale given", both(unscaled), "the same"],
         *unseen(),
@@ -83,16 +74,14 @@ def classification() -> str:
 
 
 def unseen() -> list[list[str]]:
-    """Return the row on each class that a model was trained without."""
+    """Return a row for each class that a model was trained without."""
     rows = []
     for file in sorted(RESULTS.glob("anomaly_*.json")):
         found = json.loads(file.read_text())
-        if not found["is_evidence"]:
-            continue
         auc, taken = found["auc"][found["served"]], found["denoiser"]["bench"]["as_served"]["unseen_accepted"]
         rows.append(
             [
-                f"{found['left_out'].replace('_', ' ')}s as a kind never seen: AUC of the anomaly score",
+                f"{found['left_out'].replace('_', ' ')}s as a class never seen: AUC of the anomaly score",
                 f"{auc['auc']:.3f} [{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}]; accepted {taken['count']} of "
                 f"{taken['of']}",
                 f"`pbc/test`, a smaller training without them ({sum(run['steps'] for run in found['training'])} steps)",
@@ -112,7 +101,7 @@ def cost() -> str:
     return (
         f"{home['cells']} cells, {home['evaluations_per_cell']:.1f} evaluations a cell, "
         f"{home['cells_per_second']} cells per second on both cores. Most probes a class, on the "
-        f"{scoring['promise']['n']} calibrating cells of `pbc/val` (through the engine, with elimination; from "
+        f"{scoring['promise']['n']} calibrating cells of `pbc/val` (through the engine, with racing; from "
         "`scoring.json`):\n\n"
         + table(["most probes", "evaluations a cell", "balanced accuracy", "above the accept threshold"], rows)
     )
@@ -151,7 +140,7 @@ def speed() -> str:
 
 
 def intake() -> str:
-    """Return the table of what is accepted of pictures that are not what they seem."""
+    """Return the table of what is accepted of faulty pictures."""
     found = read("intake")
     rows = []
     for name, seen in found["ways"].items():
@@ -206,9 +195,9 @@ def fields() -> str:
     return table(["figure", "value"], rows)
 
 
-def second_look() -> str:
-    """Return the table of variants of the second look."""
-    found = read("second_look")
+def test_time_augmentation() -> str:
+    """Return the table of variants of the test-time augmentation."""
+    found = read("test_time_augmentation")
     rows = [
         [
             name,
@@ -219,8 +208,42 @@ def second_look() -> str:
         ]
         for name, row in found["variants"].items()
     ]
-    heads = ["second look", "evaluations a cell", "wrong", "log-loss", "above the accept threshold"]
+    heads = ["turned evaluation", "evaluations a cell", "wrong", "log-loss", "above the accept threshold"]
     return f"{found['cells']} cells, {found['near_ties']} near ties, all probes.\n\n" + table(heads, rows)
+
+
+def precision() -> str:
+    """Return the table of precisions of the denoiser's graph."""
+    rows = []
+    for entry in read("export_precision")["rows"]:
+        low, high = entry["interval"]
+        rows.append(
+            [
+                entry["precision"],
+                entry["run_by"].split(";")[0],
+                str(entry["cells"]),
+                f"{entry['max_score_error']:.2g}",
+                f"{entry['mean_score_error']:.2g}",
+                str(entry["labels_changed"]),
+                f"{entry['decisions_changed']} ({low:.1%} to {high:.1%})",
+                f"{1e3 * entry['cpu_s_per_evaluation']:.1f}",
+                f"{entry['bytes'] / 1e6:.1f}",
+                "offered" if entry["precision"] == "fp32" or entry["offered"] else "no",
+            ]
+        )
+    heads = ["precision", "run by", "cells", "largest error of a score", "mean", "labels changed"]
+    heads += ["decisions changed (95 %)", "ms of processor an evaluation", "MB", "default"]
+    return table(heads, rows)
+
+
+def full() -> str:
+    """Return the table of the full-size export."""
+    rows = [
+        [name, str(stage["wall_s"]), str(stage["cpu_s"]), str(stage["peak_gib"])]
+        for name, stage in read("export_full")["stages"].items()
+        if "wall_s" in stage
+    ]
+    return table(["stage", "wall, s", "processor, s", "peak memory so far, GiB"], rows)
 
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
@@ -231,27 +254,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "intake": intake,
     "service": service,
     "fields": fields,
-    "second_look": second_look,
+    "test_time_augmentation": test_time_augmentation,
+    "precision": precision,
+    "full": full,
 }
-
-
-def rewritten(text: str) -> str:
-    """Return the text with every marked part written anew.
-
-    Raises
-    ------
-    KeyError
-        A mark names no part.
-    """
-    return MARK.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[3]}", text)
-
-
-def main() -> None:
-    """Run from the command line."""
-    for file in FILES:
-        write_text(file, rewritten(file.read_text()))
-        print(f"written: {file}")
-
-
-if __name__ == "__main__":
-    main()

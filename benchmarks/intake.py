@@ -1,4 +1,4 @@
-"""What is accepted of pictures that are not what they seem: wrong scale, blur, wrong channels, a rim through the cell.
+"""What is accepted of faulty pictures: wrong scale, blur, wrong channels, an eyepiece's rim through the cell.
 
     python -m benchmarks.intake ../shared/data/pbc/val --out docs/results/intake.json
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,12 @@ from typing import Any
 import numpy as np
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
-from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
 
-from .accuracy import labelled_files
-from .outputs import output_path
-from .statistics import clopper_pearson
+from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 Pixels = NDArray[np.uint8]
 
@@ -36,7 +32,7 @@ BLUR_PX = 4.0
 
 def blurred(pixels: Pixels) -> Pixels:
     """Defocus: a Gaussian of `BLUR_PX`."""
-    return ndimage.gaussian_filter(pixels, (BLUR_PX, BLUR_PX, 0))  # type: ignore[no-any-return]
+    return ndimage.gaussian_filter(pixels, (BLUR_PX, BLUR_PX, 0))
 
 
 def ycbcr(pixels: Pixels) -> Pixels:
@@ -65,7 +61,7 @@ SPOILT: dict[str, tuple[float, Callable[[Pixels], Pixels]]] = {
     "a rim through the cell": (PBC_UM_PER_PIXEL, rim),
     "greyscale in RGB": (PBC_UM_PER_PIXEL, grey),
     "channels swapped (BGR)": (PBC_UM_PER_PIXEL, lambda pixels: pixels[..., ::-1]),
-    "inverted": (PBC_UM_PER_PIXEL, lambda pixels: 255 - pixels),
+    "inverted": (PBC_UM_PER_PIXEL, lambda pixels: np.uint8(255) - pixels),
     "YCbCr read as RGB": (PBC_UM_PER_PIXEL, ycbcr),
 }
 """Name -> (scale given, what is done to the pixels)."""
@@ -78,8 +74,8 @@ def png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def measure(files: list[Path]) -> dict[str, Any]:
-    """Return, by way of spoiling, what became of the cells."""
+def outcomes(files: list[Path]) -> dict[str, Any]:
+    """Return, by way of spoiling, how many cells were refused, accepted, and accepted with a wrong label."""
     pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     out: dict[str, Any] = {}
     with LocalServer() as server, Client(server.grpc_url, timeout=300, cells_per_request=16) as client:
@@ -93,27 +89,37 @@ def measure(files: list[Path]) -> dict[str, Any]:
                 "refused": dict(Counter(failure.error for failure in answer.failures)),
                 "accepted": len(taken),
                 "wrong_among_accepted": wrong,
-                "accepted_and_wrong_interval": [round(x, 4) for x in clopper_pearson(wrong, len(files))],
+                "accepted_and_wrong_interval": [round(x, 4) for x in exact_interval(wrong, len(files))],
                 "reasons": dict(Counter(reason for cell in answer.cells for reason in cell.reasons).most_common()),
             }
         model = answer.model
     return {"weights_sha256": model.weights_sha256, "ways": out}
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def exact_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share (Clopper & Pearson 1934)."""
+    found = stats.binomtest(count, total).proportion_ci(method="exact")
+    return float(found.low), float(found.high)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
     parser.add_argument("--each", type=int, default=12, help="cells of each class, the first by name")
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
-    files = labelled_files(args.folder, args.each)
-    result = {"data": "/".join(args.folder.parts[-2:]), **measure(files)}
-    text = json.dumps(result, indent=1) + "\n"
-    print(text, end="")
-    if args.out:
-        write_text(args.out, text)
 
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights and cells."""
+    return Inputs(served_weights(), (Source.by_class(args.folder, args.each),))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Classify the cells in every way of spoiling them."""
+    source = Source.by_class(args.folder, args.each)
+    return {"data": source.name, **outcomes(list(source.files))}
+
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

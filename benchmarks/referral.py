@@ -1,4 +1,4 @@
-"""Shift and referral together: a foreign site served with the calibration of ``pbc``, then with one of its own.
+"""An external site served with the calibration of ``pbc``, then with a calibration of its own.
 
     python -m benchmarks.referral --out docs/results/referral.json
 
@@ -20,17 +20,35 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cytoserve_files import write_text
+import numpy as np
+from cytoserve_scoring.vision.scale import guess_um_per_pixel
+from cytoserve_statistics.resampling import SEED
+from PIL import Image
 
-from benchmarks.outputs import output_path
-
-from .foreign import site_scale
+from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 SITE = "bccd_cells"
+SCALE_FIELDS = 60
+"""Fields on which the site's scale is measured."""
+
+
+def scale_fields(folder: Path) -> list[Path]:
+    """Return about `SCALE_FIELDS` fields of a folder, evenly spread by name."""
+    files = sorted(folder.iterdir())
+    return files[:: max(1, len(files) // SCALE_FIELDS)][:SCALE_FIELDS]
+
+
+def site_scale(files: list[Path]) -> dict[str, Any]:
+    """Measure a microscope's scale: the median over fields of the scale that the red cells give."""
+    found = []
+    for file in files:
+        with Image.open(file) as image:
+            found.append(guess_um_per_pixel(np.asarray(image.convert("RGB"))))
+    return {"um_per_pixel": round(float(np.median(found)), 5), "fields": len(files)}
 
 
 def halves(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Part the images of a folder with one folder a class: every other one in the order of the hashes of their names.
+    """Split the images of a folder with one folder a class: every other one in the order of the hashes of their names.
 
     A class of a single image goes to the half that is measured.
     """
@@ -60,15 +78,16 @@ def cytoserve(*words: str, calibration: Path | None = None) -> None:
     subprocess.CalledProcessError
         It did not end well.
     """
-    told = {key: value for key, value in os.environ.items() if key not in ("CYTOSERVE_URL", "CYTOSERVE_CALIBRATION")}
+    ours = ("CYTOSERVE_URL", "CYTOSERVE_CALIBRATION")
+    env = {key: value for key, value in os.environ.items() if key not in ours}
     if calibration is not None:
-        told["CYTOSERVE_CALIBRATION"] = str(calibration)
+        env["CYTOSERVE_CALIBRATION"] = str(calibration)
     command = [str(Path(sys.executable).parent / "cytoserve"), *words]
-    subprocess.run(command, check=True, env=told, stdout=sys.stderr)
+    subprocess.run(command, check=True, env=env, stdout=sys.stderr)
 
 
 def summary(report: Path) -> dict[str, Any]:
-    """Return what the table needs of a ``validation.json``."""
+    """Return the part of a ``validation.json`` that the table shows."""
     whole = json.loads((report / "validation.json").read_text())
     overall = whole["overall"]
     return {
@@ -82,32 +101,39 @@ def summary(report: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("../shared/data/bccd_cells"))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/bccd_cells"))
     parser.add_argument("--fields", type=Path, default=Path("../shared/data/smears/bccd/images"))
-    parser.add_argument("--um-per-pixel", type=float, help="the site's scale; measured on its fields by default")
     parser.add_argument("--tolerated-error", type=float, default=0.1)
     parser.add_argument("--confidence", type=float, default=0.9)
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
-    scale = {"um_per_pixel": args.um_per_pixel} if args.um_per_pixel else site_scale(args.fields, 60)
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights, the site's cells, and the fields that its scale is measured on."""
+    cells = Source.by_class(args.folder)
+    fields = Source.of(args.fields, scale_fields(args.fields))
+    return Inputs(served_weights(), (cells, fields), {"bootstrap": SEED})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Calibrate on one half; measure the other before and after."""
+    scale = site_scale(scale_fields(args.fields))
     given = ("--um-per-pixel", str(scale["um_per_pixel"]))
+    confidence = ("--confidence", str(args.confidence))
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         calibrating, measured = halves(args.folder)
         to_calibrate, to_measure = copy(calibrating, home / "calibrating"), copy(measured, home / "measured")
-        confidence = ("--confidence", str(args.confidence))
         cytoserve("validate", str(to_measure), "--report", str(home / "before"), *given, *confidence)
         (home / "calibration").mkdir()
         made = home / "calibration" / "site.json"
-        promise = ("--tolerated-error", str(args.tolerated_error), *confidence)
-        cytoserve("calibrate", str(to_calibrate), "--site", SITE, "--to", str(made), *given, *promise)
+        guarantee = ("--tolerated-error", str(args.tolerated_error), *confidence)
+        cytoserve("calibrate", str(to_calibrate), "--site", SITE, "--to", str(made), *given, *guarantee)
         again = ("--report", str(home / "after"), *given, *confidence)
         cytoserve("validate", str(to_measure), *again, calibration=made.parent)
         document = json.loads(made.read_text())
-        result = {
+        return {
             "data": args.folder.name,
             "site_scale": scale,
             "calibrating": len(calibrating),
@@ -116,10 +142,9 @@ def main() -> None:
             "calibration_of_the_site": summary(home / "after"),
             "site_file": {key: document[key] for key in ("seen", "warnings", "promise", "content_sha256")},
         }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        write_text(args.out, json.dumps(result, indent=1) + "\n")
 
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

@@ -11,8 +11,6 @@ where the answers report another number, the benchmark fails.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import time
 from pathlib import Path
@@ -22,13 +20,11 @@ import numpy as np
 from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.repository import find_repository
-from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from cytoserve_training.refit import ServedGraphs
 from tritonclient import grpc
 
-from .accuracy import labelled_files
-from .outputs import output_path
+from benchmarks.place import ServedGraphs
+from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
 
 BATCHES = (64, 256)
 """Batch sizes tried for the baseline; the faster one counts."""
@@ -73,13 +69,13 @@ def counted(client: Client, url: str, files: list[Path]) -> tuple[CellsAnalysis,
     began = time.monotonic()
     answer = client.classify(files, PBC_UM_PER_PIXEL)
     seconds = time.monotonic() - began
-    rows, told = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
-    if rows != told:
-        raise SystemExit(f"the denoiser received {rows} rows, the answers report {told}: no figure is worth anything")
+    rows, reported = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
+    if rows != reported:
+        raise SystemExit(f"the denoiser received {rows} rows, the answers report {reported}")
     return answer, rows, seconds
 
 
-def measure(files: list[Path], rounds: int) -> dict[str, Any]:
+def compare(files: list[Path], rounds: int) -> dict[str, Any]:
     """Return both speeds, round by round, and their ratio."""
     repository = find_repository()
     baseline = Baseline(repository, files)
@@ -92,10 +88,8 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
             through.append(rows / seconds)
             alone.append(rows / baseline.seconds(rows, batch))
     low, middle, high = np.percentile(np.array(through) / alone, [0, 50, 100])
-    names = sorted(f"{file.parent.name}/{file.name}" for file in files)
     return {
         "cells": len(files),
-        "cells_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "weights_sha256": answer.model.weights_sha256,
         "evaluations_per_cell": round(rows / len(files), 2),
         "cells_per_second_through_server": round(float(np.median(through)) * len(files) / rows, 2),
@@ -106,21 +100,25 @@ def measure(files: list[Path], rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
     parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
     parser.add_argument("--each", type=int, default=8, help="cells of each class")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
-    files = labelled_files(args.folder, args.each)
-    result = {"data": "/".join(args.folder.parts[-2:]), **measure(files, args.rounds)}
-    text = json.dumps(result, indent=1) + "\n"
-    print(text, end="")
-    if args.out:
-        write_text(args.out, text)
 
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights and cells."""
+    return Inputs(served_weights(), (Source.by_class(args.folder, args.each),))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure both sides in turns."""
+    source = Source.by_class(args.folder, args.each)
+    return {"data": source.name, **compare(list(source.files), args.rounds)}
+
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

@@ -140,20 +140,6 @@ def synthetic_field(
 
 
 @app.command()
-@exit_on_error("train")
-def card(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to describe.")] = Path("models/reference"),
-    results: Annotated[Path, typer.Option(help="Folder with the measured results.")] = Path("docs/results"),
-) -> None:
-    """Write the model card from the measured results."""
-    check_output(checkpoint / "MODEL_CARD.md")
-    from cytoserve_training.model_card import write_card
-
-    typer.echo(f"written: {write_card(checkpoint, results)}")
-
-
-@app.command()
-@exit_on_error("train")
 def segmenter(
     data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
     run: Annotated[Path, typer.Option(help="Folder of the run; finished stages are not repeated.")] = Path(

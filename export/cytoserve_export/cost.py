@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cytoserve_export.conditioning import CONTEXT_TOKENS, Conditioning
 from cytoserve_export.networks import Trunk, conditioned_trunk
-from cytoserve_export.sharing import before_context
 
 META: Final = torch.device("meta")
 _UNTYPED_UNET: Any = UNet2DConditionModel
@@ -53,7 +52,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class DenoiserCosts:
-    """The denoiser three ways, and how much of the cheapest is the same for all classes.
+    """The denoiser three ways.
 
     Parameters
     ----------
@@ -63,18 +62,11 @@ class DenoiserCosts:
         The tokens that differ: one, where all are equal.
     folded : Cost
         Cross-attention as a constant; equal to ``one_token`` where there is none or it does not apply.
-    shared_flops : int
-        Operations of ``folded`` before the first conditioned layer.
     """
 
     unmodified: Cost
     one_token: Cost
     folded: Cost
-    shared_flops: int
-
-    def with_sharing(self, classes: int) -> float:
-        """Return operations per evaluation when ``classes`` evaluations share what they can."""
-        return self.folded.flops - self.shared_flops * (1 - 1 / classes)
 
 
 class _Written(TorchDispatchMode):
@@ -118,18 +110,7 @@ def denoiser_costs(config: Mapping[str, Any], conditioning: Conditioning, shape:
     every = CONTEXT_TOKENS if conditioning.tokens is None else conditioning.tokens.shape[1]
     unmodified = of(plain, every, depth)
     if depth is None or not conditioning.equal_tokens:
-        return DenoiserCosts(unmodified, unmodified, unmodified, _shared(plain, z, embedding))
+        return DenoiserCosts(unmodified, unmodified, unmodified)
     folded, table = conditioned_trunk(unet, conditioning, True)
     assert table is not None
-    return DenoiserCosts(unmodified, of(plain, 1, depth), of(folded, 1, table.shape[2]), _shared(folded, z, embedding))
-
-
-def _shared(trunk: Trunk, z: Tensor, embedding: Tensor) -> int:
-    block = trunk.down_blocks[0]
-
-    def run() -> None:
-        x = trunk.conv_in(z)
-        if getattr(block, "has_cross_attention", False):
-            before_context(block.attentions[0], block.resnets[0](x, embedding))
-
-    return count(trunk, run).flops
+    return DenoiserCosts(unmodified, of(plain, 1, depth), of(folded, 1, table.shape[2]))

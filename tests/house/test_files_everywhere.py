@@ -22,7 +22,7 @@ from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.serving import site
 from typer.testing import CliRunner
 
-from benchmarks.outputs import output_path
+from benchmarks.results import output_path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
@@ -164,7 +164,6 @@ def test_the_log_of_the_local_server_must_be_a_file(tmp_path: Path) -> None:
         ("denoiser", "--out"),
         ("pack", "--out"),
         ("synthetic-field", "--out"),
-        ("card", "--checkpoint"),
         ("segmenter", "--out"),
     ],
 )

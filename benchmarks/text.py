@@ -1,4 +1,4 @@
-"""What the page of evidence is made of: bars, sections, tables, and how figures are written."""
+"""How documents write figures: acceptance criteria, sections, tables, shares with their intervals."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One demand and what was found.
+class Criterion:
+    """One acceptance criterion and the figure it is judged by.
 
     Attributes
     ----------
@@ -30,16 +30,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the page.
+    """One heading of docs/evidence.md.
 
     Attributes
     ----------
     key : str
         Name under which notes are kept.
     title : str
-    commands : list of str
-        What makes its figures.
-    bars : list of Bar
+    results : tuple of str
+        Measurements that it shows, by name.
+    criteria : list of Criterion
         Empty where nothing was measured.
     text : str
         Markdown; empty where nothing was measured.
@@ -47,17 +47,16 @@ class Section:
 
     key: str
     title: str
-    commands: list[str]
-    bars: list[Bar]
+    results: tuple[str, ...]
+    criteria: list[Criterion]
     text: str
 
-    def markdown(self, notes: Sequence[str]) -> str:
-        """Return the section with the notes of its shortfalls."""
-        parts = [f"## {self.title}", "```console\n" + "\n".join(f"$ {c}" for c in self.commands) + "\n```"]
-        if self.bars:
-            parts.append(
-                table(["bar", "measured", "met"], [[bar.text, bar.measured, bar.verdict] for bar in self.bars])
-            )
+    def markdown(self, commands: Sequence[str], notes: Sequence[str]) -> str:
+        """Return the section with the commands of its results and the notes on them."""
+        parts = [f"## {self.title}", "```console\n" + "\n".join(commands) + "\n```"]
+        if self.criteria:
+            rows = [[one.text, one.measured, one.verdict] for one in self.criteria]
+            parts.append(table(["acceptance criterion", "measured", "met"], rows))
         parts.append(self.text or "Not measured.")
         if notes:
             parts.append("\n".join(f"- {note}" for note in notes))
@@ -91,3 +90,9 @@ def points(row: dict[str, Any]) -> str:
     """Return a paired difference in points with its interval."""
     low, high = row["interval"]
     return f"{row['points']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def recalls(served: dict[str, Any]) -> str:
+    """Return the table of recalls of an accuracy result."""
+    rows = [[name, str(row["n"]), percent(row["recall"], row["interval"])] for name, row in served["recall"].items()]
+    return table(["class", "cells", "recall"], rows)

@@ -1,22 +1,20 @@
-"""Which probes a near tie is evaluated on again: variants of the second look on the cells that calibrate.
+"""On which probes is a near tie evaluated again? Variants of the test-time augmentation, on the calibrating cells.
 
-    python -m benchmarks.second_look models/reference --out docs/results/second_look.json
+    python -m benchmarks.test_time_augmentation models/reference --out docs/results/test_time_augmentation.json
 
-Errors of all probes and classes of the calibrating half of ``pbc/val`` under the served graphs (kept by ``cytoserve
-train refit``), the tied classes turned; the engine's first look is replayed on them, then each variant. A variant gets
-its own temperature and threshold. Rows are counted as a denoiser would receive them.
+The engine evaluates the two best classes of a near tie again in the other three quarter turns. Here its first pass is
+replayed on the errors of all probes and classes of the calibrating half of ``pbc/val``, then each variant of that
+augmentation. Every variant gets its own temperature and threshold. Rows are counted as a denoiser would receive them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cytoserve_files import write_text
 from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
 from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, first_looks, fit_temperature
 from cytoserve_scoring.classifier.scores import (
@@ -27,25 +25,24 @@ from cytoserve_scoring.classifier.scores import (
     tied_pair,
 )
 from cytoserve_scoring.classifier.settings import ScoringConfig
-from cytoserve_training.refit import Measured, ServedGraphs
 from numpy.typing import NDArray
 
-from .outputs import output_path
-from .place import Place
+from benchmarks.place import Measured, Place, ServedGraphs
+from benchmarks.results import Benchmark, Inputs, run
 
 Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done about a tie of which both classes saw ``shared`` of ``budget`` probes.
+    """What is done about a tie whose two classes were both evaluated on ``shared`` of ``budget`` probes.
 
     Attributes
     ----------
     used : callable
-        (shared, budget) -> probes of the second look that count; 0: the first look stands.
+        (shared, budget) -> probes of the turned cell that count; 0: the first pass stands.
     rows : callable
-        (shared, budget) -> rows handed to the denoiser besides the first look.
+        (shared, budget) -> rows handed to the denoiser besides the first pass.
     """
 
     used: Callable[[int, int], int]
@@ -53,7 +50,7 @@ class Variant:
 
 
 PAIR = 2 * TURNS
-"""Rows of a second look per probe: both classes in every turn."""
+"""Rows of the augmentation per probe: both classes in every turn."""
 
 VARIANTS = {
     "none": Variant(lambda shared, budget: 0, lambda shared, budget: 0),
@@ -78,40 +75,42 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Ties:
-    """The first look at M cells, and the near ties among them.
+    """The first pass over M cells, and the near ties among them.
 
     Attributes
     ----------
-    asked : (M, P, C) ndarray, NaN where a class had left
+    evaluated : (M, P, C) ndarray, NaN where a class was dropped
     turned : dict of int to (TURNS, P, 2) ndarray
         Errors of the tied pair of each near tie, the better class first.
     """
 
-    asked: NDArray[np.float32]
+    evaluated: NDArray[np.float32]
     turned: dict[int, Doubles]
 
 
 def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: ServedGraphs) -> Ties:
-    """Replay the first look and compute the turned errors of the tied pairs."""
+    """Replay the first pass and compute the turned errors of the tied pairs."""
     budget = config.probes
-    asked = first_looks(config, cells.errors, (budget,))[budget]
-    tied = [cell for cell in range(len(asked)) if look.asks(paired_statistic(asked[cell]), budget)]
+    evaluated = first_looks(config, cells.errors, (budget,))[budget]
+    tied = [cell for cell in range(len(evaluated)) if look.asks(paired_statistic(evaluated[cell]), budget)]
     latents = look.turned(cells.latents[tied]).reshape(-1, *cells.latents.shape[1:])
     found = graphs.errors(latents, budget, len(config.classes), "near ties, turned")
     found = found.reshape(TURNS, len(tied), budget, -1)
     return Ties(
-        asked, {cell: found[:, row][..., tied_pair(asked[cell])].astype(np.float64) for row, cell in enumerate(tied)}
+        evaluated,
+        {cell: found[:, row][..., tied_pair(evaluated[cell])].astype(np.float64) for row, cell in enumerate(tied)},
     )
 
 
 def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> dict[str, Any]:
     """Return cost, errors and acceptance of one variant."""
     budget = cells.errors.shape[1]
-    scores, label = (part.copy() for part in class_scores(ties.asked))
-    rows = np.isfinite(ties.asked).sum(axis=(1, 2)).astype(np.float64)
+    first, best = class_scores(ties.evaluated)
+    scores, label = first.copy(), best.copy()
+    rows = np.isfinite(ties.evaluated).sum(axis=(1, 2)).astype(np.float64)
     for cell, turned in ties.turned.items():
-        pair = np.array(tied_pair(ties.asked[cell]))
-        shared = shared_probes(ties.asked[cell], pair)
+        pair = np.array(tied_pair(ties.evaluated[cell]))
+        shared = shared_probes(ties.evaluated[cell], pair)
         rows[cell] += variant.rows(shared, budget)
         count = variant.used(shared, budget)
         if count:
@@ -130,32 +129,28 @@ def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> 
     }
 
 
-def report(place: Place) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the outcome of every variant."""
+    place = Place.of(args)
     config, look = place.scoring()
     graphs = place.graphs()
-    cells = place.calibrating(graphs, config)
+    cells, kept = place.calibrating(graphs, config)
     ties = ties_of(config, look, cells, graphs)
     promise = Promise(place.pack.bank.tolerated_error, place.pack.bank.confidence)
     return {
-        "model": place.version(),
+        "kept_errors": ["calibrating"] if kept else [],
         "cells": len(cells.labels),
         "near_ties": len(ties.turned),
         "variants": {name: outcome(cells, ties, variant, promise) for name, variant in VARIANTS.items()},
     }
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    Place.add_arguments(parser)
-    parser.add_argument("--out", type=output_path)
-    args = parser.parse_args()
-    text = json.dumps(report(Place.of(args)), indent=1) + "\n"
-    print(text, end="")
-    if args.out:
-        write_text(args.out, text)
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return weights and cells."""
+    return Place.of(args).inputs()
 
+
+BENCHMARK = Benchmark(__doc__, Place.add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

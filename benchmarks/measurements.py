@@ -1,0 +1,121 @@
+"""Every measurement that a document quotes: its command, what it needs, how long it takes.
+
+``python -m benchmarks.rerun`` runs those that a plain machine can; docs/evidence.md shows all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.results import RESULTS, Benchmark, same_code_as
+
+DATA: Final = "../shared/data"
+"""Where the documents' commands have the shared images."""
+
+ARCHIVE: Final = "f9264554ceae78f49db453d7a3598bf2417db118"
+"""Last commit with the code of measurements whose training is not repeated (docs/lessons.md)."""
+
+PLAIN: Final = "two CPU cores"
+NO_TRAINING_TIME: Final = "the time of the training was not recorded"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One result file and how it is made.
+
+    Attributes
+    ----------
+    name : str
+        The result is ``docs/results/NAME.json``.
+    module : str
+        In ``benchmarks``; in the archived checkout where ``archived``.
+    arguments : str
+        ``DATA`` stands for the folder of the shared images.
+    minutes : int or None
+        Estimate for two idle cores; a stamped result knows its own time.
+    needs : str
+        `PLAIN`, or what else it takes.
+    archived : bool
+        The code is not in this checkout but in `ARCHIVE`.
+    """
+
+    name: str
+    module: str
+    arguments: str
+    minutes: int | None
+    needs: str = PLAIN
+    archived: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The result file."""
+        return RESULTS / f"{self.name}.json"
+
+    @property
+    def plain(self) -> bool:
+        """Whether ``make evidence`` can run it."""
+        return self.needs == PLAIN and not self.archived
+
+    def words(self, data: str = DATA) -> list[str]:
+        """Return the module's arguments."""
+        return [*self.arguments.replace("DATA", data).split(), "--out", f"docs/results/{self.name}.json"]
+
+    def command(self) -> str:
+        """Return the command as the documents show it."""
+        return " ".join([f"python -m benchmarks.{self.module}", *self.words()])
+
+    def stamp(self) -> dict[str, Any] | None:
+        """Return the stamp of the result; None where there is no result."""
+        if not self.path.exists():
+            return None
+        stamp: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))["stamp"]
+        return stamp
+
+    def is_current(self, data: str) -> bool:
+        """Return whether the result was made by this code from these weights, data and seeds."""
+        stamp = self.stamp()
+        if stamp is None or "missing" in stamp or not stamp["clean"] or not same_code_as(stamp["commit"]):
+            return False
+        benchmark: Benchmark = importlib.import_module(f"benchmarks.{self.module}").BENCHMARK
+        inputs = benchmark.inputs(benchmark.parse(self.words(data))).json()
+        return all(inputs[key] == stamp[key] for key in inputs)
+
+
+UNSEEN_NEEDS: Final = f"a denoiser and a baseline trained without the class; {NO_TRAINING_TIME}"
+
+MEASUREMENTS: Final = (
+    Measurement("pbc_test", "accuracy", "DATA/pbc/test --um-per-pixel 0.18", 5),
+    Measurement("bccd_cells", "accuracy", "DATA/bccd_cells", 3),
+    Measurement("bccd_cells_scaled", "accuracy", "DATA/bccd_cells --um-per-pixel 0.0777", 3),
+    Measurement("referral", "referral", "DATA/bccd_cells --fields DATA/smears/bccd/images", 5),
+    Measurement("published", "published", "DATA/pbc/test --validation DATA/pbc/val --cells 300", 15),
+    Measurement("test_time_augmentation", "test_time_augmentation", "models/reference --data DATA/pbc", 12),
+    Measurement("probe_interval", "probe_interval", "models/reference --data DATA/pbc", 30),
+    Measurement("intake", "intake", "DATA/pbc/val", 4),
+    Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
+    Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
+    Measurement(
+        "export_precision",
+        "export_precision",
+        "models/reference model_repository DATA/pbc/val --per-class 32 --budget 4",
+        6,
+    ),
+    Measurement("export_full", "export_full", "SCRATCH --parity", 3, "9 GB of disk at SCRATCH and 9 GB of memory"),
+    Measurement("export_gpu", "export_gpu", "CHECKPOINT --profile h100", None, "an NVIDIA GPU (deploy/gpu/verify.sh)"),
+    Measurement(
+        "external_site",
+        "foreign",
+        "models/reference --peer runs/peer",
+        None,
+        f"a baseline trained on the same cells; {NO_TRAINING_TIME}",
+        archived=True,
+    ),
+    Measurement("anomaly_erythroblast", "anomaly", "RUN --peer BASELINE --probes 8", None, UNSEEN_NEEDS, True),
+    Measurement("anomaly_immature_granulocyte", "anomaly", "RUN --peer BASELINE --probes 8", None, UNSEEN_NEEDS, True),
+)
+
+BY_NAME: Final = {one.name: one for one in MEASUREMENTS}
