@@ -19,12 +19,12 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_statistics.resampling import SEED
 from cytoserve_validation import answers, labelled
 from cytoserve_validation.labelled import LabelledCells
-from cytoserve_validation.report import Source as Validated
+from cytoserve_validation.report import Measured as Validated
 from cytoserve_validation.report import build
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.results import Benchmark, Inputs, Source, now, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, now, run, served_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, cells, and the seed of the bootstrap intervals."""
-    cells = Source.of(args.folder, labelled.scan(args.folder).files)
+    cells = DataRead.of(args.folder, labelled.scan(args.folder).files)
     return Inputs(served_weights(), (cells,), {"bootstrap": SEED})
 
 

@@ -28,7 +28,7 @@ from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 
 def by_torch(latents: NDArray[np.float32], denoiser: TracedDenoiser, checkpoint: Checkpoint, budget: int) -> Scored:
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and cells."""
-    return Inputs(served_weights(args.repository), (Source.by_class(args.cells, args.per_class),))
+    return Inputs(served_weights(args.repository), (DataRead.by_class(args.cells, args.per_class),))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 SETTLED = 50
 """Fields after which memory is first read: until then arenas and caches fill."""
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and fields."""
-    return Inputs(served_weights(), tuple(Source.of(files[0].parent, files) for files in map(files_of, args.folders)))
+    return Inputs(served_weights(), tuple(DataRead.of(files[0].parent, files) for files in map(files_of, args.folders)))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

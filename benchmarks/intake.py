@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 Pixels = NDArray[np.uint8]
 
@@ -110,12 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and cells."""
-    return Inputs(served_weights(), (Source.by_class(args.folder, args.each),))
+    return Inputs(served_weights(), (DataRead.by_class(args.folder, args.each),))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Classify the cells in every way of spoiling them."""
-    source = Source.by_class(args.folder, args.each)
+    source = DataRead.by_class(args.folder, args.each)
     return {"data": source.name, **outcomes(list(source.files))}
 
 

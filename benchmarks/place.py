@@ -16,7 +16,7 @@ from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.checkpoint import PackConfig
 from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
 
-from benchmarks.results import Inputs, Source, served_weights
+from benchmarks.results import DataRead, Inputs, served_weights
 
 __all__ = ["Measured", "Place", "ServedGraphs"]
 
@@ -60,7 +60,7 @@ class Place:
 
     def inputs(self, **seeds: int) -> Inputs:
         """Return the served weights and the validation cells, with the seeds of the measurement."""
-        return Inputs(served_weights(self.repository), (Source.by_class(self.data / "val"),), seeds)
+        return Inputs(served_weights(self.repository), (DataRead.by_class(self.data / "val"),), seeds)
 
     def scoring(self) -> tuple[ScoringConfig, SecondLook]:
         """Return the served settings and those of the test-time augmentation among them.

@@ -36,7 +36,7 @@ from rich.progress import track
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 MILD = Augmentation(scale=0.0, shift_um=0.0, strong=0.0, narrow=0.1, brightness=0.02, channel_gain=0.02, occlude=0.0)
 """Rotation, flip and a slight colour jitter, as the published loop augments every trial."""
@@ -171,8 +171,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, both sets of cells, the seed of timesteps, noise and augmentation, and that of the bootstrap."""
     data = (
-        Source.by_class(args.folder, each_of(args.cells)),
-        Source.by_class(args.validation, VALIDATION_EACH),
+        DataRead.by_class(args.folder, each_of(args.cells)),
+        DataRead.by_class(args.validation, VALIDATION_EACH),
     )
     return Inputs(served_weights(), data, {"trials": Procedure.seed, "bootstrap": BOOTSTRAP_SEED})
 

@@ -25,7 +25,7 @@ from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from cytoserve_statistics.resampling import SEED
 from PIL import Image
 
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 SITE = "bccd_cells"
 SCALE_FIELDS = 60
@@ -111,8 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, the site's cells, and the fields that its scale is measured on."""
-    cells = Source.by_class(args.folder)
-    fields = Source.of(args.fields, scale_fields(args.fields))
+    cells = DataRead.by_class(args.folder)
+    fields = DataRead.of(args.fields, scale_fields(args.fields))
     return Inputs(served_weights(), (cells, fields), {"bootstrap": SEED})
 
 

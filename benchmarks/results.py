@@ -34,7 +34,7 @@ PACKAGES: Final = ("numpy", "scipy", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
-class Source:
+class DataRead:
     """Files that a measurement reads, in the order in which it reads them.
 
     Attributes
@@ -51,14 +51,14 @@ class Source:
     files: tuple[Path, ...]
 
     @classmethod
-    def of(cls, folder: Path, files: Iterable[Path]) -> Source:
+    def of(cls, folder: Path, files: Iterable[Path]) -> DataRead:
         """Return the source of a folder, named by its path below a folder called ``data``."""
         parts = folder.resolve().parts
         start = len(parts) - parts[::-1].index("data") if "data" in parts[:-1] else -1
         return cls("/".join(parts[start:]), folder, tuple(files))
 
     @classmethod
-    def by_class(cls, folder: Path, each: int | None = None) -> Source:
+    def by_class(cls, folder: Path, each: int | None = None) -> DataRead:
         """Return the files of a folder with one folder per class; at most ``each`` of a class, the first by name."""
         homes = sorted(home for home in folder.iterdir() if home.is_dir())
         return cls.of(folder, (file for home in homes for file in sorted(home.iterdir())[:each]))
@@ -80,13 +80,13 @@ class Inputs:
     ----------
     weights : dict or None
         Name and SHA-256 of the weights; None where they are random.
-    data : tuple of Source
+    data : tuple of DataRead
     seeds : mapping of str to int
         Of every random number generator that the measurement seeds, by what it draws.
     """
 
     weights: dict[str, str] | None
-    data: tuple[Source, ...] = ()
+    data: tuple[DataRead, ...] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:

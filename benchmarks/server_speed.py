@@ -24,7 +24,7 @@ from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from tritonclient import grpc
 
 from benchmarks.place import ServedGraphs
-from benchmarks.results import Benchmark, Inputs, Source, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 BATCHES = (64, 256)
 """Batch sizes tried for the baseline; the faster one counts."""
@@ -109,12 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and cells."""
-    return Inputs(served_weights(), (Source.by_class(args.folder, args.each),))
+    return Inputs(served_weights(), (DataRead.by_class(args.folder, args.each),))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure both sides in turns."""
-    source = Source.by_class(args.folder, args.each)
+    source = DataRead.by_class(args.folder, args.each)
     return {"data": source.name, **compare(list(source.files), args.rounds)}
 
 

@@ -140,6 +140,7 @@ def synthetic_field(
 
 
 @app.command()
+@exit_on_error("train")
 def segmenter(
     data: Annotated[Path, typer.Option(help="Folder that holds smears/ and pbc/.")] = Path("../shared/data"),
     run: Annotated[Path, typer.Option(help="Folder of the run; finished stages are not repeated.")] = Path(

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import measurements, rerun, results
 from benchmarks.measurements import MEASUREMENTS, PLAIN, Measurement
-from benchmarks.results import Benchmark, Inputs, Source
+from benchmarks.results import Benchmark, DataRead, Inputs
 
 WEIGHTS = {"name": "m", "sha256": "0" * 64}
 
@@ -24,14 +24,14 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measurement:
     benchmark = Benchmark(
         "Count.",
         lambda parser: parser.add_argument("folder", type=Path) and None,
-        lambda args: Inputs(WEIGHTS, (Source.by_class(args.folder),)),
+        lambda args: Inputs(WEIGHTS, (DataRead.by_class(args.folder),)),
         lambda args: {},
     )
     monkeypatch.setitem(sys.modules, "benchmarks.counting", SimpleNamespace(BENCHMARK=benchmark))
     monkeypatch.setattr(measurements, "RESULTS", tmp_path)
     monkeypatch.setattr(measurements, "same_code_as", lambda commit: commit == "c" * 40)
     found = Measurement("counted", "counting", "DATA", 1)
-    stamp = {**Inputs(WEIGHTS, (Source.by_class(tmp_path / "data"),)).json(), "commit": "c" * 40, "clean": True}
+    stamp = {**Inputs(WEIGHTS, (DataRead.by_class(tmp_path / "data"),)).json(), "commit": "c" * 40, "clean": True}
     (tmp_path / "counted.json").write_text(json.dumps({"stamp": stamp}))
     return found
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.measurements import BY_NAME
-from benchmarks.results import RESULTS, ROOT, Benchmark, Inputs, Source, run
+from benchmarks.results import RESULTS, ROOT, Benchmark, DataRead, Inputs, run
 
 TEXT = {"type": "string", "minLength": 1}
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -78,7 +78,7 @@ def cells(tmp_path: Path) -> Path:
 
 
 def test_a_source_is_known_by_names_and_contents_in_order(cells):
-    source = Source.by_class(cells, 2)
+    source = DataRead.by_class(cells, 2)
     assert source.name == "site"
     assert [file.relative_to(cells).as_posix() for file in source.files] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     lines = (f"{c}/{i}.png\0{hashlib.sha256(f'{c}{i}'.encode()).hexdigest()}\n" for c in "ab" for i in range(2))
@@ -95,8 +95,8 @@ def example(cells: Path) -> Benchmark:
     return Benchmark(
         "Count.",
         lambda parser: parser.add_argument("folder", type=Path) and None,
-        lambda args: Inputs({"name": "m", "sha256": "0" * 64}, (Source.by_class(args.folder),), {"order": 3}),
-        lambda args: {"cells": len(Source.by_class(args.folder).files)},
+        lambda args: Inputs({"name": "m", "sha256": "0" * 64}, (DataRead.by_class(args.folder),), {"order": 3}),
+        lambda args: {"cells": len(DataRead.by_class(args.folder).files)},
     )
 
 
@@ -109,7 +109,7 @@ def test_a_benchmark_writes_its_figures_with_a_full_stamp(cells, tmp_path, monke
     assert written["cells"] == 6
     stamp = written["stamp"]
     jsonschema.validate(written, RESULT)
-    assert stamp["data"] == [Source.by_class(cells).json()]
+    assert stamp["data"] == [DataRead.by_class(cells).json()]
     assert stamp["seeds"] == {"order": 3}
     assert stamp["command"] == "python -m benchmarks.count site --out count.json"
     assert str(tmp_path) not in out.read_text()

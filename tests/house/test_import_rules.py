@@ -12,22 +12,6 @@ from pathlib import Path
 from rooms import CONFIGURATION, FOLDERS, PACKAGES, ROOT, modules, room_of
 
 LINTER = CONFIGURATION["tool"]["importlinter"]
-TO_BE_MENDED = {
-    # Their owners make these public or do without.
-    ("cli/cytoserve_cli/connect.py", "cytoserve_client._config"),
-    ("cli/cytoserve_cli/deploy.py", "cytoserve_client._config"),
-    ("cli/cytoserve_cli/main.py", "cytoserve_client._answers"),
-    ("cli/cytoserve_cli/main.py", "cytoserve_client._constants"),
-    ("cli/cytoserve_cli/main.py", "cytoserve_client._options"),
-    ("cli/cytoserve_cli/validation.py", "cytoserve_client._constants"),
-    ("reports/cytoserve_reports/overlay.py", "cytoserve_client._constants"),
-    ("reports/cytoserve_reports/tables.py", "cytoserve_client._constants"),
-    ("tests/load/locustfile.py", "cytoserve_client._answers"),
-    ("tests/load/locustfile.py", "cytoserve_client._config"),
-    ("tests/load/locustfile.py", "cytoserve_client._contract"),
-    ("tests/load/locustfile.py", "cytoserve_client._transport"),
-    ("tests/load/locustfile.py", "cytoserve_client._wire"),
-}
 
 
 def test_imports_run_one_way() -> None:
@@ -69,8 +53,7 @@ def test_no_module_imports_a_private_name_of_another_room() -> None:
         for path, tree in modules(*FOLDERS, "benchmarks", "model_repository", "tests/load")
         for name, line in private_imports(path, tree)
     }
-    assert {key: line for key, line in found.items() if key not in TO_BE_MENDED} == {}
-    assert TO_BE_MENDED - set(found) == set(), "these are mended: take them off the list"
+    assert found == {}
 
 
 def test_this_scan_finds_what_it_looks_for() -> None:

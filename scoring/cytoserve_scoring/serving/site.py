@@ -59,7 +59,7 @@ class CalibrationRefused(CytoserveError):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """What a calibration is bound to.
 
     Attributes
@@ -95,7 +95,7 @@ def _canonical_sha256(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check(document: Mapping[str, Any], served: Served, source: str) -> None:
+def check(document: Mapping[str, Any], served: ServedModel, source: str) -> None:
     """Refuse a document that is no calibration of what is served.
 
     Raises
@@ -146,7 +146,7 @@ def find(folder: str | Path) -> Path | None:
     return files[0] if files else None
 
 
-def read(path: Path, served: Served) -> dict[str, Any]:
+def read(path: Path, served: ServedModel) -> dict[str, Any]:
     """Read and check one file.
 
     Raises
@@ -193,7 +193,7 @@ def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
     path = find(folder) if folder else None
     if path is None:
         return ScoringEngine(own)
-    document = read(path, Served(weights_of(scoring_file), procedure_sha256(data)))
+    document = read(path, ServedModel(weights_of(scoring_file), procedure_sha256(data)))
     site = ScoringConfig.from_json({**data, **{key: document[key] for key in FITTED}})
     if document.get("default_budget") is not None:
         site = replace(site, default_budget=int(document["default_budget"]))
