@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import write_text
-from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, fit, fit_profiles, fit_temperature, replay
-from cytoserve_scoring.classifier.racing import calibrate
+from cytoserve_scoring.classifier.fitting import RiskGuarantee, accept_threshold, fit, fit_profiles, fit_temperature
+from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
+from cytoserve_scoring.classifier.replay import replay
 from cytoserve_scoring.classifier.scores import CellScores
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_training.cells import CLASSES, load_cells
 from cytoserve_validation.ranking import auc, auc_difference, placements
 from numpy.typing import NDArray
@@ -70,22 +71,20 @@ def choose_statistic(choosing: Part, calibrating: Part, names: tuple[str, ...]) 
     return max(mean, key=lambda name: mean[name]), rows
 
 
-def serve(parts: dict[str, Part], classes: tuple[str, ...], promise: Promise) -> tuple[ScoringConfig, CellScores]:
+def serve(parts: dict[str, Part], classes: tuple[str, ...], promise: RiskGuarantee) -> tuple[ScoringConfig, CellScores]:
     """Fit the service on the two halves and return its configuration and its answers on the test cells."""
     choosing, calibrating = parts["choosing"], parts["calibrating"]
     probes = choosing.errors.values.shape[1]
-    elimination = calibrate(choosing.errors.values, default_alpha=0.01, confidence=promise.confidence)
+    elimination = calibrate_racing(choosing.errors.values, default_alpha=0.01, confidence=promise.confidence)
     bare = ScoringConfig(
         classes=classes,
         latent_shape=(1, 1, 1),
-        probes=probes,
+        budgets=(BudgetSettings(),) * probes,
         default_budget=probes,
-        temperature=(1.0,) * probes,
-        accept_threshold=(None,) * probes,
-        elimination=elimination,
+        racing=elimination,
     )
     profiles = fit_profiles(bare, choosing.errors.values, (probes,))
-    bare = replace(bare, anomaly_profile=profiles)
+    bare = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
     fitted = fit(bare, calibrating.errors.values, calibrating.label, promise, (probes,))
     config = ScoringConfig.from_json(
         {
@@ -140,7 +139,9 @@ def difference(first: Doubles, second: Doubles, unseen: Flags) -> dict[str, Any]
     return {"value": round(value, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def denoiser_side(parts: dict[str, Part], chosen: str, promise: Promise, names: tuple[str, ...]) -> dict[str, Any]:
+def denoiser_side(
+    parts: dict[str, Part], chosen: str, promise: RiskGuarantee, names: tuple[str, ...]
+) -> dict[str, Any]:
     """Return scores, and acceptance by the engine as it is and with the chosen statistic in place of its own."""
     choosing, calibrating, test = parts["choosing"], parts["calibrating"], parts["test"]
     config, answers = serve(parts, names, promise)
@@ -179,11 +180,11 @@ def denoiser_side(parts: dict[str, Part], chosen: str, promise: Promise, names: 
         },
         "accuracy_on_seen": among(right, ~unseen),
         "evaluations_per_cell": round(float(answers.evaluations.mean()), 2),
-        "accept_threshold": config.accept_threshold[-1],
+        "accept_threshold": config.budgets[-1].accept_threshold,
     }
 
 
-def peer_side(config: AnomalyConfig, parts: dict[str, Part], promise: Promise) -> dict[str, Any]:
+def peer_side(config: AnomalyConfig, parts: dict[str, Part], promise: RiskGuarantee) -> dict[str, Any]:
     """Return the peer's scores, and its acceptance by a threshold on the top posterior that keeps the same promise.
 
     Raises
@@ -240,7 +241,7 @@ def report(config: AnomalyConfig) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     trained = json.loads((Path(config.run) / "config.json").read_text())
     trained_without = trained.get("leave_out", "")
-    promise, names = Promise(), seen_classes(config.left_out)
+    promise, names = RiskGuarantee(), seen_classes(config.left_out)
     parts, bank = measure(config)
     chosen, table = choose_statistic(parts["choosing"], parts["calibrating"], names)
     unseen = parts["test"].label < 0

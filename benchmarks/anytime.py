@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import write_text
-from cytoserve_scoring.classifier.racing import calibrate, replay
+from cytoserve_scoring.classifier.racing_calibration import calibrate_racing as calibrate
+from cytoserve_scoring.classifier.racing_calibration import race_at as replay
 from cytoserve_training.cells import load_cells
 from cytoserve_training.checkpoint import PackConfig, part_cells
 from cytoserve_training.probes import BankConfig, build_bank

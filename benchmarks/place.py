@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve_scoring.classifier.augmentation import SecondLook
+from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.checkpoint import PackConfig
 from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
@@ -55,19 +55,19 @@ class Place:
         told: dict[str, str] = json.loads((self.repository / "service_info/1/service.json").read_text())
         return told["version"]
 
-    def scoring(self) -> tuple[ScoringConfig, SecondLook]:
-        """Return the served settings and the second look among them.
+    def scoring(self) -> tuple[ScoringConfig, TieAugmentation]:
+        """Return the served settings and the test-time augmentation among them.
 
         Raises
         ------
         SystemExit
-            The model has no second look.
+            The model has no test-time augmentation.
         """
         path = self.repository / "scorer" / "1" / "scoring.json"
         config = ScoringConfig.from_json(json.loads(path.read_text()))
-        if config.second_look is None:
-            raise SystemExit(f"{path} has no second look: this benchmark is of a model that has one")
-        return config, config.second_look
+        if config.augmentation is None:
+            raise SystemExit(f"{path} has no test-time augmentation: this benchmark is of a model that has one")
+        return config, config.augmentation
 
     def graphs(self) -> ServedGraphs:
         """Open the served graphs in this process."""

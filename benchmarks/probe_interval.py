@@ -9,7 +9,7 @@ class, at the same temperature and with the same classes asked, under all other 
 the bank that is served, so no bank that is judged chose its cells. Cells that tie under the served bank are looked at
 again, in a row of their own, over the probes that both tied classes saw, as the engine does. All cells of a bank
 share its noises, so it is the banks, not the cells, that are independent: intervals of the coverage are Student's
-over the banks. """
+over the banks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from cytoserve_files import output_file, write_text
-from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
-from cytoserve_scoring.classifier.fitting import first_looks, replay
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
 from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.classifier.replay import first_passes, replay
 from cytoserve_scoring.classifier.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.cells import load_cells
@@ -87,13 +87,15 @@ def hardest_and_others(errors: Doubles, config: ScoringConfig, hard: int, others
     return np.concatenate([order[:hard], rest[np.linspace(0, len(rest) - 1, others).astype(int)]])
 
 
-def tied_pairs(config: ScoringConfig, errors: Doubles, look: SecondLook, budget: int) -> Pairs:
+def tied_pairs(config: ScoringConfig, errors: Doubles, look: TieAugmentation, budget: int) -> Pairs:
     """Return the pairs that the engine looks at again at this budget."""
-    seen = first_looks(config, errors, (budget,))[budget]
-    return {cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.asks(paired_statistic(errors), budget)}
+    seen = first_passes(config, errors, (budget,))[budget]
+    return {
+        cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.applies(paired_statistic(errors), budget)
+    }
 
 
-def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, look: SecondLook) -> Looked:
+def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, look: TieAugmentation) -> Looked:
     """Compute all errors of the upright cells, and those of the tied pairs in the other quarter turns."""
     upright = denoiser.bank_errors(latents, bank)
     turned = np.full((TURNS, *upright.shape), np.nan)
@@ -105,7 +107,7 @@ def looked(denoiser: Denoiser, bank: Bank, latents: torch.Tensor, pairs: Pairs, 
     return Looked(upright, turned)
 
 
-def measured(place: Place, rows: NDArray[np.int64], pairs: Pairs, look: SecondLook, banks: int) -> list[Looked]:
+def measured(place: Place, rows: NDArray[np.int64], pairs: Pairs, look: TieAugmentation, banks: int) -> list[Looked]:
     """Return the rows' errors under each fresh bank, computed or kept from an earlier run."""
     weights = file_hash(place.checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
     key = hashlib.sha256(f"{weights} {rows.tolist()} {sorted(pairs.items())} {SEED}".encode())
@@ -157,10 +159,10 @@ def probability_of(lags: Doubles, winner: int, temperature: float) -> float:
 def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) -> Judged:
     """Judge the interval of the first look: the classes that had left had left under the other banks too."""
     answers = replay(config, one.upright, budget)
-    asked = np.isfinite(first_looks(config, one.upright, (budget,))[budget])
+    asked = np.isfinite(first_passes(config, one.upright, (budget,))[budget])
     known = np.where(asked, others.upright[:, :budget], np.nan)
     truth = [
-        probability_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
+        probability_of(probe_lags(known[cell], winner), winner, config.at(budget).temperature)
         for cell, winner in enumerate(answers.label.tolist())
     ]
     return Judged(answers.posterior.max(axis=1), np.array(truth), answers.interval.astype(np.float64))
@@ -169,8 +171,8 @@ def first_look(config: ScoringConfig, one: Looked, others: Looked, budget: int) 
 def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs) -> Judged:
     """Judge the interval after the second look, at the pairs that tied under the served bank."""
     budget = config.probes
-    temperature, answers = config.temperature[budget - 1], replay(config, one.upright, budget)
-    seen = first_looks(config, one.upright, (budget,))[budget]
+    temperature, answers = config.at(budget).temperature, replay(config, one.upright, budget)
+    seen = first_passes(config, one.upright, (budget,))[budget]
     rows = []
     for cell, pair in pairs.items():
         # The better of the two under this bank stands first, as it would in the engine.
@@ -178,8 +180,8 @@ def second_look(config: ScoringConfig, one: Looked, others: Looked, pairs: Pairs
         count = shared_probes(seen[cell], np.array(pair))
         if count < 2:  # under this bank one of them was dropped at once: nothing ties, nothing is asked again
             continue
-        again = Again(pair, one.lag(cell, pair)[:, :count])
-        truth = Again(pair, others.lag(cell, pair)[:, :count])
+        again = AugmentedPair(pair, one.lag(cell, pair)[:, :count])
+        truth = AugmentedPair(pair, others.lag(cell, pair)[:, :count])
         scores, winner, _ = revised(answers.scores[cell], again)
         asked = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
         told = softmax_posterior(scores[None], temperature)[0, winner]
@@ -225,7 +227,7 @@ def turns_correlation(banks: list[Looked], pairs: Pairs) -> float:
 def report(place: Place, hard: int, others: int, banks: int) -> dict[str, Any]:
     """Return the coverage at some budgets, and after the second look."""
     config, look = place.scoring()
-    plain = replace(config, second_look=None)
+    plain = replace(config, augmentation=None)
     stored = place.calibrating(place.graphs(), config).errors
     rows = hardest_and_others(stored, plain, hard, others)
     pairs = tied_pairs(config, stored[rows], look, config.probes)

@@ -12,7 +12,7 @@ from typing import Final
 from cytoserve_export.errors import UnknownModel
 
 MAX_BATCH: Final = 256
-"""Rows the scorer hands over at most (``classifier.engine.ROWS_PER_CALL``) and the contract's limit."""
+"""Rows the scorer hands over at most (``classifier.race.ROWS_PER_CALL``) and the contract's limit."""
 
 
 @dataclass(frozen=True)

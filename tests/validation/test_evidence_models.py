@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.classifier.fitting import Promise
+from cytoserve_scoring.classifier.fitting import RiskGuarantee
 from cytoserve_training.cells import CLASSES, CellSet
 from cytoserve_training.denoiser import DenoiserConfig, build_scheduler, build_unet
 from cytoserve_training.denoiser_train import Probes, class_errors
@@ -174,7 +174,7 @@ def test_an_unseen_class_stands_out_and_is_referred_at_thresholds_fitted_without
     chosen, rows = anomaly.choose_statistic(parts["choosing"], parts["calibrating"], names)
     assert set(rows) == set(STATISTICS)
     assert rows[chosen]["mean"] == max(row["mean"] for row in rows.values())
-    ours = anomaly.denoiser_side(parts, chosen, Promise(0.02, 0.95), names)
+    ours = anomaly.denoiser_side(parts, chosen, RiskGuarantee(0.02, 0.95), names)
     unseen = parts["test"].label < 0
     ranked = anomaly.ranked(ours["scores"], unseen)
     assert ranked["relative_zeta"]["auc"] > 0.99
