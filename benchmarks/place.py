@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cytoserve_scoring.classifier.augmentation import SecondLook
+from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training.checkpoint import PackConfig
 from cytoserve_training.refit import Measured, RefitConfig, ServedGraphs, measure_parts
@@ -62,7 +62,7 @@ class Place:
         """Return the served weights and the validation cells, with the seeds of the measurement."""
         return Inputs(served_weights(self.repository), (DataRead.by_class(self.data / "val"),), seeds)
 
-    def scoring(self) -> tuple[ScoringConfig, SecondLook]:
+    def scoring(self) -> tuple[ScoringConfig, TieAugmentation]:
         """Return the served settings and those of the test-time augmentation among them.
 
         Raises
@@ -72,9 +72,9 @@ class Place:
         """
         path = self.repository / "scorer" / "1" / "scoring.json"
         config = ScoringConfig.from_json(json.loads(path.read_text()))
-        if config.second_look is None:
+        if config.augmentation is None:
             raise SystemExit(f"{path} has no test-time augmentation, which this benchmark measures")
-        return config, config.second_look
+        return config, config.augmentation
 
     def graphs(self) -> ServedGraphs:
         """Open the served graphs in this process."""

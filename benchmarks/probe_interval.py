@@ -29,9 +29,9 @@ from cytoserve_export.graphs import export_graph
 from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.specs import SPECS
 from cytoserve_files import output_file
-from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
-from cytoserve_scoring.classifier.fitting import first_looks, replay
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
 from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
+from cytoserve_scoring.classifier.replay import first_passes, replay
 from cytoserve_scoring.classifier.scores import paired_statistic, shared_probes, softmax_posterior, tied_pair
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
@@ -95,14 +95,16 @@ def hardest_and_others(errors: Doubles, config: ScoringConfig, hard: int, others
     return np.concatenate([order[:hard], rest[np.linspace(0, len(rest) - 1, others).astype(int)]])
 
 
-def tied_pairs(config: ScoringConfig, errors: Doubles, look: SecondLook, budget: int) -> Pairs:
+def tied_pairs(config: ScoringConfig, errors: Doubles, look: TieAugmentation, budget: int) -> Pairs:
     """Return, by cell, the tied pairs that the engine evaluates again at this budget."""
-    seen = first_looks(config, errors, (budget,))[budget]
-    return {cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.asks(paired_statistic(errors), budget)}
+    seen = first_passes(config, errors, (budget,))[budget]
+    return {
+        cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.applies(paired_statistic(errors), budget)
+    }
 
 
 def errors_under(
-    graphs: ServedGraphs, latents: Floats, config: ScoringConfig, pairs: Pairs, look: SecondLook
+    graphs: ServedGraphs, latents: Floats, config: ScoringConfig, pairs: Pairs, look: TieAugmentation
 ) -> BankErrors:
     """Compute all errors of the upright cells, and those of the tied pairs in the other quarter turns."""
     probes, classes = config.probes, len(config.classes)
@@ -117,7 +119,7 @@ def errors_under(
 
 
 def measured(
-    place: Place, cells: Measured, served: str, config: ScoringConfig, pairs: Pairs, look: SecondLook, banks: int
+    place: Place, cells: Measured, served: str, config: ScoringConfig, pairs: Pairs, look: TieAugmentation, banks: int
 ) -> list[BankErrors]:
     """Return the cells' errors under each fresh bank, computed or kept from an earlier run.
 
@@ -172,10 +174,10 @@ def probability_of(lags: Doubles, winner: int, temperature: float) -> float:
 def first_pass(config: ScoringConfig, one: BankErrors, others: BankErrors, budget: int) -> Judged:
     """Judge the interval of the first pass, with the same classes dropped under the other banks."""
     answers = replay(config, one.upright, budget)
-    evaluated = np.isfinite(first_looks(config, one.upright, (budget,))[budget])
+    evaluated = np.isfinite(first_passes(config, one.upright, (budget,))[budget])
     known = np.where(evaluated, others.upright[:, :budget], np.nan)
     truth = [
-        probability_of(probe_lags(known[cell], winner), winner, config.temperature[budget - 1])
+        probability_of(probe_lags(known[cell], winner), winner, config.at(budget).temperature)
         for cell, winner in enumerate(answers.label.tolist())
     ]
     return Judged(answers.posterior.max(axis=1), np.array(truth), answers.interval.astype(np.float64))
@@ -184,8 +186,8 @@ def first_pass(config: ScoringConfig, one: BankErrors, others: BankErrors, budge
 def augmented(config: ScoringConfig, one: BankErrors, others: BankErrors, pairs: Pairs) -> Judged:
     """Judge the interval after the augmentation, at the pairs that tied under the served bank."""
     budget = config.probes
-    temperature, answers = config.temperature[budget - 1], replay(config, one.upright, budget)
-    seen = first_looks(config, one.upright, (budget,))[budget]
+    temperature, answers = config.at(budget).temperature, replay(config, one.upright, budget)
+    seen = first_passes(config, one.upright, (budget,))[budget]
     rows = []
     for cell, pair in pairs.items():
         # The better of the two under this bank stands first, as it would in the engine.
@@ -193,8 +195,8 @@ def augmented(config: ScoringConfig, one: BankErrors, others: BankErrors, pairs:
         count = shared_probes(seen[cell], np.array(pair))
         if count < 2:  # under this bank one of them was dropped at once: nothing ties, nothing is evaluated again
             continue
-        again = Again(pair, one.lag(cell, pair)[:, :count])
-        truth = Again(pair, others.lag(cell, pair)[:, :count])
+        again = AugmentedPair(pair, one.lag(cell, pair)[:, :count])
+        truth = AugmentedPair(pair, others.lag(cell, pair)[:, :count])
         scores, winner, _ = revised(answers.scores[cell], again)
         evaluated = np.where(np.isfinite(seen[cell]), others.upright[cell], np.nan)
         probability = softmax_posterior(scores[None], temperature)[0, winner]
@@ -242,7 +244,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     place, banks = Place.of(args), args.banks
     config, look = place.scoring()
-    plain = replace(config, second_look=None)
+    plain = replace(config, augmentation=None)
     graphs = place.graphs()
     cells, kept = place.calibrating(graphs, config)
     rows = hardest_and_others(cells.errors, plain, args.hard, args.others)

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
-from cytoserve_scoring.classifier.fitting import Promise, accept_threshold, first_looks, fit_temperature
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
+from cytoserve_scoring.classifier.fitting import RiskGuarantee, accept_threshold, fit_temperature
+from cytoserve_scoring.classifier.replay import first_passes
 from cytoserve_scoring.classifier.scores import (
     class_scores,
     paired_statistic,
@@ -88,11 +89,11 @@ class Ties:
     turned: dict[int, Doubles]
 
 
-def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: ServedGraphs) -> Ties:
+def ties_of(config: ScoringConfig, look: TieAugmentation, cells: Measured, graphs: ServedGraphs) -> Ties:
     """Replay the first pass and compute the turned errors of the tied pairs."""
     budget = config.probes
-    evaluated = first_looks(config, cells.errors, (budget,))[budget]
-    tied = [cell for cell in range(len(evaluated)) if look.asks(paired_statistic(evaluated[cell]), budget)]
+    evaluated = first_passes(config, cells.errors, (budget,))[budget]
+    tied = [cell for cell in range(len(evaluated)) if look.applies(paired_statistic(evaluated[cell]), budget)]
     latents = look.turned(cells.latents[tied]).reshape(-1, *cells.latents.shape[1:])
     found = graphs.errors(latents, budget, len(config.classes), "near ties, turned")
     found = found.reshape(TURNS, len(tied), budget, -1)
@@ -102,7 +103,7 @@ def ties_of(config: ScoringConfig, look: SecondLook, cells: Measured, graphs: Se
     )
 
 
-def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> dict[str, Any]:
+def outcome(cells: Measured, ties: Ties, variant: Variant, promise: RiskGuarantee) -> dict[str, Any]:
     """Return cost, errors and acceptance of one variant."""
     budget = cells.errors.shape[1]
     first, best = class_scores(ties.evaluated)
@@ -115,7 +116,7 @@ def outcome(cells: Measured, ties: Ties, variant: Variant, promise: Promise) -> 
         count = variant.used(shared, budget)
         if count:
             both = np.concatenate([cells.errors[cell][None][..., pair], turned])[:, :count]
-            again = Again((int(pair[0]), int(pair[1])), both[..., 1] - both[..., 0])
+            again = AugmentedPair((int(pair[0]), int(pair[1])), both[..., 1] - both[..., 0])
             scores[cell], label[cell], _ = revised(scores[cell], again)
     posterior = softmax_posterior(scores, fit_temperature(scores.astype(np.float64), cells.labels))
     top, right = posterior.max(axis=1), label == cells.labels
@@ -136,7 +137,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     graphs = place.graphs()
     cells, kept = place.calibrating(graphs, config)
     ties = ties_of(config, look, cells, graphs)
-    promise = Promise(place.pack.bank.tolerated_error, place.pack.bank.confidence)
+    promise = RiskGuarantee(place.pack.bank.tolerated_error, place.pack.bank.confidence)
     return {
         "kept_errors": ["calibrating"] if kept else [],
         "cells": len(cells.labels),

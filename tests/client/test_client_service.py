@@ -44,7 +44,7 @@ def test_more_cells_per_request_than_the_service_takes_are_refused_at_once() -> 
 def score(**choices: Any) -> CellScores:
     """Score 20 cells by the committed ``scoring.json``; the denoiser's answers are drawn, the same for every call."""
     engine = site.load_engine(SCORING, None)
-    spread = engine.config.elimination.spread if engine.config.elimination else 1.0
+    spread = engine.config.usual_spread or 1.0
     errors = np.random.default_rng(3).normal(
         np.linspace(0, 2 * spread, len(engine.config.classes)),
         spread,

@@ -18,7 +18,6 @@ from cytoserve_deploy import errors
 from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
 from cytoserve_deploy.launch import layout as launch
 from cytoserve_files import NotRegularFile
-from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.serving import site
 from typer.testing import CliRunner
 
@@ -94,7 +93,7 @@ def as_calibration(path: Path) -> Any:
 
 
 def as_scoring(path: Path) -> Any:
-    return ScoringEngine.from_file(pipe(path / "scoring.json"))
+    return site.load_engine(pipe(path / "scoring.json"), None)
 
 
 def as_manifest(path: Path) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cytoserve_scoring.classifier.engine import ROWS_PER_CALL, ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.race import ROWS_PER_CALL
 from cytoserve_scoring.classifier.score_profile import pattern
 from cytoserve_scoring.classifier.scores import conformal_p_value, paired_statistic, softmax_posterior
 from cytoserve_scoring.classifier.settings import ScoringConfig

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
-from cytoserve_scoring.classifier.racing import calibrate
+from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
 from cytoserve_scoring.classifier.scores import softmax_posterior
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from scipy import special, stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
@@ -80,7 +80,7 @@ def test_after_a_second_look_the_tied_pair_is_told_apart_by_the_mean_of_the_turn
     errors = random.normal((1.0, 1.01, 1.6), 0.05, (8, 3))
     more = random.normal(0.02 if winner == 0 else -0.04, 0.05, (TURNS, 8))
     difference = np.concatenate([[errors[:, 1] - errors[:, 0]], more])
-    lags = probe_lags(errors, winner, Again((0, 1), difference))
+    lags = probe_lags(errors, winner, AugmentedPair((0, 1), difference))
     np.testing.assert_array_equal(lags[:, winner], 0)
     assert lags[:, 1 - winner].mean() == pytest.approx(abs(difference.mean()))
     np.testing.assert_allclose(lags[:, 2], errors[:, 2] - errors[:, 0])
@@ -92,7 +92,7 @@ def test_a_probe_asked_again_in_every_turn_is_no_new_probe():
     again = np.tile(errors[:, 1] - errors[:, 0], (1 + TURNS, 1))
     scores = errors.mean(axis=0)
     once, often = (
-        posterior_interval(scores, 0, probe_lags(errors, 0, look), 0.2) for look in (None, Again((0, 1), again))
+        posterior_interval(scores, 0, probe_lags(errors, 0, look), 0.2) for look in (None, AugmentedPair((0, 1), again))
     )
     assert often == pytest.approx(once, rel=1e-12)
 
@@ -106,7 +106,7 @@ class World:
 
 
 def engine(**changes):
-    return ScoringEngine(ScoringConfig(CLASSES, (2, 4, 4), 16, 16, (0.1,) * 16, (0.5,) * 16, **changes))
+    return ScoringEngine(ScoringConfig(CLASSES, (2, 4, 4), (BudgetSettings(0.1, 0.5),) * 16, 16, **changes))
 
 
 def far_and_near():
@@ -129,9 +129,9 @@ def test_the_engine_tells_the_interval_around_its_posterior():
 def test_elimination_and_the_second_look_leave_an_interval_around_the_posterior():
     random = np.random.default_rng(5)
     seen = 2 - 0.3 * np.eye(3)[random.integers(0, 3, 300)][:, None] + random.normal(0, 0.3, (300, 16, 3))
-    look = SecondLook(4.0, 8, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
-    rule = calibrate(seen, default_alpha=0.1, confidence=0.9)
-    quick = engine(elimination=rule, second_look=look)
+    augmentation = TieAugmentation(4.0, 8, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+    rule = calibrate_racing(seen, default_alpha=0.1, confidence=0.9)
+    quick = engine(racing=rule, augmentation=augmentation)
     flags = np.zeros(3, np.int32)
     out = quick.score(far_and_near(), flags, World())
     assert (out.evaluations < 3 * 16).any()
@@ -177,7 +177,7 @@ def test_two_probes_that_agree_by_chance_do_not_say_everything_or_nothing():
 
 
 def test_the_engine_takes_the_eliminations_spread_for_the_usual_one():
-    rule = calibrate(np.random.default_rng(1).normal(MEANS, 0.1, (400, 8, 3)))
-    config = ScoringConfig(CLASSES, (1, 2, 2), 8, 8, (0.2,) * 8, (0.5,) * 8)
+    rule = calibrate_racing(np.random.default_rng(1).normal(MEANS, 0.1, (400, 8, 3)))
+    config = ScoringConfig(CLASSES, (1, 2, 2), (BudgetSettings(0.2, 0.5),) * 8, 8)
     assert config.usual_spread is None
-    assert replace(config, elimination=rule).usual_spread == rule.spread
+    assert replace(config, racing=rule).usual_spread == rule.spread

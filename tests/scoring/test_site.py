@@ -65,14 +65,13 @@ def site_file(folder, **changes):
 def test_without_a_folder_or_a_file_the_models_own_holds(scoring_file, tmp_path):
     for folder in (None, "", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        assert load_engine(scoring_file, folder).config.temperature == (1.0, 1.0)
+        assert [b.temperature for b in load_engine(scoring_file, folder).config.budgets] == [1.0, 1.0]
 
 
 def test_a_site_file_replaces_what_was_fitted_and_nothing_else(scoring_file, tmp_path):
     site_file(tmp_path / "site")
     config = load_engine(scoring_file, tmp_path / "site").config
-    assert config.temperature == (2.0, 2.0)
-    assert config.accept_threshold == (None, 0.99)
+    assert [(b.temperature, b.accept_threshold) for b in config.budgets] == [(2.0, None), (2.0, 0.99)]
     assert config.calibrated == (2,)
     assert config.default_budget == 2
     assert config.classes == tuple(CLASSES)

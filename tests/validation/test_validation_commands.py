@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 Make = Callable[..., Path]
 WEIGHTS = "ab" * 32
-SERVED = site.Served(WEIGHTS, "cd" * 32)
+SERVED = site.ServedModel(WEIGHTS, "cd" * 32)
 
 
 def run(*words: object) -> Result:

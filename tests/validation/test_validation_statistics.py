@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cytoserve_scoring.classifier.fitting import Promise
+from cytoserve_scoring.classifier.fitting import RiskGuarantee
 from cytoserve_statistics.shares import upper_bound
 from cytoserve_validation import calibrate, psychometric, selective
 from cytoserve_validation.zeta import zeta
@@ -53,7 +53,7 @@ def test_risk_coverage_of_worked_cells() -> None:
 
 def test_needed_cells_is_where_the_exact_bound_meets_the_promise() -> None:
     for tolerated, confidence in ((0.01, 0.95), (0.05, 0.9), (0.1, 0.99)):
-        needed = calibrate.needed_cells(Promise(tolerated, confidence))
+        needed = calibrate.needed_cells(RiskGuarantee(tolerated, confidence))
         assert upper_bound(0, needed, confidence) <= tolerated < upper_bound(0, needed - 1, confidence)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from cytoserve_files import install, output_file, write_text
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
-from cytoserve_scoring.classifier.augmentation import TURNS, SecondLook
-from cytoserve_scoring.classifier.fitting import Promise, fit, fit_profiles, near_ties
-from cytoserve_scoring.classifier.racing import calibrate
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
+from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profiles
+from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
+from cytoserve_scoring.classifier.replay import near_ties
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
@@ -37,7 +38,7 @@ class PackConfig:
     Attributes
     ----------
     choosing_per_class : int
-        Validation cells a class that choose the bank and the elimination.
+        Validation cells a class that choose the bank and the racing rule.
     calibrating : int
         Most of the other validation cells, in their natural mixture, that calibrate.
     """
@@ -94,14 +95,14 @@ def pack(config: PackConfig) -> Path:
     others = class_errors(unet, latents[1], bank, channel_weight, mask, alphas_cumprod).double().numpy()
     chosen, kept = raw[:, found.order] * found.weight[None, :, None], others * found.weight[None, :, None]
     matrix, offset = (part.numpy() for part in autoencoder.quarter_turn())
-    look = SecondLook(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
+    augmentation = TieAugmentation(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
 
     def measure(rows: Any) -> Any:
         known = class_errors(unet, rows, bank, channel_weight, mask, alphas_cumprod).double().numpy()
         return known * found.weight[None, :, None]
 
-    again = Again(look, (latents[0].numpy(), latents[1].numpy()), measure)
-    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, again)
+    ties = TieErrors(augmentation, (latents[0].numpy(), latents[1].numpy()), measure)
+    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, ties)
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
         f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
@@ -127,18 +128,27 @@ def pack(config: PackConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Again:
-    """What the second look needs: when, latents of the choosing and calibrating cells, the errors of latents."""
+class TieErrors:
+    """Where the errors of turned near ties come from.
 
-    look: SecondLook
+    Attributes
+    ----------
+    augmentation : TieAugmentation
+    latents : pair of (M, c, h, w) arrays
+        Of the choosing and of the calibrating cells.
+    measure : callable
+        (R, c, h, w) latents -> (R, P, C) errors.
+    """
+
+    augmentation: TieAugmentation
     latents: tuple[Any, Any]
     measure: Callable[[Tensor], Any]
 
-    def turned(self, engine: ScoringConfig, part: int, errors: Any, budgets: tuple[int, ...]) -> Any:
+    def turned(self, config: ScoringConfig, part: int, errors: Any, budgets: tuple[int, ...]) -> Any:
         """Return the (TURNS, M, P, C) errors of the near ties among the cells of a part, turned; NaN for the others."""
         out = np.full((TURNS, *errors.shape), np.nan)
-        cells = near_ties(engine, errors, budgets, self.look)
-        for turn, latents in enumerate(self.look.turned(self.latents[part][cells])):
+        cells = near_ties(config, errors, budgets, self.augmentation)
+        for turn, latents in enumerate(self.augmentation.turned(self.latents[part][cells])):
             out[turn, cells] = self.measure(torch.from_numpy(latents))
         return out
 
@@ -149,39 +159,36 @@ def fit_scoring(
     labels: Any,
     latent_shape: tuple[int, ...],
     config: BankConfig,
-    again: Again | None = None,
+    ties: TieErrors | None = None,
 ) -> dict[str, Any]:
-    """Return ``scoring.json``: elimination and profiles from one part's errors, the rest from the other's."""
-    elimination = calibrate(choosing, default_alpha=config.alpha, confidence=config.confidence)
+    """Return ``scoring.json``: racing rule and profiles from one part's errors, the rest from the other's."""
+    rule = calibrate_racing(choosing, default_alpha=config.alpha, confidence=config.confidence)
     probes = config.probes
-    engine = ScoringConfig(
+    bare = ScoringConfig(
         classes=CLASSES,
         latent_shape=latent_shape,  # type: ignore[arg-type]
-        probes=probes,
+        budgets=(BudgetSettings(),) * probes,
         default_budget=probes,
-        temperature=(1.0,) * probes,
-        accept_threshold=(None,) * probes,
-        elimination=elimination,
+        racing=rule,
+        augmentation=None if ties is None else ties.augmentation,
     )
-    promise = Promise(config.tolerated_error, config.confidence)
+    guarantee = RiskGuarantee(config.tolerated_error, config.confidence)
     turned = [None, None]
-    if again is not None:
+    if ties is not None:
         turned = [
-            again.turned(engine, 0, choosing, config.budgets),
-            again.turned(engine, 1, calibrating, config.budgets),
+            ties.turned(bare, part, errors, config.budgets) for part, errors in enumerate((choosing, calibrating))
         ]
-        engine = replace(engine, second_look=again.look)
-    profiles = fit_profiles(engine, choosing, config.budgets, turned[0])
-    engine = replace(engine, anomaly_profile=profiles)
+    profiles = fit_profiles(bare, choosing, config.budgets, turned[0])
+    profiled = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
     return {
         "classes": list(CLASSES),
         "probes": probes,
         "default_budget": probes,
         "latent_shape": list(latent_shape),
-        "elimination": elimination.to_json(),
+        "elimination": rule.to_json(),
         "anomaly_profile": [None if profile is None else profile.to_json() for profile in profiles],
-        "second_look": None if again is None else again.look.to_json(),
-        **fit(engine, calibrating, labels, promise, config.budgets, turned[1]),
+        "second_look": None if ties is None else ties.augmentation.to_json(),
+        **fit(profiled, calibrating, labels, guarantee, config.budgets, turned[1]),
     }
 
 

@@ -1,6 +1,6 @@
 """The probe bank, chosen on validation cells by how well its probes tell classes apart.
 
-``pbc/val`` is parted by a hash of the file name: one part chooses (order and weights of the probes, elimination), the
+``pbc/val`` is parted by a hash of the file name: one part chooses (order and weights of the probes, racing rule), the
 other calibrates (temperature, thresholds, references; :mod:`cytoserve_scoring.classifier.fitting`). ``pbc/test`` is
 only reported.
 """
@@ -25,20 +25,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BankConfig:
-    """Size and range of the bank, and what is promised of accepted cells.
+    """Size and range of the bank, and the risk guarantee of accepted cells.
 
     Attributes
     ----------
     candidates : int
         Probes that are tried.
     probes : int
-        Probes that are kept, in the order in which they will be asked.
+        Probes that are kept, in the order in which they will be evaluated.
     low, high : float
         Range of the timesteps, as shares of the schedule.
     alpha : float
-        Default level of the elimination.
+        Default level of the racing rule.
     look_again_below, look_again_from : float, int
-        Paired statistic of a near tie that is looked at again, and the least budget for it.
+        Paired statistic below which a near tie is evaluated in other quarter turns, and the least budget for it.
     """
 
     candidates: int = 20

@@ -1,6 +1,6 @@
 """Fit the scoring of a packed model again, on the graphs that are served.
 
-Weights, probe bank and parting of ``pbc/val`` stay as :mod:`.checkpoint` packed them; elimination, anomaly profiles,
+Weights, probe bank and parting of ``pbc/val`` stay as :mod:`.checkpoint` packed them; racing rule, anomaly profiles,
 temperature, thresholds and references are fitted anew. Needed whenever the engine's rules change. Errors come from
 the exported encoder and denoiser through ONNX Runtime and the crops from the service's own decoder, so that what is
 fitted is what will be served, to the last bit of the arithmetic.
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cytoserve_training.cells import load_cells
-from cytoserve_training.checkpoint import Again, PackConfig, fit_scoring, part_cells
+from cytoserve_training.checkpoint import PackConfig, TieErrors, fit_scoring, part_cells
 
 Floats = NDArray[np.float32]
 
@@ -137,17 +137,17 @@ def refit(config: RefitConfig) -> Path:
     known = ScoringConfig.from_json(packed)
     graphs = ServedGraphs(Path(config.repository), config.pack.threads)
     choosing, calibrating = measure_parts(config, graphs, known)
-    if known.second_look is None:
-        again = None
+    if known.augmentation is None:
+        ties = None
     else:
 
         def measure(rows: torch.Tensor) -> NDArray[np.float64]:
             found = graphs.errors(rows.numpy(), known.probes, len(known.classes), "near ties, turned")
             return found.astype(np.float64)
 
-        again = Again(known.second_look, (choosing.latents, calibrating.latents), measure)
+        ties = TieErrors(known.augmentation, (choosing.latents, calibrating.latents), measure)
     scoring = fit_scoring(
-        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, again
+        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, ties
     )
     scoring["bank_tried"] = packed["bank_tried"]
     scoring["fitted_on"] = (

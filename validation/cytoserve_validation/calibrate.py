@@ -16,9 +16,16 @@ import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
-from cytoserve_scoring.classifier.fitting import Answers, Promise, document, fit_budget, upper_bound
+from cytoserve_scoring.classifier.fitting import (
+    FittedBudget,
+    LabelledAnswers,
+    RiskGuarantee,
+    document,
+    fit_budget,
+    upper_bound,
+)
 from cytoserve_scoring.classifier.scores import conformal_p_value
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.settings import Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
 from scipy import special
 
@@ -58,7 +65,7 @@ class Made:
 
     site: str
     created: str
-    bound_to: site_file.Served
+    bound_to: site_file.ServedModel
     data_sha256: str
     budget: int
     um_per_pixel: float | None
@@ -70,7 +77,7 @@ def now() -> str:
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
 
 
-def check_promise(tolerated_error: float, confidence: float) -> Promise:
+def check_promise(tolerated_error: float, confidence: float) -> RiskGuarantee:
     """Return the promise.
 
     Raises
@@ -80,7 +87,7 @@ def check_promise(tolerated_error: float, confidence: float) -> Promise:
     for name, value in (("tolerated error", tolerated_error), ("confidence", confidence)):
         if not 0 < value < 1:
             raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
-    return Promise(tolerated_error, confidence)
+    return RiskGuarantee(tolerated_error, confidence)
 
 
 def check_anomaly_level(level: float) -> float:
@@ -109,7 +116,7 @@ def check_site(site: str) -> str:
     return name
 
 
-def bound_to(info: ServiceInfo) -> site_file.Served:
+def bound_to(info: ServiceInfo) -> site_file.ServedModel:
     """Return the hashes that the calibration is bound to.
 
     Raises
@@ -128,7 +135,7 @@ def bound_to(info: ServiceInfo) -> site_file.Served:
             "the server does not declare the procedure_sha256 of its scoring rules, so a calibration could not be "
             "bound to them; calibrate with a server of this release"
         )
-    return site_file.Served(info.weights_sha256, procedure)
+    return site_file.ServedModel(info.weights_sha256, procedure)
 
 
 def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
@@ -152,7 +159,7 @@ def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
     return budget, probes
 
 
-def needed_cells(promise: Promise) -> int:
+def needed_cells(promise: RiskGuarantee) -> int:
     """Return how many accepted cells without any error it takes before the promise can be made.
 
     The exact bound of 0 wrong among n is ``1 - (1 - confidence)^(1/n)``; it meets the tolerated error from
@@ -160,7 +167,7 @@ def needed_cells(promise: Promise) -> int:
 
     Examples
     --------
-    >>> needed_cells(Promise(0.01, 0.95)), needed_cells(Promise(0.10, 0.90))
+    >>> needed_cells(RiskGuarantee(0.01, 0.95)), needed_cells(RiskGuarantee(0.10, 0.90))
     (299, 22)
     """
     return math.ceil(math.log(1 - promise.confidence) / math.log(1 - promise.tolerated_error))
@@ -169,7 +176,7 @@ def needed_cells(promise: Promise) -> int:
 def build(
     found: Answered,
     info: ServiceInfo,
-    promise: Promise,
+    promise: RiskGuarantee,
     made: Made,
     probes: int,
     failed: Sequence[Mapping[str, str]],
@@ -184,9 +191,9 @@ def build(
     cells = found.take(found.scored)
     if not np.isfinite(cells.scores).all():
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
-    fitted = fit_budget(Answers(cells.label, cells.scores, cells.anomaly, cells.evaluations), cells.truth,
-                        found.classes, promise)  # fmt: skip
-    top = special.softmax(-cells.scores / fitted["temperature"], axis=1).max(axis=1)
+    answers = LabelledAnswers(cells.label, cells.scores, cells.anomaly, cells.evaluations)
+    fitted = fit_budget(answers, cells.truth, found.classes, promise)
+    top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
     per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
     whole = {
         "schema": site_file.SCHEMA,
@@ -215,17 +222,17 @@ def build(
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise, level: float) -> dict[str, Any]:
+def seen(cells: Answered, fitted: FittedBudget, promise: RiskGuarantee, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
     The second count shows on these same cells whether that did harm.
     """
-    top = special.softmax(-cells.scores / fitted["temperature"], axis=1).max(axis=1)
-    threshold = fitted["accept_threshold"]
+    top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
+    threshold = fitted.settings.accept_threshold
     passed = np.zeros(len(cells), bool) if threshold is None else top >= threshold
     kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
-    kept &= _ordinary(cells, fitted["anomaly_reference"], level)
+    kept &= _ordinary(cells, fitted.settings.anomaly_reference or {}, level)
     return {
         "by_threshold": _count(cells, passed, promise),
         "with_every_reason": _count(cells, kept, promise),
@@ -233,36 +240,37 @@ def seen(cells: Answered, fitted: Mapping[str, Any], promise: Promise, level: fl
     }
 
 
-def _ordinary(cells: Answered, reference: Mapping[str, Sequence[float]], level: float) -> Flags:
+def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
     """Return which cells the new references do not call anomalous."""
-    sorted_values = {name: tuple(values) for name, values in reference.items()}
-    values = [sorted_values[cells.classes[label]] for label in cells.label]
+    values = [reference[cells.classes[label]] for label in cells.label]
     p_values = [conformal_p_value(float(own), known) for own, known in zip(cells.anomaly, values, strict=True)]
     # A cell without an anomaly score is referred as not calibrated, so it is not among the accepted.
     ordinary: Flags = (np.array(p_values) >= level) & np.isfinite(cells.anomaly)
     return ordinary
 
 
-def _count(cells: Answered, accepted: Flags, promise: Promise) -> dict[str, Any]:
+def _count(cells: Answered, accepted: Flags, promise: RiskGuarantee) -> dict[str, Any]:
     count, wrong = int(accepted.sum()), int((accepted & ~cells.right).sum())
     upper = upper_bound(wrong, count, promise.confidence) if count else None
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 
-def warnings(fitted: Mapping[str, Any], classes: Sequence[str], level: float) -> list[str]:
+def warnings(fitted: FittedBudget, classes: Sequence[str], level: float) -> list[str]:
     """Return what these cells are too few for, class by class, as sentences."""
     out = []
+    settings = fitted.settings
+    true_cells, taken_cells = settings.conformal_reference or {}, settings.anomaly_reference or {}
     sets = math.ceil(1 / SET_ERROR) - 1
     anomalies = math.floor(1 / level)
     for name in classes:
-        true, taken = len(fitted["conformal_reference"][name]), len(fitted["anomaly_reference"][name])
+        true, taken = len(true_cells[name]), len(taken_cells[name])
         if true < sets:
             out.append(f"{name}: {true} cells; below {sets} it stays in every {1 - SET_ERROR:.0%} prediction set")
         if taken == 0:
             out.append(f"{name}: no cell was called so; cells called so get no anomaly p-value at this site")
         elif taken < anomalies:
             out.append(f"{name}: {taken} cells were called so; below {anomalies} none can be flagged as anomalous")
-    if fitted["accept_threshold"] is None:
+    if settings.accept_threshold is None:
         out.append("no threshold keeps the promise on these cells: every cell goes to review")
     return out
 
@@ -298,7 +306,7 @@ def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
     try:
-        return site_file.read(path, site_file.Served(whole["weights_sha256"], whole["procedure_sha256"]))
+        return site_file.read(path, site_file.ServedModel(whole["weights_sha256"], whole["procedure_sha256"]))
     except BaseException:
         path.unlink(missing_ok=True)
         raise

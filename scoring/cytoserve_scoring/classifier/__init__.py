@@ -1,1 +1,1 @@
-"""From latents to decisions: racing the classes over noise samples, and judging what came of it."""
+"""From latents to decisions: the classes race over noise samples, and the result is judged."""

@@ -1,12 +1,13 @@
-"""A near tie is looked at again: the same cell, turned.
+"""Test-time augmentation of near ties: the same cell, in the other quarter turns.
 
-What is left of an error after some probes is not noise of the probes (112 more on the near ties of ``pbc/val`` changed
-nothing) but of the one picture: a denoiser is not quite indifferent to how a slide lies under the lens, though a cell's
-class is. The two classes that tie are asked once more in the other three quarter turns. Only near ties pay for it.
+What is left of an error after some noise samples is not noise of the samples (112 more on the near ties of ``pbc/val``
+changed nothing) but of the one picture: a denoiser is not quite indifferent to the orientation of a slide, though a
+cell's class is. The two classes that tie are evaluated in the other three quarter turns as well. Only near ties pay for
+it.
 
 The turn is made on the latent. A patch-wise linear autoencoder turns its grid and mixes the channels of each patch by
 one affine map, fitted with the autoencoder (``PatchPCAAutoencoder.quarter_turn``); a model without such a map has no
-second look.
+augmentation.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ TURNS: Final = 3
 
 
 @dataclass(frozen=True)
-class SecondLook:
-    """When a cell is looked at again, and how its latent is turned.
+class TieAugmentation:
+    """When a near tie is evaluated in the other quarter turns, and how its latent is turned.
 
     Attributes
     ----------
     statistic : float
-        A paired t statistic between the best two classes below this asks for the second look.
+        A paired t statistic between the best two classes below this is a near tie.
     least_budget : int
-        Requests of fewer probes per class have none: a statistic of a few pairs says little.
+        Requests of fewer noise samples per class have no augmentation: a statistic of a few pairs says little.
     matrix : (c, c) ndarray of float32
     offset : (c,) ndarray of float32
         What a quarter turn does to the channels: ``z -> matrix z + offset``, besides turning the grid.
@@ -45,8 +46,8 @@ class SecondLook:
     matrix: Floats
     offset: Floats
 
-    def asks(self, statistic: float, budget: int) -> bool:
-        """Tell whether a cell whose best two classes have this paired statistic after ``budget`` probes is tied."""
+    def applies(self, statistic: float, budget: int) -> bool:
+        """Return whether a cell whose best two classes have this paired statistic after ``budget`` samples is tied."""
         return budget >= self.least_budget and statistic < self.statistic
 
     def turned(self, latents: Floats) -> Floats:
@@ -69,7 +70,7 @@ class SecondLook:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SecondLook:
+    def from_json(cls, data: dict[str, Any]) -> TieAugmentation:
         """Read it back.
 
         Raises
@@ -79,47 +80,47 @@ class SecondLook:
         """
         matrix, offset = np.asarray(data["matrix"], np.float32), np.asarray(data["offset"], np.float32)
         if matrix.shape != (len(offset), len(offset)):
-            raise ValueError("matrix and offset of the second look differ in size")
+            raise ValueError("matrix and offset of the quarter turn differ in size")
         return cls(float(data["statistic"]), int(data["least_budget"]), matrix, offset)
 
 
 @dataclass(frozen=True)
-class Again:
-    """What the second look at a cell gave.
+class AugmentedPair:
+    """Two tied classes of a cell in every orientation.
 
     Attributes
     ----------
     pair : (int, int)
         The tied classes, the better one first.
     difference : (1 + TURNS, Q) ndarray of float64
-        Errors of the second minus those of the first, the first look in front, over the Q probes that the first look
-        asked both of: all of the budget, or fewer where a class left early.
+        Errors of the second minus those of the first, the cell as it came in front, over the Q noise samples that both
+        classes saw: all of the budget, or fewer where a class was dropped early.
     """
 
     pair: tuple[int, int]
     difference: NDArray[np.float64]
 
 
-def revised(scores: Floats, again: Again) -> tuple[Floats, int, float]:
-    """Return scores, winner and paired statistic of one cell after the second look.
+def revised(scores: Floats, augmented: AugmentedPair) -> tuple[Floats, int, float]:
+    """Return scores, winner and paired statistic of one cell after augmentation.
 
     Parameters
     ----------
     scores : (C,) ndarray of float32
-        After the first look; the best class is ``again.pair[0]``.
-    again : Again
+        Before augmentation; the best class is ``augmented.pair[0]``.
+    augmented : AugmentedPair
 
     Notes
     -----
     The statistic is that of the Q means over the turns: a noise that favours a class does so in other turns too
-    (correlation in docs/evidence.md), so a probe asked four times is not four probes.
+    (correlation in docs/evidence.md), so a noise sample in four turns is not four samples.
     The winner keeps the level of the best score, the other stands behind it by the mean difference, and the classes
     that did not tie stay as far behind the winner as they were.
     """
-    best, second = again.pair
-    mean = float(again.difference.mean())
+    best, second = augmented.pair
+    mean = float(augmented.difference.mean())
     out = scores.copy()
     level = scores[best]
     winner, other = (best, second) if mean >= 0 else (second, best)
     out[winner], out[other] = level, level + abs(mean)
-    return out, winner, paired_t(again.difference.mean(axis=0))
+    return out, winner, paired_t(augmented.difference.mean(axis=0))

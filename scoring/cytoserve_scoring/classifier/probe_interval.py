@@ -1,8 +1,8 @@
-"""How far would the probability of the answer move, had other probes been asked? An interval for it.
+"""How far would the probability of the answer move under other noise samples? An interval for it.
 
-A score is a mean over a finite number of probes, so the posterior made of it is an estimate. What counts is how much
-the lag of each rival behind the answered class differs from probe to probe; probes are shared by all classes, so the
-lags of one probe belong together. The interval says nothing of what the model does not know: for that there are
+A score is a mean over a finite number of noise samples, so the posterior made of it is an estimate. What counts is how
+much the lag of each rival behind the answered class differs from sample to sample; all classes share the samples, so
+the lags of one sample belong together. The interval does not cover what the model does not know: that is the purpose of
 calibration, prediction sets and the anomaly check.
 """
 
@@ -14,46 +14,46 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from cytoserve_scoring.classifier.augmentation import Again
+from cytoserve_scoring.classifier.augmentation import AugmentedPair
 
 Doubles = NDArray[np.float64]
 
 LEVEL: Final = 0.95
-"""Nominal share of cells whose probability under endlessly many probes lies within; measured in docs/evidence.md."""
-
+"""Nominal share of cells whose probability under infinitely many noise samples lies within; measured coverage in
+docs/evidence.md."""
 
 LEAST_FREEDOM: Final = 3.0
-"""Degrees of freedom up to which the usual spread stands in for probes that a cell did not see. Below, Student's factor
-makes every interval 0 to 1; beyond, a cell's own spread covers better (docs/evidence.md): ties spread less than usual,
-clear cells more."""
+"""Degrees of freedom up to which the usual spread stands in for noise samples that a cell did not see. Below, Student's
+factor makes every interval 0 to 1; beyond, a cell's own spread covers better (docs/evidence.md): ties spread less than
+usual, clear cells more."""
 
 
-def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) -> Doubles:
-    """Return how far each class stood behind the answered one, probe by probe.
+def probe_lags(errors: NDArray[Any], winner: int, augmented: AugmentedPair | None = None) -> Doubles:
+    """Return how far each class stood behind the answered one, noise sample by noise sample.
 
     Parameters
     ----------
     errors : (P, C) ndarray
-        Of the first look, NaN where not asked.
+        Of the cell as it came, NaN where not evaluated.
     winner : int
         The answered class.
-    again : Again, optional
-        What a second look gave.
+    augmented : AugmentedPair, optional
+        The tied classes in the other quarter turns.
 
     Returns
     -------
-    (P, C) ndarray, NaN where not asked. The lag between the classes of a pair is the mean over the turns, probe by
-    probe: a noise that favours a class does so in every turn, so a probe asked in four turns is one probe, not four.
-    The other classes are taken against the best of the first look, as their scores are
+    (P, C) ndarray, NaN where not evaluated. The lag between the classes of a pair is the mean over the turns, sample by
+    sample: a noise that favours a class does so in every turn, so a sample evaluated in four turns is one sample, not
+    four. The other classes are taken against the best before augmentation, as their scores are
     (:func:`cytoserve_scoring.classifier.augmentation.revised`).
     """
     values = np.asarray(errors, np.float64)
-    if again is None:
-        found: Doubles = values - values[:, [winner]]
-        return found
-    best, second = again.pair
+    if augmented is None:
+        bare: Doubles = values - values[:, [winner]]
+        return bare
+    best, second = augmented.pair
     lags: Doubles = values - values[:, [best]]
-    apart = again.difference.mean(axis=0)
+    apart = augmented.difference.mean(axis=0)
     lags[:, winner] = 0.0
     other = second if winner == best else best
     lags[:, other] = np.nan
@@ -64,7 +64,7 @@ def probe_lags(errors: NDArray[Any], winner: int, again: Again | None = None) ->
 def posterior_interval(
     scores: NDArray[Any], winner: int, lags: Doubles, temperature: float, usual_spread: float | None = None
 ) -> tuple[float, float]:
-    """Return the :data:`LEVEL` interval of the answered class's posterior over the draw of the probes.
+    """Return the :data:`LEVEL` interval of the answered class's posterior over the draw of the noise samples.
 
     Parameters
     ----------
@@ -76,19 +76,19 @@ def posterior_interval(
     temperature : float
         Of the softmax, as used for the posterior.
     usual_spread : float, optional
-        Usual standard deviation, over probes, of the lag of a rival, in units of the error
-        (:class:`.elimination.Elimination`); it fills up the degrees of freedom to :data:`LEAST_FREEDOM`.
+        Usual standard deviation, over noise samples, of the lag of a rival, in units of the error
+        (:class:`.racing_rule.RacingRule`); it fills up the degrees of freedom to :data:`LEAST_FREEDOM`.
 
     Returns
     -------
-    (low, high) : floats within 0 to 1; NaN where a rival saw fewer than two probes, or there is no rival.
+    (low, high) : floats within 0 to 1; NaN where a rival saw fewer than two noise samples, or there is no rival.
 
     Notes
     -----
     The log-odds of the answer are ``g = -log sum_c exp(-lag_c / T)`` over its rivals, with ``dg/dlag_c = w_c / T`` and
-    ``w`` the rivals' shares of that sum. To first order (delta method) the error of ``g`` is a sum over probes of
-    ``w_c (lag_pc - mean) / (T sqrt(n_c (n_c - 1)))``, added up over the rivals that saw the probe; with every rival
-    on every probe, the sum of its squares is the usual variance of a mean. With ``n`` the probes of the rival that
+    ``w`` the rivals' shares of that sum. To first order (delta method) the error of ``g`` is a sum over samples of
+    ``w_c (lag_pc - mean) / (T sqrt(n_c (n_c - 1)))``, added up over the rivals that saw the sample; with every rival
+    on every sample, the sum of its squares is the usual variance of a mean. With ``n`` the samples of the rival that
     weighs most and ``k = LEAST_FREEDOM - (n - 1)`` degrees of freedom lacking, it is mixed with the variance under the
     usual spread, ``V = max(V_own, (k V_0 + (n - 1) V_own) / (k + n - 1))`` (conjugate normal model: Gelman et al.
     2013, Bayesian Data Analysis, section 3.3); ``V_0 = (sum_c w_c spread / (T sqrt(n_c)))^2`` takes the rivals' lags

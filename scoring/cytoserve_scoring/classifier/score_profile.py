@@ -1,9 +1,9 @@
-"""How strange is a cell? The pattern in which the other classes stand behind the best, against ordinary cells.
+"""The out-of-distribution score: how far the other classes stand behind the best, compared with ordinary cells.
 
-The bare error under the best class tells how detailed a picture is, not how strange: a smooth cell is easy to predict
-whatever it is. Which classes come how close behind the winner is a fingerprint of the class, and a cell of a kind never
-trained on leaves another one. The published zeta (Deltadahl et al. 2025) keeps one sum of that pattern; here the whole
-pattern is held against the mean of the answered class under a covariance shared by all classes.
+The bare error under the best class measures how detailed a picture is, not how unusual: a smooth cell is easy to
+predict whatever it is. Which classes come how close behind the winner is typical of a class, and a cell of a kind never
+trained on shows another pattern. The published zeta (Deltadahl et al. 2025) keeps one sum of that pattern; here the
+whole pattern is compared with the mean of the answered class under a covariance shared by all classes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cytoserve_scoring.errors import BadShape
 Doubles = NDArray[np.float64]
 
 FLOOR: Final = 0.01
-"""Least lag behind the best class, relative to its error, that counts; found on ``pbc/val``."""
+"""Least lag behind the best class, relative to its error, that counts; chosen on ``pbc/val``."""
 
 SHRINKAGE: Final = 0.1
 """Weight of the diagonal in a covariance that is estimated from some hundred cells."""
@@ -32,13 +32,13 @@ LEAST_CELLS: Final = 10
 def pattern(scores: NDArray[Any]) -> Doubles:
     """Return the (M, C) logs of how far each class stands behind the best, in units of the best one's (M, C) score.
 
-    The floor keeps a near tie, or the best class itself, from being infinitely close. Scores of classes that left the
-    race early are estimates of the same difference and count alike. NaN stays NaN.
+    The floor keeps a near tie, or the best class itself, from being infinitely close. Scores of classes that were
+    dropped early are estimates of the same difference and count alike. NaN stays NaN.
     """
     values = np.asarray(scores, np.float64)
     lag = values / values.min(axis=1, keepdims=True) - 1
-    found: Doubles = np.log(np.maximum(lag, 0) + FLOOR)
-    return found
+    logs: Doubles = np.log(np.maximum(lag, 0) + FLOOR)
+    return logs
 
 
 def shared_precision(values: Doubles, means: Doubles, label: NDArray[np.int64]) -> Doubles:
@@ -55,7 +55,7 @@ def shared_precision(values: Doubles, means: Doubles, label: NDArray[np.int64]) 
 
 
 @dataclass(frozen=True)
-class Profile:
+class ScoreProfile:
     """Ordinary patterns of each class.
 
     Attributes
@@ -70,7 +70,7 @@ class Profile:
     precision: Doubles
 
     @classmethod
-    def fit(cls, scores: NDArray[Any], label: NDArray[Any], classes: Sequence[str]) -> Profile:
+    def fit(cls, scores: NDArray[Any], label: NDArray[Any], classes: Sequence[str]) -> ScoreProfile:
         """Fit on the (M, C) scores and (M,) answers of ordinary cells.
 
         Raises
@@ -92,7 +92,7 @@ class Profile:
     def distance(self, scores: NDArray[Any], name: str) -> float:
         """Return the squared Mahalanobis distance of one cell's (C,) scores to the ordinary cells of class ``name``.
 
-        NaN where the class has no mean or a class was not asked: nothing is known then.
+        NaN where the class has no mean or a class was not offered: nothing is known then.
         """
         mean = self.mean.get(name)
         if mean is None or np.isnan(scores).any():
@@ -108,7 +108,7 @@ class Profile:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Profile:
+    def from_json(cls, data: dict[str, Any]) -> ScoreProfile:
         """Read it back.
 
         Raises

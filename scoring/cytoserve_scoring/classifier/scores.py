@@ -1,4 +1,4 @@
-"""From errors to answers: the numbers told about each cell, and the formulas behind them."""
+"""From errors to answers: the numbers returned for each cell, and the formulas behind them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class CellScores:
     ----------
     label : (M,) int32
     posterior : (M, C) float32
-    interval : (M, 2) float32, 95 % interval of the top posterior over the draw of the probes (:mod:`.probe_interval`;
-        NaN where fewer than two probes were asked)
+    interval : (M, 2) float32, 95 % interval of the top posterior over the draw of the noise samples
+        (:mod:`.probe_interval`; NaN where fewer than two were evaluated)
     scores : (M, C) float32, mean weighted error per class, lower is better
     uncertainty : (M,) float32, one minus the top posterior
-    anomaly : (M, 2) float32, squared distance to the ordinary patterns of the answered class (:mod:`.profile`) and its
-        p-value (NaN where there is no profile or no reference)
+    anomaly : (M, 2) float32, out-of-distribution score, the squared distance to the ordinary patterns of the answered
+        class (:mod:`.score_profile`), and its p-value (NaN where there is no profile or no reference)
     conformal : (M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``
         (NaN where no reference is given)
     decision : (M,) uint8, 0 accept, 1 review
@@ -68,8 +68,8 @@ def paired_statistic(errors: Floats) -> float:
     Parameters
     ----------
     errors : (P, C) ndarray
-        Errors of one cell under P probes and C classes, NaN where not asked. Two classes that saw all of the same
-        probes are compared; one probe, or one class left at the end, gives infinity: nothing to pair.
+        Errors of one cell under P noise samples and C classes, NaN where not evaluated. Two classes that saw all of the
+        same samples are compared; one sample, or one class left at the end, gives infinity: nothing to pair.
     """
     seen = np.isfinite(errors).sum(axis=0)
     probes = int(seen.max(initial=0))
@@ -80,7 +80,7 @@ def paired_statistic(errors: Floats) -> float:
 
 
 def tied_pair(errors: Floats) -> tuple[int, int]:
-    """Return the best two of the classes that saw the most probes, from the (P, C) errors of one cell."""
+    """Return the best two of the classes that saw the most noise samples, from the (P, C) errors of one cell."""
     seen = np.isfinite(errors).sum(axis=0)
     last = np.flatnonzero(seen == seen.max())
     mean = errors[: seen.max(), last].astype(np.float64).mean(axis=0)
@@ -89,9 +89,9 @@ def tied_pair(errors: Floats) -> tuple[int, int]:
 
 
 def shared_probes(errors: Floats, pair: NDArray[np.int64]) -> int:
-    """Return how many probes both classes of a pair saw, from the (P, C) errors of one cell.
+    """Return how many noise samples both classes of a pair saw, from the (P, C) errors of one cell.
 
-    Probes are asked in order, so they are the first ones.
+    Noise samples are evaluated in order, so they are the first ones.
     """
     return int(np.isfinite(errors[:, pair]).all(axis=1).sum())
 
@@ -103,22 +103,22 @@ def paired_t(difference: NDArray[np.float64]) -> float:
 
 
 def class_scores(errors: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Return (M, C) scores and (M,) winners from (M, P, C) errors, NaN where a class had left or was never asked.
+    """Return (M, C) scores and (M,) winners from (M, P, C) errors, NaN where a class was dropped or never offered.
 
-    The winner is the best of the classes that saw the most probes; its score is its mean error. A class that left
-    earlier is scored by its mean difference to the winner over the probes that both saw, added to the winner's score
-    (the probes differ too much in level to compare bare means), and never better than the winner.
+    The winner is the best of the classes that saw the most noise samples; its score is its mean error. A class that was
+    dropped earlier is scored by its mean difference to the winner over the samples that both saw, added to the winner's
+    score (the samples differ too much in level to compare bare means), and never better than the winner.
     """
     values = errors.astype(np.float64)
-    asked = np.isfinite(values)
-    seen = asked.sum(axis=1)
-    total = np.where(asked, values, 0.0).sum(axis=1)
+    known = np.isfinite(values)
+    seen = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / seen
     longest = np.where(seen == seen.max(axis=1, keepdims=True), mean, np.inf)
     best = longest.argmin(axis=1)
     winner = np.take_along_axis(values, best[:, None, None], axis=2)
-    difference = np.where(asked, values - winner, 0.0).sum(axis=1)
+    difference = np.where(known, values - winner, 0.0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         behind = np.maximum(difference / seen, 0.0)
     scores: Floats = (mean[np.arange(len(best)), best][:, None] + behind).astype(np.float32)
@@ -126,7 +126,7 @@ def class_scores(errors: Floats) -> tuple[Floats, NDArray[np.int64]]:
 
 
 def nonconformity(scores: Floats) -> NDArray[np.float64]:
-    """Return how much worse each of (M, C) scores is than the best *other* class; classes never asked give infinity."""
+    """Return how much worse each of (M, C) scores is than the best *other* class; a class never offered: infinity."""
     values = np.where(np.isnan(scores), np.inf, scores).astype(np.float64)
     if values.shape[1] < 2:
         return np.zeros_like(values)

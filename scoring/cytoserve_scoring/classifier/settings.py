@@ -1,14 +1,76 @@
-"""What the scorer knows about its model: ``scoring.json`` as one frozen object."""
+"""What the scorer knows about its model, ``scoring.json`` as frozen objects, and what one request chose."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from cytoserve_scoring.classifier.augmentation import SecondLook
-from cytoserve_scoring.classifier.racing import Elimination
-from cytoserve_scoring.classifier.score_profile import Profile
-from cytoserve_scoring.errors import CytoserveError
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve_scoring.classifier.augmentation import TieAugmentation
+from cytoserve_scoring.classifier.racing_rule import RacingRule
+from cytoserve_scoring.classifier.score_profile import ScoreProfile
+from cytoserve_scoring.errors import BadParameter, CytoserveError
+
+Reference = Mapping[str, tuple[float, ...]]
+"""By class name, sorted values of calibration cells: what a conformal p-value is taken against."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """What was fitted for one budget; the defaults are those of a budget that was not fitted.
+
+    Attributes
+    ----------
+    temperature : float
+        Of the softmax, in units of the error.
+    accept_threshold : float, or None
+        Least top posterior that is accepted; None accepts nothing.
+    profile : ScoreProfile, or None
+        Ordinary score patterns, from which the out-of-distribution score is measured.
+    anomaly_reference : Reference, or None
+        Out-of-distribution scores by the class the cells were answered with; None: no cell is checked for anomaly.
+    conformal_reference : Reference, or None
+        Nonconformities under the true class; None: no prediction sets.
+    """
+
+    temperature: float = 1.0
+    accept_threshold: float | None = None
+    profile: ScoreProfile | None = None
+    anomaly_reference: Reference | None = None
+    conformal_reference: Reference | None = None
+
+
+@dataclass(frozen=True)
+class RaceTerms:
+    """What one request chose, checked against the settings of the model.
+
+    Attributes
+    ----------
+    budget : int
+        Most noise samples per class.
+    classes : (C,) bool ndarray
+        Classes that may win.
+    rule : RacingRule, or None
+        When a class is dropped; None: never.
+    threshold : float
+        Of the rule, for the level chosen; infinite: no class is dropped.
+    augmentation : TieAugmentation, or None
+        When a near tie is evaluated in the other quarter turns; None: never.
+    calibrated : bool
+        Whether temperature and thresholds were measured for requests like this; if not, nothing is accepted.
+    """
+
+    budget: int
+    classes: NDArray[np.bool_]
+    rule: RacingRule | None = None
+    threshold: float = float("inf")
+    augmentation: TieAugmentation | None = None
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)
@@ -19,58 +81,81 @@ class ScoringConfig:
     ----------
     classes : tuple of str
     latent_shape : (c, h, w)
-    probes : int
-        Probes in the bank; a budget of ``b`` uses the first ``b``.
+    budgets : tuple of BudgetSettings
+        For each budget from 1 to the size of the bank; a budget of ``b`` uses the first ``b`` noise samples.
     default_budget : int
-        Probes per class when the caller names none.
-    temperature : tuple of float
-        Softmax temperature for each budget from 1 to ``probes``, in units of the error.
-    accept_threshold : tuple of (float or None)
-        For each budget, the least top posterior that is accepted; None accepts nothing.
+        Noise samples per class when the caller names none.
     ambiguous_from : float
         A second posterior at or above this adds the reason ``ambiguous``.
     tie_statistic : float
         A paired t statistic between the best two classes below this adds ``near_tie``.
     anomaly_level : float
         A p-value below this adds ``anomalous``.
-    anomaly_profile : tuple of (Profile or None), or None
-        For each budget, the ordinary patterns against which a cell is strange.
-    anomaly_reference : tuple of dict, or None
-        For each budget, sorted distances to the profile of calibration cells, by the class they were answered with.
-    conformal_reference : tuple of dict, or None
-        For each budget, sorted nonconformities of validation cells under their true class, by class name.
-    elimination : Elimination, or None
-        When classes leave; None spends the whole budget on every class.
+    racing : RacingRule, or None
+        When classes are dropped; None spends the whole budget on every class.
     calibrated : tuple of int, or None
         Budgets that the calibration in force measured; None means all.
-    second_look : SecondLook, or None
-        When a near tie is looked at again, turned; None never.
+    augmentation : TieAugmentation, or None
+        When a near tie is evaluated in the other quarter turns; None never.
     """
 
     classes: tuple[str, ...]
     latent_shape: tuple[int, int, int]
-    probes: int
+    budgets: tuple[BudgetSettings, ...]
     default_budget: int
-    temperature: tuple[float, ...]
-    accept_threshold: tuple[float | None, ...]
     ambiguous_from: float = 0.2
     tie_statistic: float = 2.0
     anomaly_level: float = 0.05
-    anomaly_profile: tuple[Profile | None, ...] | None = None
-    anomaly_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
-    conformal_reference: tuple[dict[str, tuple[float, ...]], ...] | None = None
-    elimination: Elimination | None = None
+    racing: RacingRule | None = None
     calibrated: tuple[int, ...] | None = None
-    second_look: SecondLook | None = None
+    augmentation: TieAugmentation | None = None
+
+    @property
+    def probes(self) -> int:
+        """Noise samples in the bank."""
+        return len(self.budgets)
 
     @property
     def usual_spread(self) -> float | None:
-        """Usual spread of a lag over probes, as the elimination knows it; None where there is none."""
-        return None if self.elimination is None else self.elimination.spread
+        """Usual spread of a lag over noise samples, as the racing rule has it; None where there is none."""
+        return None if self.racing is None else self.racing.spread
+
+    def at(self, budget: int) -> BudgetSettings:
+        """Return what was fitted for a budget from 1 to ``probes``."""
+        return self.budgets[budget - 1]
+
+    def terms(
+        self, budget: int | None = None, alpha: float | None = None, classes: Sequence[str] | None = None
+    ) -> RaceTerms:
+        """Return the terms of a request; None takes the default.
+
+        Raises
+        ------
+        BadParameter
+            A budget outside the bank, an alpha outside [0, 1), an unknown class.
+        """
+        spent = self.default_budget if budget is None else budget
+        if not 1 <= spent <= self.probes:
+            raise BadParameter(f"budget {budget} is outside 1..{self.probes}, the probes of this model's bank")
+        threshold = float("inf")
+        if self.racing is not None:
+            threshold = self.racing.threshold(alpha)
+        elif alpha is not None and not 0 <= alpha < 1:
+            raise BadParameter(f"alpha must be from 0 to below 1, it is {alpha}")
+        chosen = np.ones(len(self.classes), bool)
+        if classes is not None:
+            unknown = sorted(set(classes) - set(self.classes))
+            if unknown or not classes:
+                raise BadParameter(f"classes {unknown or 'is empty'}: choose from {', '.join(self.classes)}")
+            chosen = np.array([name in classes for name in self.classes])
+        usual = alpha is None or (self.racing is not None and alpha == self.racing.default_alpha)
+        measured = self.calibrated is None or spent in self.calibrated
+        calibrated = bool(usual and measured and chosen.all())
+        return RaceTerms(spent, chosen, self.racing, threshold, self.augmentation, calibrated)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:
-        """Build from the parsed file.
+        """Build from the parsed file, in which what was fitted stands in one list per quantity.
 
         Raises
         ------
@@ -79,28 +164,28 @@ class ScoringConfig:
         """
         try:
             probes = int(data["probes"])
+            columns = (
+                [float(t) for t in data["temperature"]],
+                [None if t is None else float(t) for t in data["accept_threshold"]],
+                _column(data.get("anomaly_profile"), probes, ScoreProfile.from_json),
+                _column(data.get("anomaly_reference"), probes, _reference),
+                _column(data.get("conformal_reference"), probes, _reference),
+            )
             config = cls(
                 classes=tuple(data["classes"]),
                 latent_shape=tuple(data["latent_shape"]),
-                probes=probes,
+                budgets=tuple(BudgetSettings(*fitted) for fitted in zip(*columns, strict=False)),
                 default_budget=int(data["default_budget"]),
-                temperature=tuple(float(t) for t in data["temperature"]),
-                accept_threshold=tuple(None if t is None else float(t) for t in data["accept_threshold"]),
-                ambiguous_from=float(data.get("ambiguous_from", 0.2)),
-                tie_statistic=float(data.get("tie_statistic", 2.0)),
+                ambiguous_from=float(data.get("ambiguous_from", cls.ambiguous_from)),
+                tie_statistic=float(data.get("tie_statistic", cls.tie_statistic)),
                 anomaly_level=float(data.get("anomaly_level", cls.anomaly_level)),
-                anomaly_profile=_profiles(data.get("anomaly_profile")),
-                anomaly_reference=_reference(data.get("anomaly_reference")),
-                conformal_reference=_reference(data.get("conformal_reference")),
                 calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
-                elimination=Elimination.from_json(data["elimination"]) if data.get("elimination") else None,
-                second_look=SecondLook.from_json(data["second_look"]) if data.get("second_look") else None,
+                racing=RacingRule.from_json(data["elimination"]) if data.get("elimination") else None,
+                augmentation=TieAugmentation.from_json(data["second_look"]) if data.get("second_look") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error
-        references = (config.anomaly_profile, config.anomaly_reference, config.conformal_reference)
-        per_budget = [config.temperature, config.accept_threshold, *(r for r in references if r is not None)]
-        if any(len(values) != probes for values in per_budget) or not 1 <= config.default_budget <= probes:
+        if any(len(column) != probes for column in columns) or not 1 <= config.default_budget <= probes:
             raise CytoserveError(
                 "scoring.json: temperature, accept_threshold, profiles and references need one entry for each of "
                 f"{probes} budgets, and default_budget must be one of them; export the model again"
@@ -108,13 +193,10 @@ class ScoringConfig:
         return config
 
 
-def _profiles(data: list[dict[str, Any] | None] | None) -> tuple[Profile | None, ...] | None:
-    if data is None:
-        return None
-    return tuple(None if budget is None else Profile.from_json(budget) for budget in data)
+def _column(values: list[Any] | None, probes: int, read: Callable[[Any], T]) -> Sequence[T | None]:
+    """Return one entry per budget of a list of the file; a file may leave out the list, or one budget's entry."""
+    return [None] * probes if values is None else [None if value is None else read(value) for value in values]
 
 
-def _reference(data: list[dict[str, list[float]]] | None) -> tuple[dict[str, tuple[float, ...]], ...] | None:
-    if data is None:
-        return None
-    return tuple({name: tuple(sorted(values)) for name, values in budget.items()} for budget in data)
+def _reference(budget: dict[str, list[float]]) -> Reference:
+    return {name: tuple(sorted(values)) for name, values in budget.items()}

@@ -55,14 +55,14 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
 
 
 def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
-    """Return what a request gets that chooses nothing, asked of an engine made the way the scorer makes its own."""
+    """Return what a request gets that chooses nothing, from settings loaded the way the scorer loads its own."""
     if not scoring_file.is_file():
         return dict.fromkeys(("default_budget", "default_alpha", "calibrated_budgets", "procedure_sha256"))
     config = site.load_engine(scoring_file, folder).config
     return {
         "procedure_sha256": site.procedure_sha256(json.loads(scoring_file.read_text(encoding="utf-8"))),
         "default_budget": config.default_budget,
-        "default_alpha": None if config.elimination is None else config.elimination.default_alpha,
+        "default_alpha": None if config.racing is None else config.racing.default_alpha,
         "calibrated_budgets": None if config.calibrated is None else list(config.calibrated),
     }
 

@@ -24,7 +24,7 @@ from cytoserve_scoring.errors import CytoserveError
 SCHEMA: Final = names.CALIBRATION
 RULES: Final = 2
 """Version of the rules by which the engine comes to an answer, raised whenever other answers come of the same errors.
-2: a near tie is looked at again over the probes that both classes saw, wherever they left."""
+2: a near tie is augmented over the noise samples that both classes saw, wherever one was dropped."""
 
 PROCEDURE: Final = (
     "classes",

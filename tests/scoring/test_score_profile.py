@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from cytoserve_scoring.classifier.score_profile import FLOOR, LEAST_CELLS, Profile, pattern, shared_precision
+from cytoserve_scoring.classifier.score_profile import FLOOR, LEAST_CELLS, ScoreProfile, pattern, shared_precision
 from cytoserve_scoring.errors import BadShape
 from scipy.spatial.distance import mahalanobis
 
@@ -30,7 +30,7 @@ def test_the_pattern_does_not_know_the_level_of_the_error():
 
 def test_the_distance_is_the_mahalanobis_distance_to_the_answered_class():
     scores, label = ordinary(500, 1)
-    profile = Profile.fit(scores, label, CLASSES)
+    profile = ScoreProfile.fit(scores, label, CLASSES)
     values = pattern(scores)
     means = np.stack([values[label == c].mean(axis=0) for c in range(3)])
     precision = shared_precision(values, means, label)
@@ -41,7 +41,7 @@ def test_the_distance_is_the_mahalanobis_distance_to_the_answered_class():
 
 def test_a_kind_with_another_pattern_is_farther_than_ordinary_cells_whatever_its_error():
     scores, label = ordinary(500, 2)
-    profile = Profile.fit(scores, label, CLASSES)
+    profile = ScoreProfile.fit(scores, label, CLASSES)
     fresh, fresh_label = ordinary(200, 3)
     usual = [profile.distance(s, CLASSES[c]) for s, c in zip(fresh, fresh_label, strict=True)]
     for level in (0.2, 1.0, 5.0):
@@ -51,15 +51,15 @@ def test_a_kind_with_another_pattern_is_farther_than_ordinary_cells_whatever_its
 
 def test_it_survives_the_file():
     scores, label = ordinary(300, 4)
-    profile = Profile.fit(scores, label, CLASSES)
-    again = Profile.from_json(json.loads(json.dumps(profile.to_json())))
+    profile = ScoreProfile.fit(scores, label, CLASSES)
+    again = ScoreProfile.from_json(json.loads(json.dumps(profile.to_json())))
     assert again.distance(scores[0], "monocyte") == pytest.approx(profile.distance(scores[0], "monocyte"), rel=1e-3)
 
 
 def test_a_class_with_few_cells_and_a_cell_not_asked_everything_have_no_distance():
     scores, label = ordinary(300, 5)
     kept = (label != 2) | (np.cumsum(label == 2) < LEAST_CELLS)
-    profile = Profile.fit(scores[kept], label[kept], CLASSES)
+    profile = ScoreProfile.fit(scores[kept], label[kept], CLASSES)
     assert np.isnan(profile.distance(scores[0], "neutrophil"))
     assert np.isnan(profile.distance(np.array([1.0, np.nan, 1.2]), "monocyte"))
 
@@ -67,9 +67,9 @@ def test_a_class_with_few_cells_and_a_cell_not_asked_everything_have_no_distance
 def test_too_few_cells_are_refused_with_the_number_needed():
     scores, _ = ordinary(LEAST_CELLS - 1, 6)
     with pytest.raises(BadShape, match=str(LEAST_CELLS)):
-        Profile.fit(scores, np.zeros(len(scores), np.int64), CLASSES)
+        ScoreProfile.fit(scores, np.zeros(len(scores), np.int64), CLASSES)
 
 
 def test_sizes_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="differ in size"):
-        Profile.from_json({"mean": {"monocyte": [1.0]}, "precision": [[1.0, 0.0], [0.0, 1.0]]})
+        ScoreProfile.from_json({"mean": {"monocyte": [1.0]}, "precision": [[1.0, 0.0], [0.0, 1.0]]})

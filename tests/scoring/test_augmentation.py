@@ -1,4 +1,4 @@
-"""The second look: latents are turned as pictures are, ties are decided by all turns, and only ties pay."""
+"""Test-time augmentation: latents are turned as pictures are, ties are decided by all turns, and only ties pay."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 import torch
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
-from cytoserve_scoring.classifier.augmentation import TURNS, Again, SecondLook, revised
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
 from cytoserve_scoring.classifier.engine import ScoringEngine
-from cytoserve_scoring.classifier.fitting import Promise, fit, near_ties, replay
-from cytoserve_scoring.classifier.racing import Elimination
+from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profiles
+from cytoserve_scoring.classifier.racing_rule import RacingRule
+from cytoserve_scoring.classifier.replay import near_ties, replay
 from cytoserve_scoring.classifier.scores import tied_pair
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.constants import FLAG_INVALID
 from cytoserve_scoring.errors import CytoserveError
 from scipy import ndimage, stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
-SAME = SecondLook(4.0, 2, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+SAME = TieAugmentation(4.0, 2, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
 
 
-def config(look: SecondLook | None = SAME, probes: int = 8) -> ScoringConfig:
-    return ScoringConfig(CLASSES, (2, 4, 4), probes, probes, (0.2,) * probes, (0.5,) * probes, second_look=look)
+def config(augmentation: TieAugmentation | None = SAME, probes: int = 8) -> ScoringConfig:
+    budgets = (BudgetSettings(0.2, 0.5),) * probes
+    return ScoringConfig(CLASSES, (2, 4, 4), budgets, probes, augmentation=augmentation)
 
 
 def crops(count: int) -> torch.Tensor:
@@ -38,9 +40,9 @@ def test_turning_the_latent_is_encoding_the_turned_picture():
     model = PatchPCAAutoencoder()
     model.fit(torch.cat([torch.rot90(crops(60), turn, (1, 2)) for turn in range(4)]))
     matrix, offset = (part.numpy() for part in model.quarter_turn())
-    look = SecondLook(4.0, 8, matrix, offset)
+    augmentation = TieAugmentation(4.0, 8, matrix, offset)
     fresh = crops(70)[60:]
-    turned = look.turned(model.encode(fresh).numpy())
+    turned = augmentation.turned(model.encode(fresh).numpy())
     inside = model.patch_mask().bool().numpy()
     for turn in range(1, TURNS + 1):
         truth = model.encode(torch.rot90(fresh, turn, (1, 2))).numpy()
@@ -84,8 +86,8 @@ def test_a_tie_is_decided_by_all_turns_and_a_clear_cell_pays_nothing():
 
 def test_small_budgets_have_no_second_look():
     world = Tilted(True)
-    look = SecondLook(4.0, 8, SAME.matrix, SAME.offset)
-    ScoringEngine(config(look)).score(corner(), np.zeros(1, np.int32), world, budget=4)
+    augmentation = TieAugmentation(4.0, 8, SAME.matrix, SAME.offset)
+    ScoringEngine(config(augmentation)).score(corner(), np.zeros(1, np.int32), world, budget=4)
     assert world.rows == 3 * 4
 
 
@@ -111,7 +113,7 @@ def test_a_turned_answer_that_is_no_number_leaves_the_first_look():
 def test_revised_scores_keep_the_order_and_the_statistic_is_the_paired_t():
     random = np.random.default_rng(2)
     difference = random.normal(-0.02, 0.05, (4, 16))
-    scores, winner, statistic = revised(np.array([1.0, 1.01, 1.4], np.float32), Again((0, 1), difference))
+    scores, winner, statistic = revised(np.array([1.0, 1.01, 1.4], np.float32), AugmentedPair((0, 1), difference))
     assert winner == 1 == scores.argmin()
     assert scores[0] - scores[1] == pytest.approx(abs(difference.mean()), rel=1e-4)
     assert scores[2] - scores.min() == pytest.approx(0.4, rel=1e-5)
@@ -137,14 +139,14 @@ def test_calibration_replays_what_the_engine_does():
     untouched = np.setdiff1d(np.arange(120), rows)
     assert first.scores[untouched].tolist() == second.scores[untouched].tolist()
     assert (second.label == truth).sum() > (first.label == truth).sum()
-    assert fit(config(), errors[0], truth, Promise(0.2, 0.9), (8,), turned)["by_budget"]["8"]["evaluations"] > 24
+    assert fit(config(), errors[0], truth, RiskGuarantee(0.2, 0.9), (8,), turned)["by_budget"]["8"]["evaluations"] > 24
 
 
 def test_it_survives_the_file_and_sizes_that_contradict_are_refused():
-    again = SecondLook.from_json(json.loads(json.dumps(SAME.to_json())))
+    again = TieAugmentation.from_json(json.loads(json.dumps(SAME.to_json())))
     assert again.turned(corner()).tolist() == SAME.turned(corner()).tolist()
     with pytest.raises(ValueError, match="differ in size"):
-        SecondLook.from_json({**SAME.to_json(), "offset": [0.0]})
+        TieAugmentation.from_json({**SAME.to_json(), "offset": [0.0]})
     data = {"classes": ["a"], "latent_shape": [2, 4, 4], "probes": 1, "default_budget": 1, "temperature": [1.0]}
     with pytest.raises(CytoserveError, match="export"):
         ScoringConfig.from_json({**data, "accept_threshold": [None], "second_look": {"statistic": 4.0}})
@@ -167,14 +169,14 @@ class Counting:
         return np.where(np.isin(cell, self.broken) & (probe > 0), np.nan, found)
 
 
-class Numbered(SecondLook):
+class Numbered(TieAugmentation):
     """A turn adds one to the first channel, by which `Counting` tells it."""
 
     def turned(self, latents):
         return np.stack([latents + np.array([turn, 0], np.float32)[:, None, None] for turn in range(1, TURNS + 1)])
 
 
-RULE = Elimination(((0.05, 2.5),), 0.05, spread=0.3, confirm=4)
+RULE = RacingRule(((0.05, 2.5),), 0.05, spread=0.3, confirm=4)
 NUMBERED = Numbered(4.0, 4, np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
 
 
@@ -191,7 +193,7 @@ def world(cells: int = 200, probes: int = 12, broken: tuple[int, ...] = ()) -> t
 def test_every_row_that_the_denoiser_receives_is_counted():
     """The sum of the evaluations answered is the number of rows asked, second looks and given-up cells included."""
     denoiser, latents = world(broken=(3, 77))
-    engine = ScoringEngine(replace(config(NUMBERED, probes=12), elimination=RULE))
+    engine = ScoringEngine(replace(config(NUMBERED, probes=12), racing=RULE))
     flags = np.zeros(len(latents), np.int32)
     flags[5] = FLAG_INVALID
     found = engine.score(latents, flags, denoiser)
@@ -206,10 +208,10 @@ def test_every_row_that_the_denoiser_receives_is_counted():
 def test_nothing_is_computed_and_thrown_away_where_a_class_was_dropped_early():
     """A tie whose classes left before the last probe is asked again over what both saw, and the answer is used."""
     denoiser, latents = world()
-    elimination = replace(config(NUMBERED, probes=12), elimination=RULE)
+    racing = replace(config(NUMBERED, probes=12), racing=RULE)
     flags = np.zeros(len(latents), np.int32)
-    found = ScoringEngine(elimination).score(latents, flags, denoiser)
-    plain = ScoringEngine(replace(elimination, second_look=None)).score(latents, flags, world()[0])
+    found = ScoringEngine(racing).score(latents, flags, denoiser)
+    plain = ScoringEngine(replace(racing, augmentation=None)).score(latents, flags, world()[0])
     upright = {(cell, probe, label) for turn, cell, probe, label in denoiser.seen if turn == 0}
     turned = [row for row in denoiser.seen if row[0] > 0]
     assert {row[1:] for row in turned} <= upright
@@ -221,3 +223,21 @@ def test_nothing_is_computed_and_thrown_away_where_a_class_was_dropped_early():
     others = np.setdiff1d(np.arange(len(latents)), again)
     assert found.scores[others].tolist() == plain.scores[others].tolist()
     assert np.isfinite(found.interval[early]).all()
+
+
+def test_a_replay_of_recorded_errors_is_what_the_engine_answers():
+    """Every field, bit by bit: near ties, classes dropped early, cells given up and a profile included."""
+    denoiser, latents = world(broken=(3, 77))
+    recorded = denoiser.errors.copy()
+    recorded[:, [3, 77], 1:] = np.nan
+    settings = replace(config(NUMBERED, probes=12), racing=RULE)
+    profile = fit_profiles(settings, recorded[0], (12,), recorded[1:])[-1]
+    reference = {name: (0.5, 1.0, 2.0, 4.0) for name in CLASSES}
+    fitted = BudgetSettings(0.2, 0.5, profile, reference, reference)
+    settings = replace(settings, budgets=(fitted,) * 12)
+    answered = ScoringEngine(settings).score(latents, np.zeros(len(latents), np.int32), denoiser)
+    replayed = replay(settings, recorded[0], 12, recorded[1:])
+    assert 10 < len({cell for turn, cell, _, _ in denoiser.seen if turn > 0}) < 190
+    assert np.isfinite(answered.anomaly[answered.label >= 0]).all()
+    for name, value in vars(answered).items():
+        np.testing.assert_array_equal(value, getattr(replayed, name), err_msg=name)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cytoserve_scoring.classifier.fitting import (
-    Answers,
-    Promise,
+    LabelledAnswers,
+    RiskGuarantee,
     accept_threshold,
     document,
     fit,
     fit_budget,
     fit_temperature,
-    replay,
     upper_bound,
 )
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.replay import replay
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.errors import BadShape
 from scipy import special, stats
 
@@ -23,7 +23,7 @@ CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")
 
 
 def make_config(probes: int = 8) -> ScoringConfig:
-    return ScoringConfig(CLASSES, (1, 2, 2), probes, probes, (1.0,) * probes, (None,) * probes)
+    return ScoringConfig(CLASSES, (1, 2, 2), (BudgetSettings(),) * probes, probes)
 
 
 def world(cells: int, seed: int, probes: int = 8, noise: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
@@ -52,11 +52,11 @@ def test_the_bound_is_that_of_scipy():
 def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
     """A world with known error at each confidence: the promise may be broken in at most 5 % of calibrations."""
     rng = np.random.default_rng(1)
-    promise = Promise(tolerated_error=0.05, confidence=0.95)
+    guarantee = RiskGuarantee(tolerated_error=0.05, confidence=0.95)
     broken = granted = 0
     for _ in range(200):
         confidence = rng.beta(4, 1, 600) * 0.5 + 0.5
-        threshold = accept_threshold(confidence, rng.random(600) < confidence, promise)
+        threshold = accept_threshold(confidence, rng.random(600) < confidence, guarantee)
         if threshold is None:
             continue
         granted += 1
@@ -69,13 +69,13 @@ def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
 @pytest.mark.parametrize(("cells", "promised"), [(298, False), (299, True)])
 def test_one_per_cent_at_95_needs_299_faultless_cells(cells, promised):
     """The closed form: 0.99^n <= 0.05 from n = 299 on."""
-    found = accept_threshold(np.full(cells, 0.99999), np.ones(cells, bool), Promise(0.01, 0.95))
+    found = accept_threshold(np.full(cells, 0.99999), np.ones(cells, bool), RiskGuarantee(0.01, 0.95))
     assert (found is not None) == promised
 
 
 def test_what_was_fitted_holds_on_fresh_cells():
     errors, labels = world(1500, 0)
-    fitted = fit(make_config(), errors, labels, Promise(0.05, 0.95), (2, 8))
+    fitted = fit(make_config(), errors, labels, RiskGuarantee(0.05, 0.95), (2, 8))
     served = ScoringConfig.from_json(
         {"classes": CLASSES, "latent_shape": (1, 2, 2), "probes": 8, "default_budget": 8, **fitted}
     )
@@ -95,7 +95,7 @@ def test_what_was_fitted_holds_on_fresh_cells():
 
 def test_a_budget_that_was_not_measured_accepts_nothing():
     errors, labels = world(600, 2)
-    fitted = fit(make_config(), errors, labels, Promise(0.05, 0.95), (8,))
+    fitted = fit(make_config(), errors, labels, RiskGuarantee(0.05, 0.95), (8,))
     assert fitted["calibrated"] == [8]
     assert fitted["accept_threshold"][:7] == [None] * 7
     assert fitted["temperature"][0] == fitted["temperature"][7]
@@ -110,7 +110,7 @@ def test_a_budget_that_was_not_measured_accepts_nothing():
 def test_a_class_without_cells_can_never_be_excluded():
     errors, labels = world(400, 3)
     known = labels != 3
-    fitted = fit(make_config(), errors[known], labels[known], Promise(0.05, 0.95), (8,))
+    fitted = fit(make_config(), errors[known], labels[known], RiskGuarantee(0.05, 0.95), (8,))
     served = ScoringConfig.from_json(
         {"classes": CLASSES, "latent_shape": (1, 2, 2), "probes": 8, "default_budget": 8, **fitted}
     )
@@ -119,16 +119,18 @@ def test_a_class_without_cells_can_never_be_excluded():
 
 def test_answers_of_a_server_give_the_same_fit_as_the_errors_behind_them():
     errors, labels = world(500, 4)
-    whole = fit(make_config(), errors, labels, Promise(), (8,))
+    whole = fit(make_config(), errors, labels, RiskGuarantee(), (8,))
     answer = replay(make_config(), errors, 8)
-    alone = document({8: fit_budget(Answers.of(answer), labels, CLASSES, Promise())}, 8, Promise(), 500)
+    alone = document(
+        {8: fit_budget(LabelledAnswers.of(answer), labels, CLASSES, RiskGuarantee())}, 8, RiskGuarantee(), 500
+    )
     assert alone == whole
 
 
 def test_nothing_to_calibrate_on_is_refused():
     errors, labels = world(5, 5)
     with pytest.raises(BadShape, match="do not fit"):
-        fit(make_config(4), errors, labels, Promise(), (4,))
-    nobody = Answers(np.full(2, -1), np.full((2, 4), np.nan), np.full(2, np.nan), np.zeros(2, int))
+        fit(make_config(4), errors, labels, RiskGuarantee(), (4,))
+    nobody = LabelledAnswers(np.full(2, -1), np.full((2, 4), np.nan), np.full(2, np.nan), np.zeros(2, int))
     with pytest.raises(BadShape, match="nothing to calibrate on"):
-        fit_budget(nobody, np.zeros(2, np.int64), CLASSES, Promise())
+        fit_budget(nobody, np.zeros(2, np.int64), CLASSES, RiskGuarantee())

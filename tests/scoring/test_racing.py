@@ -1,4 +1,4 @@
-"""Elimination: the claim by simulation, the engine against the replay, and the border cases."""
+"""Racing: the claim by simulation, the race against a plain loop, and the border cases."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.engine import ScoringEngine
-from cytoserve_scoring.classifier.fitting import replay as run_engine
-from cytoserve_scoring.classifier.racing import Elimination, calibrate, replay, round_ends, statistics, usual_spread
+from cytoserve_scoring.classifier.race import Evaluator, race
+from cytoserve_scoring.classifier.racing_calibration import calibrate_racing, race_at, usual_spread
+from cytoserve_scoring.classifier.racing_rule import RacingRule, round_ends, statistics, survivors
+from cytoserve_scoring.classifier.replay import race_recorded, replay
 from cytoserve_scoring.classifier.scores import class_scores, nonconformity
-from cytoserve_scoring.classifier.settings import ScoringConfig
-from cytoserve_scoring.errors import BadParameter, CytoserveError
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
+from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError
 from scipy import stats
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")
@@ -27,47 +30,66 @@ def test_the_claim_holds_as_often_as_it_says():
     """Calibrate on 200 cells, look at 1,500 fresh ones, 60 times: at most 5 % of claims may be broken."""
     alpha, broken = 0.05, 0
     for seed in range(60):
-        rule = calibrate(world(200, seed, 8), alphas=(alpha,), default_alpha=alpha, confirm=1)
+        rule = calibrate_racing(world(200, seed, 8), alphas=(alpha,), default_alpha=alpha, confirm=1)
         fresh = world(1500, 10_000 + seed, 8)
-        label, _ = replay(fresh, rule, rule.threshold(None))
+        label, _ = race_at(fresh, rule, rule.threshold(None))
         broken += (label != fresh.mean(axis=1).argmin(axis=1)).mean() > alpha
     assert broken <= 0.05 * 60 + 3 * np.sqrt(60 * 0.05 * 0.95)
 
 
 def test_it_saves_most_of_the_evaluations():
-    rule = calibrate(world(1000, 1), default_alpha=0.01)
-    _, spent = replay(world(1000, 2), rule, rule.threshold(None))
+    rule = calibrate_racing(world(1000, 1), default_alpha=0.01)
+    _, spent = race_at(world(1000, 2), rule, rule.threshold(None))
     assert spent.mean() < 0.6 * 16 * 4
     assert spent.max() <= 16 * 4
 
 
 def test_a_stricter_level_is_never_bolder():
-    rule = calibrate(world(1500, 3))
+    rule = calibrate_racing(world(1500, 3))
     thresholds = [threshold for _, threshold in rule.levels]
     assert thresholds == sorted(thresholds, reverse=True)
     assert len(thresholds) >= 3
 
 
 def test_too_few_cells_let_nobody_leave():
-    rule = calibrate(world(20, 4), alphas=(0.01,), default_alpha=0.01)
+    rule = calibrate_racing(world(20, 4), alphas=(0.01,), default_alpha=0.01)
     assert rule.levels == ()
     assert rule.threshold(None) == float("inf")
 
 
+def plain_race(errors, rule, threshold):
+    """The race written out for errors that are all known: (M,) winners and (M,) evaluations."""
+    cells, total, classes = errors.shape
+    live = np.ones((cells, classes), bool)
+    spent = np.zeros(cells, np.int64)
+    label = np.zeros(cells, np.int64)
+    before = 0
+    for end in round_ends(total, min(rule.minimum, total)):
+        unfinished = np.flatnonzero(live.any(axis=1))
+        if unfinished.size == 0:
+            break
+        spent[unfinished] += live[unfinished].sum(axis=1) * (end - before)
+        seen = np.where(live[unfinished], errors[unfinished, :end].mean(axis=1), np.inf)
+        label[unfinished] = seen.argmin(axis=1)
+        live[unfinished] = survivors(errors[unfinished], live[unfinished], end, total, rule, threshold)
+        before = end
+    return label, spent
+
+
 def test_the_engine_and_the_replay_agree_cell_by_cell():
     errors = world(300, 5).astype(np.float32).astype(np.float64)
-    rule = calibrate(world(1000, 6), default_alpha=0.02)
-    config = ScoringConfig(CLASSES, (1, 1, 1), 16, 16, (1.0,) * 16, (None,) * 16, elimination=rule)
-    label, spent = replay(errors, rule, rule.threshold(None))
-    answer = run_engine(config, errors, 16)
+    rule = calibrate_racing(world(1000, 6), default_alpha=0.02)
+    config = ScoringConfig(CLASSES, (1, 1, 1), (BudgetSettings(),) * 16, 16, racing=rule)
+    label, spent = plain_race(errors, rule, rule.threshold(None))
+    answer = replay(config, errors, 16)
     np.testing.assert_array_equal(answer.label, label)
     np.testing.assert_array_equal(answer.evaluations, spent)
 
 
 def test_alpha_zero_is_the_whole_budget():
     errors = world(50, 7)
-    rule = calibrate(world(1000, 6))
-    config = ScoringConfig(CLASSES, (1, 1, 1), 16, 16, (1.0,) * 16, (None,) * 16, elimination=rule)
+    rule = calibrate_racing(world(1000, 6))
+    config = ScoringConfig(CLASSES, (1, 1, 1), (BudgetSettings(),) * 16, 16, racing=rule)
     latents = np.arange(50, dtype=np.float32)[:, None, None, None]
 
     def evaluate(rows, probe, label):
@@ -90,7 +112,7 @@ def test_alpha_zero_is_the_whole_budget():
 def test_the_statistic_is_the_paired_t_where_the_cells_own_spread_rules():
     """With almost no weight on the usual spread, and many probes to come, it is the t statistic of SciPy."""
     errors = np.random.default_rng(8).normal(0, 1, (1, 12, 3))
-    rule = Elimination((), 0.01, spread=1.0, prior=1e-9)
+    rule = RacingRule((), 0.01, spread=1.0, prior=1e-9)
     found = statistics(errors, 10**9, rule)[0]
     best = errors[0].mean(axis=0).argmin()
     for rival in range(3):
@@ -102,7 +124,7 @@ def test_the_statistic_is_the_paired_t_where_the_cells_own_spread_rules():
 
 def test_at_the_end_nothing_is_left_to_say():
     errors = np.random.default_rng(9).normal(0, 1, (2, 6, 3))
-    found = statistics(errors, 6, Elimination((), 0.01, spread=1.0))
+    found = statistics(errors, 6, RacingRule((), 0.01, spread=1.0))
     assert np.isinf(found).sum() == 4
 
 
@@ -128,9 +150,47 @@ def test_the_usual_spread_of_one_probe_is_no_number_to_divide_by():
 
 def test_an_unusable_rule_says_so():
     with pytest.raises(CytoserveError, match="export the model again"):
-        Elimination.from_json({"levels": []})
-    rule = calibrate(world(1000, 6))
-    assert Elimination.from_json(rule.to_json()) == rule
+        RacingRule.from_json({"levels": []})
+    rule = calibrate_racing(world(1000, 6))
+    assert RacingRule.from_json(rule.to_json()) == rule
     with pytest.raises(CytoserveError, match="positive"):
-        Elimination.from_json({**rule.to_json(), "spread": 0.0})
+        RacingRule.from_json({**rule.to_json(), "spread": 0.0})
     assert replace(rule, default_alpha=0.0).threshold(None) == float("inf")
+
+
+def test_an_evaluator_that_answers_all_classes_is_counted_by_its_own_evaluations():
+    """Same errors, same race: what one evaluation answers changes the cost alone."""
+    errors = world(60, 11).astype(np.float32)
+    config = ScoringConfig(
+        CLASSES,
+        (1, 1, 1),
+        (BudgetSettings(),) * 16,
+        16,
+        racing=RacingRule(((0.01, 2.5),), 0.01, spread=0.3),
+        augmentation=TieAugmentation(4.0, 8, np.eye(1, dtype=np.float32), np.zeros(1, np.float32)),
+    )
+    turned = world(180, 12).astype(np.float32).reshape(3, 60, 16, 4)
+    known = np.concatenate([errors[None], turned])
+    calls: list[np.ndarray] = []
+
+    def all_at_once(rows):
+        calls.append(rows)
+        return known[rows[:, 1], rows[:, 0], rows[:, 2]]
+
+    terms = config.terms()
+    one = race_recorded(errors, terms, turned)
+    whole = race(Evaluator(all_at_once, all_classes=True), np.ones(60, bool), terms)
+    np.testing.assert_array_equal(whole.errors, one.errors)
+    assert {cell: pair.pair for cell, pair in whole.augmented.items()} == {
+        cell: pair.pair for cell, pair in one.augmented.items()
+    }
+    assert 0 < len(whole.augmented) < 60
+    rows = np.concatenate(calls)
+    assert len(np.unique(rows, axis=0)) == len(rows), "no evaluation is repeated for another class"
+    np.testing.assert_array_equal(whole.evaluations, np.bincount(rows[:, 0], minlength=60))
+    augmented = np.array([3 * whole.augmented[c].difference.shape[1] if c in whole.augmented else 0 for c in range(60)])
+    samples = np.isfinite(whole.errors).any(axis=2).sum(axis=1)
+    np.testing.assert_array_equal(whole.evaluations, samples + augmented)
+    assert (whole.evaluations < one.evaluations).all()
+    with pytest.raises(BadShape, match="every class"):
+        race(Evaluator(lambda rows: np.zeros(len(rows), np.float32), all_classes=True), np.ones(1, bool), terms)

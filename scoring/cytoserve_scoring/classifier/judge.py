@@ -1,0 +1,119 @@
+"""From the errors of a race to an answer for each cell: label, posterior, prediction set, decision and its reasons."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve_scoring.classifier.augmentation import revised
+from cytoserve_scoring.classifier.probe_interval import posterior_interval, probe_lags
+from cytoserve_scoring.classifier.race import Raced
+from cytoserve_scoring.classifier.scores import (
+    CellScores,
+    Floats,
+    class_scores,
+    conformal_p_value,
+    nonconformity,
+    paired_statistic,
+    softmax_posterior,
+)
+from cytoserve_scoring.classifier.settings import BudgetSettings, RaceTerms, ScoringConfig
+from cytoserve_scoring.constants import (
+    FLAG_OUT_OF_SCALE,
+    FLAG_POOR_IMAGE,
+    FLAG_SEGMENTED_WHITE_CELL,
+    FLAG_TOUCHES_BORDER,
+)
+
+
+def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: RaceTerms) -> CellScores:
+    """Return the answers for the M cells of a race.
+
+    Parameters
+    ----------
+    raced : Raced
+    flags : (M,) ndarray of int32
+        Bits of ``CELL_FLAGS``; some of them are reasons for review.
+    config : ScoringConfig
+    terms : RaceTerms
+        Those of the race.
+    """
+    out = _unscored(len(flags), len(config.classes), raced.evaluations)
+    scored = raced.scored
+    if scored.size == 0:
+        return out
+    fitted = config.at(terms.budget)
+    out.scores[scored], out.label[scored] = class_scores(raced.errors[scored])
+    statistic = {int(cell): paired_statistic(raced.errors[cell]) for cell in scored}
+    for cell, pair in raced.augmented.items():
+        out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], pair)
+    out.posterior[scored] = softmax_posterior(out.scores[scored], fitted.temperature)
+    out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
+    for cell, tie in statistic.items():
+        best, scores = int(out.label[cell]), out.scores[cell]
+        lags = probe_lags(raced.errors[cell], best, raced.augmented.get(cell))
+        out.interval[cell] = posterior_interval(scores, best, lags, fitted.temperature, config.usual_spread)
+        out.anomaly[cell] = _anomaly(scores, config.classes[best], fitted)
+        out.conformal[cell] = _conformal(scores, config.classes, fitted)
+        reasons = _reasons(out, cell, tie, int(flags[cell]), config, terms)
+        out.reasons[cell] = ",".join(reasons)
+        out.decision[cell] = 1 if reasons else 0
+    return out
+
+
+def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellScores:
+    """Return the answer for cells that could not be scored: nothing known, refer."""
+    return CellScores(
+        label=np.full(cells, -1, np.int32),
+        posterior=np.full((cells, classes), np.nan, np.float32),
+        interval=np.full((cells, 2), np.nan, np.float32),
+        scores=np.full((cells, classes), np.nan, np.float32),
+        uncertainty=np.full(cells, np.nan, np.float32),
+        anomaly=np.full((cells, 2), np.nan, np.float32),
+        conformal=np.full((cells, classes), np.nan, np.float32),
+        decision=np.ones(cells, np.uint8),
+        reasons=["poor_image"] * cells,
+        evaluations=evaluations,
+    )
+
+
+def _anomaly(scores: Floats, name: str, fitted: BudgetSettings) -> tuple[float, float]:
+    """Return the out-of-distribution score of a cell answered ``name`` and its p-value; NaN where unknown."""
+    distance = float("nan") if fitted.profile is None else fitted.profile.distance(scores, name)
+    reference = fitted.anomaly_reference.get(name) if fitted.anomaly_reference else None
+    if not reference or np.isnan(distance):
+        return distance, float("nan")
+    return distance, conformal_p_value(float(np.float32(distance)), reference)
+
+
+def _conformal(scores: Floats, classes: tuple[str, ...], fitted: BudgetSettings) -> list[float]:
+    """Return the class-conditional p-values; a class without reference cells can never be excluded (p = 1)."""
+    reference = fitted.conformal_reference
+    if reference is None:
+        return [float("nan")] * len(scores)
+    return [
+        conformal_p_value(float(value), reference.get(name, ()))
+        for name, value in zip(classes, nonconformity(scores[None])[0], strict=True)
+    ]
+
+
+def _reasons(
+    out: CellScores, cell: int, statistic: float, flags: int, config: ScoringConfig, terms: RaceTerms
+) -> list[str]:
+    fitted = config.at(terms.budget)
+    ranked = np.sort(out.posterior[cell])[::-1]
+    p_value = float(out.anomaly[cell, 1])
+    # Where cells are checked for anomaly, a class without reference cells must not pass for want of them.
+    unchecked = fitted.anomaly_reference is not None and np.isnan(p_value)
+    present = {
+        "anomalous": p_value < config.anomaly_level,
+        "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
+        "near_tie": statistic < config.tie_statistic,
+        "ambiguous": len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
+        "low_confidence": fitted.accept_threshold is None or ranked[0] < fitted.accept_threshold,
+        "not_calibrated": not terms.calibrated or unchecked,
+        "poor_image": bool(flags & FLAG_POOR_IMAGE),
+        "out_of_scale": bool(flags & FLAG_OUT_OF_SCALE),
+        "touches_border": bool(flags & FLAG_TOUCHES_BORDER),
+    }
+    return [name for name, holds in present.items() if holds]

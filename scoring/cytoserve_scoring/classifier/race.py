@@ -1,0 +1,209 @@
+"""The race of the classes over noise samples, for cells that are known by their index only.
+
+A cell belongs to the class under which the model predicts the added noise best (Deltadahl et al. 2025; Li et al. 2023;
+Clark & Jaini 2023). Every cell and class sees the same noise samples, so differences between classes are paired and the
+answer for a cell does not depend on what it was batched with.
+
+Noise samples are evaluated in rounds; between rounds the classes that can hardly win any more are dropped
+(:mod:`.racing_rule`), and a cell with one class left is finished. A near tie is then evaluated in the other quarter
+turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. Where the errors come from, a denoiser
+or a record of it, is the evaluator's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation
+from cytoserve_scoring.classifier.racing_rule import round_ends, survivors
+from cytoserve_scoring.classifier.scores import Floats, paired_statistic, shared_probes, tied_pair
+from cytoserve_scoring.classifier.settings import RaceTerms
+from cytoserve_scoring.errors import BadShape
+
+Indices = NDArray[np.int64]
+
+PROBES_PER_ROUND = 4
+"""Between two rounds the deadline is checked; a round of one cell is this many noise samples times the classes."""
+
+ROWS_PER_CALL = 256
+"""Most rows handed to one evaluation call: the denoiser's ``max_batch_size``."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Where the race gets errors from.
+
+    Attributes
+    ----------
+    evaluate : callable
+        ``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Of an evaluator that answers all
+        classes: ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors.
+    all_classes : bool
+        Whether one evaluation answers all classes. The race counts evaluations, so it counts them accordingly.
+    """
+
+    evaluate: Callable[[Indices], Floats]
+    all_classes: bool = False
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What the race of M cells gave.
+
+    Attributes
+    ----------
+    errors : (M, P, C) float32
+        Of the cells as they came, NaN where not evaluated; all NaN for a cell that was given up.
+    scored : (S,) int64
+        Cells all of whose errors are numbers.
+    augmented : dict of int to AugmentedPair
+        By cell, the near ties that were evaluated in the other quarter turns.
+    evaluations : (M,) int32
+        What each cell cost, given up or not.
+    """
+
+    errors: Floats
+    scored: Indices
+    augmented: dict[int, AugmentedPair]
+    evaluations: NDArray[np.int32]
+
+
+def race(
+    evaluator: Evaluator, sound: NDArray[np.bool_], terms: RaceTerms, check: Callable[[], None] = lambda: None
+) -> Raced:
+    """Race the classes of M cells.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+        Called with at most :data:`ROWS_PER_CALL` rows.
+    sound : (M,) bool ndarray
+        Cells to evaluate.
+    terms : RaceTerms
+    check : callable
+        Called before every round; what it raises ends the race.
+
+    Raises
+    ------
+    BadShape
+        An evaluation's answer has the wrong shape.
+    """
+    errors = np.full((len(sound), terms.budget, len(terms.classes)), np.nan, np.float32)
+    counted = _Counted(evaluator, len(sound), len(terms.classes))
+    _run_rounds(counted, sound, terms, check, errors)
+    scored = np.flatnonzero(np.isfinite(errors[:, 0]).any(axis=1))
+    augmented: dict[int, AugmentedPair] = {}
+    if terms.augmentation is not None:
+        tied = tied_cells(errors, scored, terms.augmentation)
+        if tied:
+            check()
+            augmented = _augment(counted, tied, errors)
+    return Raced(errors, scored, augmented, counted.evaluations)
+
+
+def tied_cells(errors: Floats, scored: Indices, augmentation: TieAugmentation) -> list[int]:
+    """Return the cells among ``scored`` whose (M, P, C) errors are a near tie after a budget of P."""
+    budget = errors.shape[1]
+    return [int(cell) for cell in scored if augmentation.applies(paired_statistic(errors[cell]), budget)]
+
+
+def _run_rounds(
+    counted: _Counted, sound: NDArray[np.bool_], terms: RaceTerms, check: Callable[[], None], errors: Floats
+) -> None:
+    """Fill ``errors`` round by round."""
+    budget = terms.budget
+    rule = terms.rule if np.isfinite(terms.threshold) else None
+    ends = (*range(PROBES_PER_ROUND, budget, PROBES_PER_ROUND), budget)
+    if rule is not None:
+        ends = round_ends(budget, min(budget, rule.minimum))
+    live = sound[:, None] & terms.classes
+    before = 0
+    for end in ends:
+        rows = _round_rows(live, before, end)
+        if not len(rows):
+            break
+        check()
+        errors[rows[:, 0], rows[:, 2], rows[:, 3]] = counted.errors(rows)
+        # A cell for which the denoiser answered something that is no number is given up; the others go on.
+        broken = (live & ~np.isfinite(errors[:, before:end]).all(axis=1)).any(axis=1)
+        live[broken] = False
+        errors[broken] = np.nan
+        unfinished = np.flatnonzero(live.any(axis=1))
+        if rule is not None and end < budget and unfinished.size:
+            live[unfinished] = survivors(errors[unfinished], live[unfinished], end, budget, rule, terms.threshold)
+        before = end
+
+
+def _augment(counted: _Counted, cells: list[int], errors: Floats) -> dict[int, AugmentedPair]:
+    """Evaluate the tied classes of near ties in the other quarter turns; answers that are no numbers do not count.
+
+    Only the noise samples that both classes saw are evaluated again: the rest has nothing to be compared with.
+    """
+    pairs = [np.array(tied_pair(errors[cell])) for cell in cells]
+    shared = [shared_probes(errors[cell], pair) for cell, pair in zip(cells, pairs, strict=True)]
+    rows = np.concatenate(
+        [
+            _pair_rows(cell, turn, count, pair)
+            for turn in range(1, TURNS + 1)
+            for cell, pair, count in zip(cells, pairs, shared, strict=True)
+        ]
+    )
+    turned = np.full((1 + TURNS, *errors.shape), np.nan, np.float32)
+    turned[0] = errors
+    cell, turn, sample, label = rows.T
+    turned[turn, cell, sample, label] = counted.errors(rows)
+    augmented = {}
+    for cell, pair, count in zip(cells, pairs, shared, strict=True):
+        both = turned[:, cell, :count][..., pair].astype(np.float64)
+        if np.isfinite(both).all():
+            augmented[cell] = AugmentedPair((int(pair[0]), int(pair[1])), both[..., 1] - both[..., 0])
+    return augmented
+
+
+def _round_rows(live: NDArray[np.bool_], before: int, end: int) -> Indices:
+    """Return the (R, 4) rows of a round of the cells as they came, a cell's rows together."""
+    cell, label = np.nonzero(live)
+    samples = np.arange(before, end)
+    rows = np.zeros((len(cell) * len(samples), 4), np.int64)
+    rows[:, 0], rows[:, 3] = np.repeat(cell, len(samples)), np.repeat(label, len(samples))
+    rows[:, 2] = np.tile(samples, len(cell))
+    return rows
+
+
+def _pair_rows(cell: int, turn: int, count: int, pair: Indices) -> Indices:
+    """Return the (R, 4) rows of one cell and turn: two classes over the first ``count`` noise samples."""
+    rows = np.zeros((count, 2, 4), np.int64)
+    rows[..., 0], rows[..., 1], rows[..., 2], rows[..., 3] = cell, turn, np.arange(count)[:, None], pair
+    return rows.reshape(-1, 4)
+
+
+class _Counted:
+    """The evaluator, and how many evaluations each cell took: cost is counted where it arises."""
+
+    def __init__(self, evaluator: Evaluator, cells: int, classes: int) -> None:
+        self._evaluator = evaluator
+        self._answer = (classes,) if evaluator.all_classes else ()
+        self.evaluations = np.zeros(cells, np.int32)
+
+    def errors(self, rows: Indices) -> Floats:
+        """Return the (R,) errors of (R, 4) rows."""
+        if not self._evaluator.all_classes:
+            return self._evaluate(rows)
+        evaluations, at = np.unique(rows[:, :3], axis=0, return_inverse=True)
+        errors: Floats = self._evaluate(evaluations)[at.reshape(-1), rows[:, 3]]
+        return errors
+
+    def _evaluate(self, rows: Indices) -> Floats:
+        answers = []
+        for part in np.array_split(rows, -(-len(rows) // ROWS_PER_CALL)):
+            np.add.at(self.evaluations, part[:, 0], 1)
+            answer = self._evaluator.evaluate(part)
+            if answer.shape != (len(part), *self._answer):
+                expected = f"one number for each of {len(part)} rows" + (" and every class" if self._answer else "")
+                raise BadShape(f"the denoiser answered {answer.shape}, expected {expected}")
+            answers.append(answer)
+        return np.concatenate(answers)
