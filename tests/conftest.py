@@ -44,6 +44,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+SLOW_FOLDERS = ("export", "image", "integration", "load", "training")
+"""Rooms whose tests start a Triton, train, or trace graphs."""
+
+SLOW_FIXTURES = {"triton_url", "data_dir"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare `make check` the imports of folders that hold no unit test."""
+    folder = collection_path.is_dir() and collection_path.parent == ROOT / "tests" and collection_path.name
+    return True if config.getoption("markexpr") == "unit" and folder in SLOW_FOLDERS else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``unit`` what needs no Triton, no training, no tracing of graphs and no real images."""
+    for item in items:
+        slow = item.path.parent.name in SLOW_FOLDERS or item.get_closest_marker("integration") is not None
+        if not slow and not SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("unit")
+
+
 def missing(text: str) -> None:
     """Skip with the reason; in CI a skipped test proves nothing, so it fails."""
     if os.environ.get("CI", "").lower() in ("1", "true"):

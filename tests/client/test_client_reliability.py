@@ -86,12 +86,20 @@ def test_killed_during_a_call_then_back(mortal: Mortal, open_client: Callable[..
     assert client.analyze(b"x").fields  # the same client, not rebuilt
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether every thread of the process is stopped (state T of ``man 5 proc``)."""
+    return {path.read_text().rsplit(")", 1)[1].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")} == {"T"}
+
+
 def test_a_stopped_process_meets_the_deadline(mortal: Mortal, open_client: Callable[..., Any]) -> None:
     client = open_client(mortal.url)
     client.analyze(b"x")
     assert mortal.process is not None
     os.kill(mortal.process.pid, signal.SIGSTOP)
     try:
+        # the signal takes effect when the process is next scheduled: on a busy machine it could still answer
+        while not is_stopped(mortal.process.pid):
+            time.sleep(0.01)
         started = time.monotonic()
         with pytest.raises(errors.DeadlineExceeded):
             client.analyze(b"x", timeout=0.7)

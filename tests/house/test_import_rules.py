@@ -30,6 +30,12 @@ def test_every_room_has_its_floor_and_its_row() -> None:
     assert [folder for folder in FOLDERS if f"\n| `{folder}/`" not in table] == []
 
 
+def test_every_room_is_in_the_build_context_of_the_images() -> None:
+    """What ``.dockerignore`` leaves out is not in the wheel that the images install."""
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert [folder for folder in FOLDERS if f"!{folder}" not in kept] == []
+
+
 def private_imports(path: Path, tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield (dotted name, line) of every private module or name that a file imports from another room."""
     for node in ast.walk(tree):
