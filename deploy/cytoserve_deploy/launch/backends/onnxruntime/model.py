@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from cytoserve_contract import telemetry
+from cytoserve_contract.codes import ErrorCode, marked
 
 # before onnxruntime: also where this backend is used by a tritonserver that our launcher did not start
 telemetry.switch_off()
@@ -105,7 +106,7 @@ class TritonPythonModel:
                 # the configuration leaves a dimension open and the graph has its own idea of it (a multiple of 32)
                 invalid = True
                 shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
-                text = f"[cytoserve:bad_shape] {self.name} cannot take {shapes}: {_short(error)}"
+                text = marked(ErrorCode.BAD_SHAPE.value, f"{self.name} cannot take {shapes}: {_short(error)}")
             code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
             pb_utils.Logger.log_error(f"{self.name}: {_short(error)}")
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
