@@ -24,9 +24,9 @@ from cytoserve_client.selection import SYSTEM_FILE, list_tree, sift
 from cytoserve_deploy import errors as e
 from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
 from cytoserve_deploy.rollout import names as n
-from cytoserve_deploy.rollout.cluster import Cluster
+from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, Cluster
 from cytoserve_deploy.rollout.golden import GoldenSet, from_files, golden_set
-from cytoserve_deploy.rollout.objects import Release
+from cytoserve_deploy.rollout.objects import Release, mode_of
 from cytoserve_deploy.rollout.state import Line, read_line
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.tables import plain
@@ -160,8 +160,7 @@ def promote(
         line = read_line(cluster, name)
         if line.mode is n.Mode.STANDARD and percent != 100:
             raise e.ObjectRefused("--percent works in Knative mode only: a Service sends all or nothing")
-        if line.service_of(version) and not waiting.version_is_ready(line, version):
-            raise e.WrongStep(f"version {version} is not ready: `cytoserve deploy wait {name} --version {version}`")
+        waiting.require_ready(line, version)
         if _answers_already(line, version, percent):
             _say(bluegreen.Outcome(False, f"version {version} answers already"), dry_run)
             return
@@ -182,6 +181,7 @@ def promote(
             checks.require(found)
             kept = {"version": version, "at": _now(), **asdict(found)}
             record = {"checks": json.dumps(kept, sort_keys=True), "checks_skipped": None}
+        line = read_line(cluster, name)  # as it is after the checks
         if line.mode is n.Mode.KNATIVE:
             outcome = canary.promote(cluster, line, version, percent, record)
         else:
@@ -217,8 +217,8 @@ def delete(
         if everything == bool(version):
             raise e.ObjectRefused("say what: --version VERSION, or --all")
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
-        line = read_line(cluster, name)
-        if line.mode is n.Mode.KNATIVE:
+        first = cluster.get(INFERENCE_SERVICE, name)
+        if first is not None and mode_of(first) is n.Mode.KNATIVE:
             raise e.WrongStep(
                 "in Knative mode there is one InferenceService, which is the chart's: `helm uninstall` removes it, "
                 "`cytoserve deploy rollback` takes a candidate's traffic away"
@@ -226,7 +226,10 @@ def delete(
         what = "everything made by cytoserve deploy" if everything else f"version {version}"
         if not (yes or dry_run):
             raise e.NotConfirmed(f"this deletes {what} of {name} in namespace {cluster.namespace}; add --yes")
-        outcome = bluegreen.delete_version(cluster, line, version) if version else bluegreen.delete_all(cluster, line)
+        if version:
+            outcome = bluegreen.delete_version(cluster, read_line(cluster, name), version)
+        else:
+            outcome = bluegreen.delete_all(cluster, name)
         _say(outcome, dry_run)
 
 

@@ -22,6 +22,8 @@ MODE_ANNOTATION: Final = f"{GROUP}/deploymentMode"
 TAG_ANNOTATION: Final = f"{GROUP}/enable-tag-routing"
 """Switches on the address of the newest revision alone, and keeps that revision's pods alive at 0 %."""
 POD_LABEL: Final = f"{GROUP}/inferenceservice"
+ENDPOINTS_LABEL: Final = "kubernetes.io/service-name"
+"""On an EndpointSlice: the Service that it belongs to."""
 REVISION_LABEL: Final = "serving.knative.dev/revision"
 CONTAINER: Final = "kserve-container"
 
@@ -42,6 +44,7 @@ STABLE_ANNOTATION: Final = f"{PREFIX}/stable"
 back, because KServe's own rollback moves the traffic and leaves the bad predictor in the specification."""
 
 MANAGER: Final = "cytoserve-deploy"
+MANAGER_LABEL: Final = "app.kubernetes.io/managed-by"
 UNNAMED: Final = "unnamed"
 """Version of an InferenceService that was not made here, such as the chart's."""
 
@@ -73,6 +76,11 @@ def entry_name(line: str) -> str:
 def predictor_name(service: str) -> str:
     """Return KServe's name for Deployment and Service of an InferenceService's predictor."""
     return f"{service}-predictor"
+
+
+def owner_of_predictor(predictor: str) -> str:
+    """Return the InferenceService that a Deployment or Service made by KServe belongs to."""
+    return predictor.removesuffix("-predictor")
 
 
 def predictor_selector(service: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cytoserve_deploy.errors import ModeUnknown, NotDeployed
 from cytoserve_deploy.rollout import names as n
-from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, SERVICE, Cluster, Object
+from cytoserve_deploy.rollout.cluster import ENDPOINTS, INFERENCE_SERVICE, POD, SERVICE, Cluster, Object
 from cytoserve_deploy.rollout.objects import (
     active_of,
     annotation,
@@ -64,12 +64,16 @@ class Line:
         InferenceServices by name.
     entry : dict or None
         The Service that clients call (Standard mode).
+    with_pod, with_endpoint : frozenset of str
+        InferenceServices that have a ready pod, and those whose Service has a ready endpoint (Standard mode).
     """
 
     name: str
     mode: n.Mode
     services: dict[str, Object]
     entry: Object | None
+    with_pod: frozenset[str] = frozenset()
+    with_endpoint: frozenset[str] = frozenset()
 
     @property
     def live(self) -> str | None:
@@ -99,6 +103,17 @@ class Line:
         known = ", ".join(version_of(service) for service in self.services.values()) or "none"
         raise NotDeployed(f"{self.name} has no version {version}; there: {known}. `cytoserve deploy apply` makes one")
 
+    def lacks(self, name: str) -> str:
+        """Return what an InferenceService of Standard mode lacks to take traffic; empty where nothing does.
+
+        KServe's Ready is the Deployment's Available, which holds while at most ``maxUnavailable`` pods are missing: one
+        replica that may be unavailable is Available without a pod.
+        """
+        if not is_ready(self.services[name]):
+            return said(self.services[name])
+        missing = "pod" if name not in self.with_pod else "endpoint" if name not in self.with_endpoint else ""
+        return f"KServe calls it Ready, but it has no ready {missing}" if missing else ""
+
     @property
     def versions(self) -> list[Version]:
         """The versions, live one first."""
@@ -117,9 +132,9 @@ class Line:
             service=name,
             role=role,
             traffic=100 if role == "live" else 0,
-            ready=is_ready(service),
+            ready=not self.lacks(name),
             model_uri=_uri(service["spec"]["predictor"]),
-            why="" if is_ready(service) else said(service),
+            why=self.lacks(name),
         )
 
 
@@ -145,13 +160,34 @@ def read_line(cluster: Cluster, name: str) -> Line:
     if not services:
         raise NotDeployed(
             f"no InferenceService {name} in namespace {cluster.namespace}: install the chart with mode=kserve first "
-            "(docs/deploy.md), or name the right one"
+            "(docs/deploy.md), or name the right one; `cytoserve deploy delete NAME --all` removes what a roll-out left"
         )
     mode = mode_of(next(iter(services.values())))
     if mode is n.Mode.KNATIVE and first is None:
         raise ModeUnknown(f"versions of {name} run in Knative mode without an InferenceService of that name")
-    entry = cluster.get(SERVICE, n.entry_name(name)) if mode is n.Mode.STANDARD else None
-    return Line(name, mode, services, entry)
+    if mode is n.Mode.KNATIVE:
+        return Line(name, mode, services, None)
+    entry = cluster.get(SERVICE, n.entry_name(name))
+    return Line(name, mode, services, entry, _with_pod(cluster), _with_endpoint(cluster))
+
+
+def _with_pod(cluster: Cluster) -> frozenset[str]:
+    """Return the InferenceServices of the namespace that have a ready pod; one that is being deleted does not count."""
+    pods = cluster.list(POD, labels=n.POD_LABEL)
+    return frozenset(
+        str(label(pod, n.POD_LABEL))
+        for pod in pods
+        if condition(pod, "Ready").get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+    )
+
+
+def _with_endpoint(cluster: Cluster) -> frozenset[str]:
+    """Return the InferenceServices whose own Service has a ready endpoint; a condition not given counts as true."""
+    return frozenset(
+        n.owner_of_predictor(str(label(item, n.ENDPOINTS_LABEL)))
+        for item in cluster.list(ENDPOINTS, labels=n.ENDPOINTS_LABEL)
+        if any((one.get("conditions") or {}).get("ready", True) for one in item.get("endpoints") or [])
+    )
 
 
 def knative_versions(service: Object) -> list[Version]:
