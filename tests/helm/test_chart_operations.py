@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, EXAMPLES, MODES, RELEASE, SERVER, Helm, container, env, pod_of
+from chart import CHART, EXAMPLES, MODES, RELEASE, ROOT, SERVER, Helm, container, env, pod_of
 from cytoserve_deploy.container import entrypoint
 from cytoserve_deploy.container.triton_arguments import ServeOptions, triton_arguments
 from kserve_rules import hpa_target, scaled_object
+from server_side import Applied, Conflict
 
 KEDA_DEFAULT_METRIC = "AverageValue"
 """Of a trigger without ``metricType`` (kedacore/keda, ``ScaleTriggers``)."""
@@ -91,11 +92,28 @@ def test_kserves_hpa_aims_where_it_was_told(helm: Helm, version: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["keda", "hpa"])
-def test_replicas_are_the_autoscalers(helm: Helm, kind: str) -> None:
-    """Helm 4 applies server-side: a field that it names and another owns is a conflict at the next upgrade."""
+def test_helm_4_upgrades_what_an_autoscaler_has_scaled(helm: Helm, kind: str) -> None:
+    """It applies server-side, where a field that another manager owns is a conflict: the scaler has the replicas."""
     values = {"gpu__enabled": False, "autoscaling__enabled": True, "autoscaling__kind": kind}
-    assert "replicas" not in helm.one("Deployment", **values)["spec"]
-    assert helm.one("Deployment", replicas=3)["spec"]["replicas"] == 3
+    held = Applied()
+    held.apply(helm.one("Deployment", **values))
+    held.set("spec.replicas", 4, "kube-controller-manager")
+    held.apply(helm.one("Deployment", image__tag="0.2.0", **values))
+    assert held.values["spec", "replicas"] == 4
+
+
+def test_helm_4_wants_force_conflicts_after_scaling_by_hand(helm: Helm) -> None:
+    """So docs/deploy.md says; an upgrade and a rollback fail without it."""
+    held = Applied()
+    held.apply(helm.one("Deployment"))
+    held.set("spec.replicas", 3, "kubectl")
+    for replicas in (2, 1):
+        with pytest.raises(Conflict, match=r"kubectl.*spec\.replicas"):
+            held.apply(helm.one("Deployment", replicas=replicas))
+    held.apply(helm.one("Deployment", replicas=2), force_conflicts=True)
+    assert held.values["spec", "replicas"] == 2
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert "helm upgrade cyto helm/cytoserve -n blood --values MINE.yaml --force-conflicts" in text
 
 
 def test_hpa_fallback(helm: Helm) -> None:

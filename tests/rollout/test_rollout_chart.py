@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from cytoserve_deploy.rollout.cluster import Cluster
 from cytoserve_deploy.rollout.names import UNNAMED
 from cytoserve_deploy.rollout.state import read_line
 from cytoserve_deploy.rollout.waiting import wait
-from fake_api import KINDS, FakeApi, come_up, reconcile
+from fake_api import KINDS, FakeApi, Refusal, come_up, reconcile
 from installed import LINE
 from typer.testing import Result
 
@@ -40,6 +41,11 @@ def is_ready(api: FakeApi) -> bool:
     return next(item["status"] for item in conditions if item["type"] == "Ready") == "True"
 
 
+def has_ready_pod(api: FakeApi) -> bool:
+    pod = api.read("pods", f"{LINE}-predictor-7d-x")
+    return bool(pod["status"]["conditions"] == [{"type": "Ready", "status": "True"}])
+
+
 def kserve(api: FakeApi, **values: Any) -> dict[str, Any]:
     return {"mode": "kserve", "kserve__version": KSERVE[api.kserve], **values}
 
@@ -50,6 +56,7 @@ def test_the_documented_install_becomes_ready(api: FakeApi, helm: Helm, uri: str
     """Without a storage URI KServe's agent takes the readiness probe over."""
     helm_apply(api, helm.render(**kserve(api, model__uri=uri)))
     assert is_ready(api)
+    assert has_ready_pod(api)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,7 @@ def test_examples_run_in_a_restricted_namespace(api: FakeApi, helm: Helm, name: 
     api.kserve, api.pod_security = ("v0.15.2" if "0.15" in name else "v0.20.0"), "restricted"
     helm_apply(api, helm.render(name))
     assert is_ready(api)
+    assert has_ready_pod(api)
 
 
 def test_model_images_are_refused_in_a_restricted_namespace_and_the_notes_say_so(
@@ -106,6 +114,10 @@ def test_no_value_changes_what_a_service_may_not_change(api: FakeApi, helm: Helm
             for item in helm.render(*files, **values):
                 if item["kind"] == "Service":
                     api.apply(item)
+    headless = copy.deepcopy(api.read("services", LINE))
+    headless["spec"]["clusterIP"] = "None"
+    with pytest.raises(Refusal, match="may not change once set"):
+        api.apply(headless)
 
 
 @pytest.fixture
