@@ -77,7 +77,7 @@ class Helm:
 
     def render(self, *files: str, release: str = RELEASE, **values: Any) -> list[Manifest]:
         """Return the objects of the chart under the values files and single values (two underscores for a dot)."""
-        text = yaml.safe_dump(_nested(values))
+        text = to_yaml(nested(values))
         key = f"{release} {files} {text}"
         if key not in self.rendered:
             given = self.home / "given.yaml"
@@ -92,7 +92,7 @@ class Helm:
     def notes(self, **values: Any) -> str:
         """Return what an installation with these values prints."""
         given = self.home / "given.yaml"
-        given.write_text(yaml.safe_dump(_nested(values)))
+        given.write_text(to_yaml(nested(values)))
         text = self.run("install", RELEASE, str(CHART), "-n", NAMESPACE, "--dry-run=client", "--values", str(given))
         return text[text.index("NOTES:") :]
 
@@ -115,7 +115,12 @@ def session_helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return Helm(unpack_helm(archive, request.config.cache.mkdir("helm")), tmp_path_factory.mktemp("helm"))
 
 
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
+def to_yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values)
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as Helm nests them: two underscores for a dot."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         *path, last = name.split("__")
