@@ -32,11 +32,11 @@ def test_calibration_is_mounted_read_only(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("metric", ["pending", "queue-ratio"])
-def test_keda_scales_on_the_denoisers_load(helm: Helm, metric: str) -> None:
+def test_keda_scales_on_all_steps_but_the_denoiser(helm: Helm, metric: str) -> None:
     values = {"autoscaling__enabled": True, "autoscaling__keda__metric": metric}
     spec = helm.one("ScaledObject", **values)["spec"]
     query = spec["triggers"][0]["metadata"]["query"]
-    assert 'model="denoiser"' in query
+    assert 'model!="denoiser"' in query
     assert 'namespace="blood"' in query
     assert query.startswith("sum(")
     assert spec["fallback"]["replicas"] == 2

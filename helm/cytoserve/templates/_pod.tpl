@@ -449,9 +449,13 @@ rollingUpdate:
 {{- end -}}
 {{- end }}
 
-{{/* PromQL of the load of all pods. KEDA divides it by their number, under KServe too, which names no type of metric. */}}
+{{/*
+PromQL of the load of all pods. KEDA divides it by their number, under KServe too, which names no type of metric. All steps
+count but the denoiser: only the scorers call it, so no more calls wait there than there are scorers (two), however many
+requests wait for a scorer.
+*/}}
 {{- define "cytoserve.loadQuery" -}}
-{{- $select := printf `{model="denoiser",namespace="%s",pod=~"%s-.+"}` .Release.Namespace (include "cytoserve.fullname" .) -}}
+{{- $select := printf `{model!="denoiser",namespace="%s",pod=~"%s-.+"}` .Release.Namespace (include "cytoserve.fullname" .) -}}
 {{- if eq .Values.autoscaling.keda.metric "pending" -}}
 sum(sum by (pod) (nv_inference_pending_request_count{{ $select }}))
 {{- else -}}
