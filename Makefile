@@ -69,8 +69,8 @@ chart-golden:
 	CYTOSERVE_GOLDEN=write $(BIN)/python -m pytest tests/helm/test_chart_golden.py
 
 # The chart and the roll-out on the cluster that KUBECONFIG names, in namespaces of their own; a local one in two commands:
-#   kind create cluster --name cytoserve && kind get kubeconfig --name cytoserve > out/kind.yaml
-#   make test-cluster KUBECONFIG=out/kind.yaml
+#   kind create cluster --name cytoserve --kubeconfig kind.yaml
+#   make test-cluster KUBECONFIG=kind.yaml
 .PHONY: test-cluster kind-demo
 test-cluster: export CYTOSERVE_TEST_CLUSTER := 1
 test-cluster:

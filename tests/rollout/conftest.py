@@ -57,7 +57,7 @@ def install(api: FakeApi, served: Served) -> Callable[[str], None]:
 
     def make(mode: str) -> None:
         api.put("servingruntimes", RUNTIME)
-        reconcile(api, None, api.put("inferenceservices", service(mode)))
+        reconcile(api, api.put("inferenceservices", service(mode)))
         api.writes.clear()
 
     return make
@@ -66,11 +66,6 @@ def install(api: FakeApi, served: Served) -> Callable[[str], None]:
 @pytest.fixture
 def standard(install: Callable[[str], None]) -> None:
     install("Standard")
-
-
-@pytest.fixture
-def knative(install: Callable[[str], None]) -> None:
-    install("Knative")
 
 
 @pytest.fixture

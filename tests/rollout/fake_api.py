@@ -1,16 +1,15 @@
 """A Kubernetes API server in small, over real HTTP on loopback, and KServe's part in it.
 
 It stores objects; judges InferenceServices and ServingRuntimes by KServe's schemas (where they are not at hand, by the
-typed models of the package ``kserve``) and Services by Kubernetes' own;
-counts resourceVersions and refuses stale ones (409); knows permissions (403), tokens (401) and kinds that are not
-installed (404); honours ``dryRun``, ``fieldValidation``, label and field selectors. After a write KServe's controller
-runs, by the rules of its source (v0.20.0: ``reconcilers/knative/ksvc_reconciler.go``,
-``pkg/apis/serving/v1beta1/inference_service_status.go``, ``reconcilers/service/service_reconciler.go``).
+typed models of the package ``kserve``) and Services by Kubernetes' own; counts resourceVersions and refuses stale ones
+(409); knows permissions (403), tokens (401) and kinds that are not installed (404); honours ``dryRun``,
+``fieldValidation``, label and field selectors. After a write KServe's controller runs, by the rules of its source
+(v0.20.0: ``reconcilers/service/service_reconciler.go``).
 
-In Standard mode a pod and its endpoint follow, as on a real cluster (``tests/helm/kserve_rules.py``): a Deployment is
-Available without a pod where its strategy allows that, a pod whose probe KServe's agent cannot read never gets ready,
-Pod Security "restricted" refuses KServe's model containers, KServe 0.15 overlooks a changed ServingRuntime, and a
-Service's clusterIP cannot be changed.
+A pod and its endpoint follow, as on a real cluster (``tests/helm/kserve_rules.py``): a Deployment is Available without
+a pod where its strategy allows that, a pod whose probe KServe's agent cannot read never gets ready, Pod Security
+"restricted" refuses KServe's model containers, KServe 0.15 overlooks a changed ServingRuntime, and a Service's
+clusterIP cannot be changed.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class FakeApi:
     rivals: int = 0
     """How many of the next updates find that somebody else changed the object just before."""
     becomes_ready: bool = True
-    """Whether pods start and answer (Standard mode), or a revision gets ready (Knative mode)."""
+    """Whether pods start and answer."""
     pod_security: str = "privileged"
     """Level that the namespace enforces."""
     quota: str = ""
@@ -186,13 +185,13 @@ class FakeApi:
         stored = self.put(plural, new)
         if plural == "inferenceservices":
             self.rolling.add(name)
-            reconcile(self, held, stored)
+            reconcile(self, stored)
         if plural == "servingruntimes":
             watched = verb == "create" or not self.kserve.startswith("v0.15")
             for service in [item for (kind, _), item in self.objects.items() if kind == "inferenceservices"]:
                 uses = service["spec"]["predictor"]["model"]["runtime"] == name
                 if uses and (watched or service["metadata"]["name"] in self.rolling):
-                    reconcile(self, service, service)
+                    reconcile(self, service)
         return stored
 
     def _judge(self, plural: str, new: Object, query: dict[str, str]) -> None:
@@ -242,17 +241,8 @@ def _fits(item: Object, query: dict[str, str]) -> bool:
     return True
 
 
-def reconcile(api: FakeApi, before: Object | None, service: Object) -> None:
-    """Do what KServe does after an InferenceService was written."""
-    mode = service["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
-    if mode in ("Knative", "Serverless"):
-        _reconcile_knative(api, before, service)
-        return
-    _reconcile_standard(api, service)
-
-
-def _reconcile_standard(api: FakeApi, service: Object) -> None:
-    """Make the Service, roll the pods, and call the service ready while its Deployment is Available."""
+def reconcile(api: FakeApi, service: Object) -> None:
+    """Do what KServe does: make the Service, roll the pods, call it ready while its Deployment is Available."""
     name, predictor = service["metadata"]["name"], service["spec"]["predictor"]
     if ("services", f"{name}-predictor") not in api.objects:
         api.put("services", kserve_service(name))
@@ -294,7 +284,7 @@ def come_up(api: FakeApi, name: str) -> None:
     api.becomes_ready = True
     with api.lock:
         service = api.read("inferenceservices", name)
-        reconcile(api, service, service)
+        reconcile(api, service)
 
 
 def set_ready(service: Object, ready: bool, reason: str = "MinimumReplicasUnavailable") -> None:
@@ -312,42 +302,6 @@ def kserve_service(name: str) -> Object:
     ]
     spec = {"selector": {"app": f"isvc.{name}-predictor"}, "ports": ports, "type": "ClusterIP", "clusterIP": "10.0.0.1"}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-predictor"}, "spec": spec}
-
-
-def _reconcile_knative(api: FakeApi, before: Object | None, service: Object) -> None:
-    part = service.setdefault("status", {}).setdefault("components", {}).setdefault("predictor", {})
-    if before is None or _template(before) != _template(service):
-        number = int(part.get("latestCreatedRevision", "r-0").rsplit("-", 1)[1]) + 1
-        part["latestCreatedRevision"] = f"{service['metadata']['name']}-predictor-{number:05d}"
-    if api.becomes_ready:
-        part["latestReadyRevision"] = part["latestCreatedRevision"]
-    _split(service, part)
-    set_ready(service, api.becomes_ready)
-
-
-def _template(service: Object) -> Object:
-    return {key: value for key, value in service["spec"]["predictor"].items() if key != "canaryTrafficPercent"}
-
-
-def _split(service: Object, part: Object) -> None:
-    """Split the traffic as ksvc_reconciler.go does, then follow its status as PropagateStatus does."""
-    percent, rolled = service["spec"]["predictor"].get("canaryTrafficPercent"), part.get("latestRolledoutRevision")
-    ready = part.get("latestReadyRevision", "")
-    if percent is not None and rolled:
-        traffic = [{"revisionName": ready, "latestRevision": True, "percent": percent}]
-        if percent < 100:
-            traffic.append({"revisionName": rolled, "latestRevision": False, "percent": 100 - percent, "tag": "prev"})
-    else:
-        traffic = [{"revisionName": ready, "latestRevision": True, "percent": 100}]
-    part["traffic"] = traffic
-    if rolled != ready:
-        if traffic[0]["percent"] == 100:
-            part["previousRolledoutRevision"], part["latestRolledoutRevision"] = rolled or "", ready
-    elif ready == part["latestCreatedRevision"] and traffic[0]["percent"] < 100:
-        same = sum(item["percent"] for item in traffic if item["revisionName"] == ready)
-        if same == 100 and part.get("previousRolledoutRevision"):
-            part["latestRolledoutRevision"] = part["previousRolledoutRevision"]
-            _split(service, part)
 
 
 class Served:

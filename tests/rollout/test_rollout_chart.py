@@ -125,7 +125,7 @@ def unprotected(standard: None, api: FakeApi, deploy: Deploy) -> FakeApi:
     """Return a cluster whose InferenceServices may miss their one pod, as made by charts before this rule."""
     live = api.read("inferenceservices", LINE)
     live["spec"]["predictor"]["deploymentStrategy"] = MAY_BE_MISSING
-    reconcile(api, live, live)
+    reconcile(api, live)
     assert deploy("apply", "--version", "v2", "--model-uri", "pvc://models/0.2.0").exit_code == 0
     return api
 
@@ -133,7 +133,7 @@ def unprotected(standard: None, api: FakeApi, deploy: Deploy) -> FakeApi:
 def go_down(api: FakeApi, name: str) -> None:
     api.becomes_ready = False
     service = api.read("inferenceservices", name)
-    reconcile(api, service, service)
+    reconcile(api, service)
     assert service["status"]["conditions"][-1] == {"type": "Ready", "status": "True"}, "by KServe's word it is up"
 
 

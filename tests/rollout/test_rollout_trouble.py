@@ -100,11 +100,15 @@ def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
         Cluster(kubeconfig=str(tmp_path / "none"))
 
 
-def test_an_unknown_deployment_mode_is_not_guessed(deploy: Deploy, install: Callable[[str], None]) -> None:
-    install("ModelMesh")
+@pytest.mark.parametrize("mode", ["ModelMesh", "Knative", "Serverless"])
+def test_a_deployment_mode_without_plain_deployments_is_refused(
+    deploy: Deploy, install: Callable[[str], None], api: FakeApi, mode: str
+) -> None:
+    install(mode)
     result = deploy("apply", *NEW)
     assert result.exit_code == 1
     assert "ModeUnknown" in result.output
+    assert api.writes == []
 
 
 def pod(**status: Any) -> dict[str, Any]:

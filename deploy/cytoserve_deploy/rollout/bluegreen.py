@@ -1,4 +1,4 @@
-"""Standard (RawDeployment) mode: a second InferenceService, and a Service whose selector says which one answers.
+"""A second InferenceService, and a Service whose selector says which one answers (Standard or RawDeployment mode).
 
 KServe's canary does not exist in this mode (``canaryTrafficPercent`` works in Knative mode alone; ``spec.canary`` of
 v0.20.0 creates pods but splits no traffic). Clients call ``NAME-live``; KServe's own Services stay as they are,
@@ -25,6 +25,7 @@ from cytoserve_deploy.rollout.objects import (
     label,
 )
 from cytoserve_deploy.rollout.state import Line, version_of
+from cytoserve_deploy.rollout.waiting import require_ready
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,7 @@ def promote(cluster: Cluster, line: Line, version: str, record: dict[str, str | 
     name = line.service_of(version)["metadata"]["name"]
     if line.entry is not None and line.live == name:
         return Outcome(False, f"version {version} answers already")
-    lack = line.lacks(name)
-    if lack:
-        raise WrongStep(
-            f"version {version} is not ready ({lack}): `cytoserve deploy wait {line.name} --version {version}`"
-        )
+    require_ready(line, version)
     if line.entry is None:
         ensure_entry(cluster, line.name, line.live or name)
         if cluster.dry_run:

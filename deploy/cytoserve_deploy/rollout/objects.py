@@ -60,22 +60,22 @@ class Release:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def mode_of(service: Object) -> n.Mode:
-    """Return how KServe runs an InferenceService: its annotation, else what KServe wrote into its status.
+def require_standard(service: Object) -> None:
+    """Refuse an InferenceService that KServe does not run as a plain Deployment: its annotation says so, or its status.
 
     Raises
     ------
     ModeUnknown
-        If neither says so, or it is ModelMesh.
+        If neither says so, or it is Knative or ModelMesh.
     """
     said = (service["metadata"].get("annotations") or {}).get(n.MODE_ANNOTATION)
     said = said or (service.get("status") or {}).get("deploymentMode")
-    if said not in n.MODES:
+    if said not in n.STANDARD_MODES:
         raise ModeUnknown(
-            f"InferenceService {service['metadata']['name']} does not say how KServe runs it ({said or 'nothing'}): "
-            f"set its annotation {n.MODE_ANNOTATION} to one of {', '.join(n.MODES)}"
+            f"KServe runs InferenceService {service['metadata']['name']} in mode {said or 'unknown'}, and only "
+            f"{' and '.join(n.STANDARD_MODES)} (annotation {n.MODE_ANNOTATION}) are rolled out here; "
+            "docs/rollout.md says what does it elsewhere"
         )
-    return n.MODES[said]
 
 
 def label(obj: Object, key: str) -> str | None:
@@ -213,13 +213,8 @@ def condition(service: Object, kind: str) -> Object:
 
 
 def is_ready(service: Object) -> bool:
-    """Return whether KServe calls the InferenceService ready; in Standard mode that says nothing of a pod (`Line`)."""
+    """Return whether KServe calls the InferenceService ready; that says nothing of a pod (`Line.lacks`)."""
     return condition(service, "Ready").get("status") == "True"
-
-
-def predictor_status(service: Object) -> Object:
-    """Return ``status.components.predictor``: revisions and traffic in Knative mode."""
-    return dict(((service.get("status") or {}).get("components") or {}).get("predictor") or {})
 
 
 def _labels(template: Object, line: str, release: Release) -> dict[str, str]:

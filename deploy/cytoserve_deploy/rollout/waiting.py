@@ -18,10 +18,8 @@ from cytoserve_deploy.errors import (
     Unschedulable,
     WrongStep,
 )
-from cytoserve_deploy.rollout import canary
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import EVENT, POD, Cluster, Object
-from cytoserve_deploy.rollout.objects import annotation, is_ready, predictor_status
 from cytoserve_deploy.rollout.state import Line, read_line, said
 
 POLL_S: Final = 3.0
@@ -93,7 +91,7 @@ def wait(
 
 def version_is_ready(line: Line, version: str) -> bool:
     """Return whether a version may take traffic."""
-    return not _lack(line, version)
+    return not line.lacks(line.service_of(version)["metadata"]["name"])
 
 
 def require_ready(line: Line, version: str) -> None:
@@ -104,27 +102,18 @@ def require_ready(line: Line, version: str) -> None:
     WrongStep
         Saying what it lacks.
     """
-    lack = _lack(line, version)
+    lack = line.lacks(line.service_of(version)["metadata"]["name"])
     if lack:
         raise WrongStep(
             f"version {version} is not ready ({lack}): `cytoserve deploy wait {line.name} --version {version}`"
         )
 
 
-def _lack(line: Line, version: str) -> str:
-    """Return what a version lacks to take traffic; empty where nothing does."""
-    service = line.service_of(version)
-    if line.mode is n.Mode.STANDARD:
-        return line.lacks(service["metadata"]["name"])
-    ready = canary.is_newest_ready(service) if annotation(service, n.BEFORE_ANNOTATION) else is_ready(service)
-    return "" if ready else said(service)
-
-
 def find_cause(cluster: Cluster, line: Line, version: str) -> Cause:
     """Return the most telling reason that a version is not ready."""
     service = line.service_of(version)
-    lack = _lack(line, version) or said(service)
-    pods = cluster.list(POD, labels=_selector(line, service))
+    lack = line.lacks(service["metadata"]["name"]) or said(service)
+    pods = cluster.list(POD, labels=f"{n.POD_LABEL}={service['metadata']['name']}")
     for look in (_pull, _crash, _schedule):
         for pod in pods:
             cause = look(pod)
@@ -137,14 +126,6 @@ def find_cause(cluster: Cluster, line: Line, version: str) -> Cause:
         names = ", ".join(f"{pod['metadata']['name']} ({(pod.get('status') or {}).get('phase', '?')})" for pod in pods)
         return Cause(NotReadyInTime, f"waiting for {names}; {_latest_event(cluster, pods[0]) or lack}")
     return _refused(cluster, service) or Cause(NotReadyInTime, f"no pod yet; {lack}")
-
-
-def _selector(line: Line, service: Object) -> str:
-    chosen = f"{n.POD_LABEL}={service['metadata']['name']}"
-    newest = predictor_status(service).get("latestCreatedRevision")
-    if line.mode is n.Mode.KNATIVE and newest:
-        chosen += f",{n.REVISION_LABEL}={newest}"
-    return chosen
 
 
 def _containers(pod: Object) -> list[Object]:
