@@ -81,5 +81,17 @@ chart-docs:
 chart-golden:
 	CYTOSERVE_GOLDEN=write $(BIN)/python -m pytest tests/helm/test_chart_golden.py
 
+# The chart and the roll-out on the cluster that KUBECONFIG names, in namespaces of their own; a local one in two commands:
+#   kind create cluster --name cytoserve --kubeconfig kind.yaml
+#   make test-cluster KUBECONFIG=kind.yaml
+.PHONY: test-cluster kind-demo
+test-cluster: export CYTOSERVE_TEST_CLUSTER := 1
+test-cluster:
+	KUBECONFIG=$(KUBECONFIG) $(BIN)/python -m pytest tests/cluster
+
+# The chart with the cpu image on a kind cluster, called from outside.
+kind-demo: $(VENV)/.ready
+	CYTOSERVE=$(VENV)/bin/cytoserve deploy/kind/demo.sh $(IMAGE)
+
 clean:
 	rm -rf $(VENV) $(TEST_VENV) $(OUT) build

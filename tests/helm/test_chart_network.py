@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from chart import MODES, SERVER, Helm, container, env, pod_of
+from chart import MODES, SERVER, Helm, Manifest, container, env, pod_of
 from cytoserve_deploy.container import entrypoint
+
+
+def balanced(helm: Helm, **values: Any) -> Manifest:
+    return service(helm, "cyto-cytoserve", **values)
+
+
+def headless(helm: Helm, **values: Any) -> Manifest:
+    return service(helm, "cyto-cytoserve-headless", **values)
+
+
+def service(helm: Helm, name: str, **values: Any) -> Manifest:
+    found = [item for item in helm.render(**values) if item["kind"] == "Service"]
+    return next(item for item in found if item["metadata"]["name"] == name)
 
 
 @MODES
@@ -23,7 +37,7 @@ def test_every_selector_finds_the_servers_pods_and_not_the_tester(helm: Helm, mo
         by_kind["PodMonitor"]["spec"]["selector"]["matchLabels"],
     ]
     if mode == "deployment":
-        selectors.append(by_kind["Service"]["spec"]["selector"])
+        selectors += [item["spec"]["selector"] for item in manifests if item["kind"] == "Service"]
         selectors.append(by_kind["Deployment"]["spec"]["selector"]["matchLabels"])
     for selector in selectors:
         assert selector == SERVER
@@ -76,18 +90,44 @@ def test_helm_test_sends_a_cell_to_the_service(helm: Helm, mode: str) -> None:
     assert "--model=cell_analysis" in pod["spec"]["containers"][0]["command"]
 
 
+@MODES
+def test_the_test_pod_runs_where_the_server_does_or_where_it_is_told(helm: Helm, mode: str) -> None:
+    """On a cluster whose nodes are all tainted it would stay pending."""
+    taint = {"key": "dedicated", "operator": "Equal", "value": "blood", "effect": "NoSchedule"}
+    values: dict[str, Any] = {"mode": mode, "tolerations": [taint], "nodeSelector": {"pool": "blood"}}
+    server, tester = pod_of(helm.render(**values)), helm.one("Pod", **values)["spec"]
+    for key in ("tolerations", "nodeSelector"):
+        assert tester[key] == server[key]
+    assert len(tester["tolerations"]) == 2
+    own = helm.one("Pod", test__tolerations=[taint], test__nodeSelector={"pool": "any"}, **values)["spec"]
+    assert (own["tolerations"], own["nodeSelector"]) == ([taint], {"pool": "any"})
+
+
 def test_plain_http_answers_health_only_unless_asked(helm: Helm) -> None:
     assert "--http-inference" not in container(helm)["args"]
-    assert [port["name"] for port in helm.one("Service")["spec"]["ports"]] == ["grpc"]
+    assert [port["name"] for port in balanced(helm)["spec"]["ports"]] == ["grpc"]
     opened = {"service__http__enabled": True}
     assert "--http-inference" in container(helm, **opened)["args"]
-    assert [port["name"] for port in helm.one("Service", **opened)["spec"]["ports"]] == ["grpc", "http"]
+    assert [port["name"] for port in balanced(helm, **opened)["spec"]["ports"]] == ["grpc", "http"]
     ports = helm.one("NetworkPolicy", **opened)["spec"]["ingress"][0]["ports"]
     assert [port["port"] for port in ports] == ["grpc", "http"]
 
 
 def test_grpc_is_marked_as_http2(helm: Helm) -> None:
-    assert helm.one("Service")["spec"]["ports"][0]["appProtocol"] == "kubernetes.io/h2c"
+    for service in (balanced(helm), headless(helm)):
+        assert service["spec"]["ports"][0]["appProtocol"] == "kubernetes.io/h2c"
+
+
+def test_clients_that_balance_themselves_find_the_pods_in_a_service_of_its_own(helm: Helm) -> None:
+    """From the start: a clusterIP cannot be changed. A certificate names it, and a ServiceMonitor passes it over."""
+    assert headless(helm)["spec"]["clusterIP"] == "None"
+    assert "clusterIP" not in balanced(helm)["spec"]
+    values = {"tls__enabled": True, "tls__certManager__enabled": True, "tls__certManager__issuerName": "ca",
+              "monitoring__serviceMonitor__enabled": True}  # fmt: skip
+    assert "cyto-cytoserve-headless.blood.svc" in helm.one("Certificate", **values)["spec"]["dnsNames"]
+    scraped = helm.one("ServiceMonitor", **values)["spec"]["selector"]["matchLabels"].items()
+    assert not scraped <= headless(helm, **values)["metadata"]["labels"].items()
+    assert "Service" not in helm.kinds(mode="kserve"), "KServe makes its own"
 
 
 @MODES

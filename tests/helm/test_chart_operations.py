@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, EXAMPLES, MODES, RELEASE, SERVER, Helm, container, env, pod_of
+from chart import CHART, EXAMPLES, MODES, RELEASE, ROOT, SERVER, Helm, container, env, pod_of
 from cytoserve_deploy.container import entrypoint
 from cytoserve_deploy.launch.options import CONTAINER
 from cytoserve_deploy.launch.triton_arguments import triton_arguments
+from kserve_rules import hpa_target, scaled_object
+from server_side import Applied, Conflict
+
+KEDA_DEFAULT_METRIC = "AverageValue"
+"""Of a trigger without ``metricType`` (kedacore/keda, ``ScaleTriggers``)."""
 
 
 def all_rules() -> list[dict[str, Any]]:
@@ -29,25 +34,88 @@ def test_calibration_is_mounted_read_only(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("metric", ["pending", "queue-ratio"])
-def test_keda_scales_on_the_denoisers_load(helm: Helm, metric: str) -> None:
+def test_keda_scales_on_all_steps_but_the_denoiser(helm: Helm, metric: str) -> None:
     values = {"autoscaling__enabled": True, "autoscaling__keda__metric": metric}
     spec = helm.one("ScaledObject", **values)["spec"]
     query = spec["triggers"][0]["metadata"]["query"]
-    assert 'model="denoiser"' in query
+    assert 'model!="denoiser"' in query
     assert 'namespace="blood"' in query
     assert query.startswith("sum(")
     assert spec["fallback"]["replicas"] == 2
     assert (
         spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 600
     )
-    assert "replicas" not in helm.one("Deployment", **values)["spec"]
-    # KServe hands over a plain value, which is compared with one pod's share: hence the mean
-    predictor = helm.one("InferenceService", mode="kserve", **values)["spec"]["predictor"]
-    external = predictor["autoScaling"]["metrics"][0]["external"]
-    assert external["metric"]["query"] == query.replace("sum(", "avg(", 1)
-    assert external["target"] == {"type": "Value", "value": "4"}
-    assert predictor["autoScaling"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 600
     assert "ScaledObject" not in helm.kinds(mode="kserve", **values)
+
+
+@pytest.mark.parametrize("version", ["0.15", "0.16", "0.20"])
+@pytest.mark.parametrize("metric", ["pending", "queue-ratio"])
+def test_keda_scales_alike_in_both_modes(helm: Helm, version: str, metric: str) -> None:
+    """KServe names no type of metric, so KEDA divides by the number of pods: the query must be the sum over them."""
+    values = {"autoscaling__enabled": True, "autoscaling__keda__metric": metric}
+    own = helm.one("ScaledObject", **values)["spec"]
+    made = scaled_object(helm.one("InferenceService", mode="kserve", kserve__version=version, **values))
+    assert (made["minReplicaCount"], made["maxReplicaCount"]) == (own["minReplicaCount"], own["maxReplicaCount"])
+    assert own["triggers"][0]["metricType"] == KEDA_DEFAULT_METRIC
+    for key in ("query", "threshold", "serverAddress"):
+        assert made["triggers"][0]["metadata"][key] == own["triggers"][0]["metadata"][key]
+    if version != "0.15":
+        behaviour = "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown", "stabilizationWindowSeconds"
+        assert _at(made, *behaviour) == _at(own, *behaviour) == 600
+
+
+def _at(item: Any, *path: str) -> Any:
+    for key in path:
+        item = item[key]
+    return item
+
+
+@pytest.mark.parametrize("version", ["0.15", "0.20"])
+def test_kserve_is_given_only_scaling_fields_that_arrive(helm: Helm, version: str) -> None:
+    """Each value under ``autoScaling`` stands again in the object that KServe makes of it, or names its kind."""
+    values = {"mode": "kserve", "kserve__version": version, "autoscaling__enabled": True}
+    service = helm.one("InferenceService", **values)
+
+    def leaves(item: Any) -> list[Any]:
+        if isinstance(item, dict):
+            return [leaf for value in item.values() for leaf in leaves(value)]
+        return [leaf for value in item for leaf in leaves(value)] if isinstance(item, list) else [item]
+
+    given = leaves(service["spec"]["predictor"]["autoScaling"])
+    assert set(given) - set(leaves(scaled_object(service))) == {"External", "Value"}
+
+
+@pytest.mark.parametrize("version", ["0.15", "0.16", "0.20"])
+def test_kserves_hpa_aims_where_it_was_told(helm: Helm, version: str) -> None:
+    values = {"gpu__enabled": False, "autoscaling__enabled": True, "autoscaling__kind": "hpa"}
+    service = helm.one("InferenceService", mode="kserve", kserve__version=version, **values)
+    own = helm.one("HorizontalPodAutoscaler", **values)["spec"]["metrics"][0]["resource"]["target"]
+    assert hpa_target(service) == own["averageUtilization"] == 70
+
+
+@pytest.mark.parametrize("kind", ["keda", "hpa"])
+def test_helm_4_upgrades_what_an_autoscaler_has_scaled(helm: Helm, kind: str) -> None:
+    """It applies server-side, where a field that another manager owns is a conflict: the scaler has the replicas."""
+    values = {"gpu__enabled": False, "autoscaling__enabled": True, "autoscaling__kind": kind}
+    held = Applied()
+    held.apply(helm.one("Deployment", **values))
+    held.set("spec.replicas", 4, "kube-controller-manager")
+    held.apply(helm.one("Deployment", image__tag="0.2.0", **values))
+    assert held.values["spec", "replicas"] == 4
+
+
+def test_helm_4_wants_force_conflicts_after_scaling_by_hand(helm: Helm) -> None:
+    """So docs/deploy.md says; an upgrade and a rollback fail without it."""
+    held = Applied()
+    held.apply(helm.one("Deployment"))
+    held.set("spec.replicas", 3, "kubectl")
+    for replicas in (2, 1):
+        with pytest.raises(Conflict, match=r"kubectl.*spec\.replicas"):
+            held.apply(helm.one("Deployment", replicas=replicas))
+    held.apply(helm.one("Deployment", replicas=2), force_conflicts=True)
+    assert held.values["spec", "replicas"] == 2
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert "helm upgrade cyto helm/cytoserve -n blood --values MINE.yaml --force-conflicts" in text
 
 
 def test_hpa_fallback(helm: Helm) -> None:
@@ -109,9 +177,10 @@ def test_monitors_scrape_the_port_that_exists(helm: Helm) -> None:
     labelled = [next(i for i in renamed if i["kind"] == "Deployment")["spec"]["template"], *renamed]
     for item in (labelled[0], next(i for i in renamed if i["kind"] == "Service")):
         assert item["metadata"]["labels"][label] == "cytoserve"
-    service = helm.one("Service", **values)
+    services = [item for item in helm.render(**values) if item["kind"] == "Service"]
+    wanted = service_monitor["selector"]["matchLabels"].items()
+    (service,) = (item for item in services if wanted <= item["metadata"]["labels"].items())
     assert service_monitor["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
-    assert service_monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
 
 
 def test_the_default_spreads_over_hosts(helm: Helm) -> None:
@@ -126,8 +195,7 @@ def test_extra_objects_are_templates(helm: Helm) -> None:
 
 @pytest.mark.parametrize("mode", ["deployment", "kserve"])
 def test_notes_name_the_next_commands(helm: Helm, mode: str) -> None:
-    text = helm.run("install", RELEASE, str(CHART), "-n", "blood", "--dry-run=client", "--set", f"mode={mode}")
-    notes = text[text.index("NOTES:") :]
+    notes = helm.notes(mode=mode)
     wait = "wait inferenceservice/cyto-cytoserve" if mode == "kserve" else "rollout status deployment/cyto-cytoserve"
     for part in (wait, f"helm test {RELEASE}", ".blood.svc:8001", "not a medical device"):
         assert part in notes

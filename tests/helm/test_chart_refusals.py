@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, Helm, Refused
+from chart import CHART, MODES, Helm, Refused
 
 TLS = {"tls__enabled": True, "tls__existingSecret": "t"}
 ROUTE = {"gateway__enabled": True, "gateway__parentRefs": [{"name": "g"}]}
@@ -39,12 +39,18 @@ BY_SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy__clients": [{"pods": {}}]}, "'pods' not allowed"),
     ({"tracing__url": "otel:4317"}, "/tracing/url'"),
     ({"fullnameOverride": "x" * 41}, "/fullnameOverride'"),
+    ({"fullnameOverride": "a.b"}, "/fullnameOverride'"),
+    ({"fullnameOverride": "7a"}, "/fullnameOverride'"),
+    ({"nameOverride": "a.b"}, "/nameOverride'"),
+    ({"service__headless": True}, "'headless' not allowed"),
     ({"autoscaling__keda__threshold": 4}, "/autoscaling/keda/threshold'.*want string"),
 ]
 
 BY_RULE: list[tuple[dict[str, Any], str]] = [
     ({"shm__sizeLimit": "6Gi"}, r"shm.sizeLimit \(6Gi\).*raise the memory limit"),
     ({"resources__requests__memory": "16Gi"}, "lower the request or raise the limit"),
+    ({"resources__limits__cpu": "1500m"}, "resources.requests.cpu is more than resources.limits.cpu"),
+    ({"release": "7cytoserve"}, "7cytoserve cannot name a Service"),
     ({"calibration__configMap": "a", "calibration__existingClaim": "b"}, "choose one"),
     ({"tls__enabled": True}, "needs a certificate: name tls.existingSecret"),
     ({**TLS, "tls__certManager__enabled": True, "tls__certManager__issuerName": "i"}, "choose one"),
@@ -83,6 +89,25 @@ def test_what_does_not_go_together_is_refused(helm: Helm, values: dict[str, Any]
     with pytest.raises(Refused, match="cytoserve/templates") as caught:
         helm.render(**values)
     assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("limit", ["2", "2.0", "2000m", "2.5", ""])
+def test_cpu_limits_from_the_request_on_are_taken(helm: Helm, limit: str) -> None:
+    assert helm.render(resources__limits__cpu=limit)
+
+
+@pytest.mark.parametrize("limit", ["1.999", "1999m", "0.5"])
+def test_cpu_limits_below_the_request_are_refused(helm: Helm, limit: str) -> None:
+    with pytest.raises(Refused, match="lower the request"):
+        helm.render(resources__limits__cpu=limit)
+
+
+@MODES
+@pytest.mark.parametrize("release", ["blood.cytoserve", "7cytoserve"])
+def test_names_that_the_api_server_would_refuse_halfway_are_refused_before(helm: Helm, mode: str, release: str) -> None:
+    with pytest.raises(Refused, match="cannot name a Service or an InferenceService"):
+        helm.render(release=release, mode=mode)
+    assert helm.render(release=release, mode=mode, fullnameOverride="blood-7")
 
 
 def _rules() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from chart import MODES, VARIANTS, Helm, container, env, pod_of
 from cytoserve_contract import telemetry
@@ -68,13 +70,14 @@ def test_startup_probe_is_a_real_inference_with_time_for_engines(helm: Helm, mod
 @MODES
 def test_readiness_by_http_and_liveness_over_grpc(helm: Helm, mode: str) -> None:
     server = container(helm, mode=mode)
-    assert server["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    assert server["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
     command = server["livenessProbe"]["exec"]["command"]
     assert "--model=service_info" in command
     deadline = next(int(part.split("=")[1]) for part in command if part.startswith("--deadline="))
     assert deadline < server["livenessProbe"]["timeoutSeconds"]
     other = container(helm, mode=mode, probes__liveness__kind="http")["livenessProbe"]
-    assert other["httpGet"]["path"] == "/v2/health/live"
+    assert other["httpGet"] == {"path": "/v2/health/live", "port": 8000}
+    assert {"name": "http", "containerPort": 8000, "protocol": "TCP"} in server["ports"]
 
 
 @MODES
@@ -125,6 +128,18 @@ def test_kserve_does_not_scale_by_cpu_unasked(helm: Helm) -> None:
     service = helm.one("InferenceService", mode="kserve", replicas=3)
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "none"
     assert service["spec"]["predictor"]["minReplicas"] == service["spec"]["predictor"]["maxReplicas"] == 3
+
+
+def test_kserve_is_told_of_a_changed_runtime(helm: Helm) -> None:
+    """Every change of the ServingRuntime changes the InferenceService, which all versions of KServe watch."""
+
+    def checksum(**values: Any) -> str:
+        return str(helm.one("InferenceService", mode="kserve", **values)["metadata"]["annotations"]["checksum/runtime"])
+
+    told = [checksum(), checksum(image__tag="0.9.9"), checksum(extraEnv=[{"name": "A", "value": "b"}])]
+    told += [checksum(shm__sizeLimit="2Gi"), checksum(triton__logVerbose=1)]
+    assert len(set(told)) == len(told)
+    assert checksum(podAnnotations={"a": "b"}) == told[0], "not a part of the runtime"
 
 
 def test_kserve_port_order(helm: Helm) -> None:

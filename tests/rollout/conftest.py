@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helm"))
 
 pytest.importorskip("kubernetes", reason="cytoserve deploy needs kubernetes: pip install 'cytoserve[deploy]'")
 
+from chart import Helm, session_helm
 from cytoserve_cli.deploy import app
 from cytoserve_deploy.rollout.cluster import Cluster
 from fake_api import FakeApi, Served, reconcile
@@ -32,6 +33,11 @@ def documented_role() -> set[tuple[str, str]]:
 @pytest.fixture(params=["v0.16.0"])
 def api(schemas_if_any: Path | None, request: pytest.FixtureRequest) -> FakeApi:
     return FakeApi(schemas_if_any, kserve=request.param, permitted=documented_role())
+
+
+@pytest.fixture(scope="session")
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return session_helm(request, tmp_path_factory)
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def install(api: FakeApi, served: Served) -> Callable[[str], None]:
 
     def make(mode: str) -> None:
         api.put("servingruntimes", RUNTIME)
-        reconcile(api, None, api.put("inferenceservices", service(mode)))
+        reconcile(api, api.put("inferenceservices", service(mode)))
         api.writes.clear()
 
     return make
@@ -60,11 +66,6 @@ def install(api: FakeApi, served: Served) -> Callable[[str], None]:
 @pytest.fixture
 def standard(install: Callable[[str], None]) -> None:
     install("Standard")
-
-
-@pytest.fixture
-def knative(install: Callable[[str], None]) -> None:
-    install("Knative")
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 """A Kubernetes API server in small, over real HTTP on loopback, and KServe's part in it.
 
 It stores objects; judges InferenceServices and ServingRuntimes by KServe's schemas (where they are not at hand, by the
-typed models of the package ``kserve``) and Services by Kubernetes' own;
-counts resourceVersions and refuses stale ones (409); knows permissions (403), tokens (401) and kinds that are not
-installed (404); honours ``dryRun``, ``fieldValidation``, label and field selectors. After a write KServe's controller
-runs, by the rules of its source (v0.20.0: ``reconcilers/knative/ksvc_reconciler.go``,
-``pkg/apis/serving/v1beta1/inference_service_status.go``, ``reconcilers/service/service_reconciler.go``).
+typed models of the package ``kserve``) and Services by Kubernetes' own; counts resourceVersions and refuses stale ones
+(409); knows permissions (403), tokens (401) and kinds that are not installed (404); honours ``dryRun``,
+``fieldValidation``, label and field selectors. After a write KServe's controller runs, by the rules of its source
+(v0.20.0: ``reconcilers/service/service_reconciler.go``).
+
+A pod and its endpoint follow, as on a real cluster (``tests/helm/kserve_rules.py``): a Deployment is Available without
+a pod where its strategy allows that, a pod whose probe KServe's agent cannot read never gets ready, Pod Security
+"restricted" refuses KServe's model containers, KServe 0.15 overlooks a changed ServingRuntime, and a Service's
+clusterIP cannot be changed.
 """
 
 from __future__ import annotations
@@ -24,13 +28,14 @@ from urllib.parse import parse_qs, urlsplit
 import jsonschema
 import kubernetes_validate
 import yaml
-from authorities import check_typed_apart
+from authorities import check_typed_apart, restricted_violations
+from kserve_rules import admitted, agent_refusal, is_available
 
 Object = dict[str, Any]
 TOKEN = "test-token"
 NAMESPACE = "blood"
 KINDS = {"inferenceservices": "InferenceService", "servingruntimes": "ServingRuntime", "services": "Service"}
-VERSIONS = {"inferenceservices": "v1beta1", "servingruntimes": "v1alpha1"}
+VERSIONS = {"inferenceservices": "v1beta1", "servingruntimes": "v1alpha1", "endpointslices": "v1"}
 
 
 @cache
@@ -77,8 +82,15 @@ class FakeApi:
     rivals: int = 0
     """How many of the next updates find that somebody else changed the object just before."""
     becomes_ready: bool = True
+    """Whether pods start and answer."""
+    pod_security: str = "privileged"
+    """Level that the namespace enforces."""
+    quota: str = ""
+    """Why the quota refuses new pods; empty: it does not."""
     objects: dict[tuple[str, str], Object] = field(default_factory=dict)
     writes: list[tuple[str, str, str]] = field(default_factory=list)
+    rolling: set[str] = field(default_factory=set)
+    """InferenceServices whose Deployment still reports progress, upon which KServe looks at them again."""
     lock: Any = field(default_factory=threading.RLock)
     clock: int = 100
 
@@ -95,6 +107,17 @@ class FakeApi:
         """Return what is stored."""
         return self.objects[plural, name]
 
+    def apply(self, obj: Object) -> None:
+        """Write an object as Helm does: nothing is sent where it is as rendered before."""
+        plural = next(plural for plural, kind in KINDS.items() if kind == obj["kind"])
+        held = self.objects.get((plural, obj["metadata"]["name"]))
+        new = copy.deepcopy(obj)
+        if held is None:
+            self._write("create", plural, None, new, {"fieldValidation": "Strict"}, dry=False)
+        elif _rendered(held) != _rendered(new):
+            new["metadata"].update(resourceVersion=held["metadata"]["resourceVersion"])
+            self._write("update", plural, held, new, {"fieldValidation": "Strict"}, dry=False)
+
     def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Any]:
         """Return status and content for one request; content that is text is sent as such."""
         parts = urlsplit(target)
@@ -105,7 +128,8 @@ class FakeApi:
                 if token != f"Bearer {self.token}":
                     raise Refusal(401, "Unauthorized", "Unauthorized")
                 custom = path[0] == "apis"
-                if custom and (not self.installed or path[2] != VERSIONS.get(path[5])):
+                absent = custom and path[1] == "serving.kserve.io" and not self.installed
+                if custom and (absent or path[2] != VERSIONS.get(path[5])):
                     return 404, "404 page not found\n"
                 plural, name = (path[5:] if custom else path[4:])[0], (path[6:] if custom else path[5:])
                 verb = _verb(method, bool(name))
@@ -131,6 +155,9 @@ class FakeApi:
             if not dry:
                 del self.objects[plural, name]
                 self.writes.append((verb, plural, name))
+                if plural == "inferenceservices":
+                    withdraw(self, name)
+                    self.objects.pop(("services", f"{name}-predictor"), None)
             return {"kind": "Status", "status": "Success"}
         return self._write(verb, plural, held, json.loads(body), query, dry)
 
@@ -150,12 +177,21 @@ class FakeApi:
                 raise Refusal(409, "Conflict", "the object has been modified; please apply your changes", name)
             if plural == "inferenceservices":
                 new["status"] = held.get("status", {})
+            if plural == "services" and new["spec"].get("clusterIP") != held["spec"].get("clusterIP"):
+                raise Refusal(422, "Invalid", "spec.clusterIPs[0]: Invalid value: may not change once set", name)
         if dry:
             return new
         self.writes.append((verb, plural, name))
         stored = self.put(plural, new)
         if plural == "inferenceservices":
-            reconcile(self, held, stored)
+            self.rolling.add(name)
+            reconcile(self, stored)
+        if plural == "servingruntimes":
+            watched = verb == "create" or not self.kserve.startswith("v0.15")
+            for service in [item for (kind, _), item in self.objects.items() if kind == "inferenceservices"]:
+                uses = service["spec"]["predictor"]["model"]["runtime"] == name
+                if uses and (watched or service["metadata"]["name"] in self.rolling):
+                    reconcile(self, service)
         return stored
 
     def _judge(self, plural: str, new: Object, query: dict[str, str]) -> None:
@@ -179,6 +215,10 @@ class FakeApi:
             raise Refusal(422, "Invalid", f"{KINDS[plural]} is invalid: {where}: {problem.message}")
 
 
+def _rendered(obj: Object) -> Object:
+    return {"spec": obj["spec"], **{key: obj["metadata"].get(key) for key in ("labels", "annotations")}}
+
+
 def _verb(method: str, named: bool) -> str:
     if method == "GET":
         return "get" if named else "list"
@@ -188,8 +228,8 @@ def _verb(method: str, named: bool) -> str:
 def _fits(item: Object, query: dict[str, str]) -> bool:
     labels = item["metadata"].get("labels") or {}
     for pair in filter(None, query.get("labelSelector", "").split(",")):
-        key, _, value = pair.partition("=")
-        if labels.get(key) != value:
+        key, equals, value = pair.partition("=")
+        if key not in labels or (equals and labels[key] != value):
             return False
     for pair in filter(None, query.get("fieldSelector", "").split(",")):
         key, _, value = pair.partition("=")
@@ -201,16 +241,50 @@ def _fits(item: Object, query: dict[str, str]) -> bool:
     return True
 
 
-def reconcile(api: FakeApi, before: Object | None, service: Object) -> None:
-    """Do what KServe does after an InferenceService was written."""
-    mode = service["metadata"].get("annotations", {}).get("serving.kserve.io/deploymentMode")
-    if mode in ("Knative", "Serverless"):
-        _reconcile_knative(api, before, service)
-        return
-    name = service["metadata"]["name"]
+def reconcile(api: FakeApi, service: Object) -> None:
+    """Do what KServe does: make the Service, roll the pods, call it ready while its Deployment is Available."""
+    name, predictor = service["metadata"]["name"], service["spec"]["predictor"]
     if ("services", f"{name}-predictor") not in api.objects:
         api.put("services", kserve_service(name))
-    set_ready(service, api.becomes_ready)
+    runtime = api.objects.get(("servingruntimes", predictor["model"]["runtime"]))
+    replicas = int(predictor["minReplicas"])
+    up = runtime is not None and _roll(api, name, admitted(service, runtime))
+    set_ready(service, is_available(predictor.get("deploymentStrategy"), replicas, replicas * up))
+
+
+def _roll(api: FakeApi, name: str, pod: Object) -> bool:
+    """Replace a version's pod by one of a new template; return whether it is ready."""
+    withdraw(api, name)
+    wrong = restricted_violations(pod) if api.pod_security == "restricted" else []
+    refusal = api.quota or (f'violates PodSecurity "restricted:latest": {"; ".join(wrong)}' if wrong else "")
+    if refusal:
+        owner = {"kind": "ReplicaSet", "name": f"{name}-predictor-7d"}
+        api.put("events", {"metadata": {"name": f"{name}.refused"}, "type": "Warning", "reason": "FailedCreate",
+                           "involvedObject": owner, "message": refusal})  # fmt: skip
+        return False
+    ready = api.becomes_ready and not agent_refusal(pod)
+    labels = {"app": f"isvc.{name}-predictor", "serving.kserve.io/inferenceservice": name}
+    status = {"phase": "Running" if ready else "Pending", "conditions": [{"type": "Ready", "status": str(ready)}]}
+    api.put("pods", {"metadata": {"name": f"{name}-predictor-7d-x", "labels": labels}, "spec": pod, "status": status})
+    slice_labels = {"kubernetes.io/service-name": f"{name}-predictor"}
+    endpoints = [{"addresses": ["10.1.0.1"], "conditions": {"ready": ready}}]
+    api.put("endpointslices", {"metadata": {"name": f"{name}-predictor-e", "labels": slice_labels},
+                               "addressType": "IPv4", "endpoints": endpoints})  # fmt: skip
+    return ready
+
+
+def withdraw(api: FakeApi, name: str) -> None:
+    """Take a version's pod and endpoint away."""
+    for kind, suffix in (("pods", "predictor-7d-x"), ("endpointslices", "predictor-e")):
+        api.objects.pop((kind, f"{name}-{suffix}"), None)
+
+
+def come_up(api: FakeApi, name: str) -> None:
+    """Let a version's pod start now."""
+    api.becomes_ready = True
+    with api.lock:
+        service = api.read("inferenceservices", name)
+        reconcile(api, service)
 
 
 def set_ready(service: Object, ready: bool, reason: str = "MinimumReplicasUnavailable") -> None:
@@ -228,42 +302,6 @@ def kserve_service(name: str) -> Object:
     ]
     spec = {"selector": {"app": f"isvc.{name}-predictor"}, "ports": ports, "type": "ClusterIP", "clusterIP": "10.0.0.1"}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-predictor"}, "spec": spec}
-
-
-def _reconcile_knative(api: FakeApi, before: Object | None, service: Object) -> None:
-    part = service.setdefault("status", {}).setdefault("components", {}).setdefault("predictor", {})
-    if before is None or _template(before) != _template(service):
-        number = int(part.get("latestCreatedRevision", "r-0").rsplit("-", 1)[1]) + 1
-        part["latestCreatedRevision"] = f"{service['metadata']['name']}-predictor-{number:05d}"
-    if api.becomes_ready:
-        part["latestReadyRevision"] = part["latestCreatedRevision"]
-    _split(service, part)
-    set_ready(service, api.becomes_ready)
-
-
-def _template(service: Object) -> Object:
-    return {key: value for key, value in service["spec"]["predictor"].items() if key != "canaryTrafficPercent"}
-
-
-def _split(service: Object, part: Object) -> None:
-    """Split the traffic as ksvc_reconciler.go does, then follow its status as PropagateStatus does."""
-    percent, rolled = service["spec"]["predictor"].get("canaryTrafficPercent"), part.get("latestRolledoutRevision")
-    ready = part.get("latestReadyRevision", "")
-    if percent is not None and rolled:
-        traffic = [{"revisionName": ready, "latestRevision": True, "percent": percent}]
-        if percent < 100:
-            traffic.append({"revisionName": rolled, "latestRevision": False, "percent": 100 - percent, "tag": "prev"})
-    else:
-        traffic = [{"revisionName": ready, "latestRevision": True, "percent": 100}]
-    part["traffic"] = traffic
-    if rolled != ready:
-        if traffic[0]["percent"] == 100:
-            part["previousRolledoutRevision"], part["latestRolledoutRevision"] = rolled or "", ready
-    elif ready == part["latestCreatedRevision"] and traffic[0]["percent"] < 100:
-        same = sum(item["percent"] for item in traffic if item["revisionName"] == ready)
-        if same == 100 and part.get("previousRolledoutRevision"):
-            part["latestRolledoutRevision"] = part["previousRolledoutRevision"]
-            _split(service, part)
 
 
 class Served:

@@ -181,6 +181,22 @@ def test_delete_all_leaves_helms_object(deploy: Deploy, api: FakeApi) -> None:
     assert ("services", f"{LINE}-live") not in api.objects
 
 
+def test_delete_finds_what_is_ours_after_helm_has_uninstalled_the_chart(deploy: Deploy, api: FakeApi) -> None:
+    """`helm uninstall` takes the first InferenceService; the Service NAME-live and the versions are left."""
+    deploy("apply", "--version", "v2", "--image", "r.example/s:2")
+    deploy("apply", "--version", "v3", "--model-uri", "pvc://models/3")
+    for gone in (("inferenceservices", LINE), ("servingruntimes", LINE), ("services", f"{LINE}-predictor")):
+        del api.objects[gone]
+    api.put("services", {"kind": "Service", "metadata": {"name": "elses", "labels": {}}, "spec": {}})
+    result = deploy("delete", "--all", "--yes")
+    assert result.exit_code == 0, result.output
+    left = {name for kind, name in api.objects if kind in ("services", "inferenceservices", "servingruntimes")}
+    assert left == {"elses"}
+    again = deploy("delete", "--all", "--yes")
+    assert again.exit_code == 0
+    assert "nothing to do" in again.output
+
+
 def test_status_tells_roles_and_why(deploy: Deploy, api: FakeApi) -> None:
     api.becomes_ready = False
     deploy("apply", *NEW)
@@ -192,6 +208,13 @@ def test_status_tells_roles_and_why(deploy: Deploy, api: FakeApi) -> None:
     table = deploy("status").output
     assert "candidate" in table
     assert "live" in table
+
+
+@pytest.mark.parametrize("uri", ["ftp://h/m", "http://h/m", "models/0.2.0", "s3://", "://m", ""])
+def test_a_model_store_that_the_chart_does_not_know_is_refused(deploy: Deploy, api: FakeApi, uri: str) -> None:
+    result = deploy("apply", "--version", "v2", "--model-uri", uri)
+    assert result.exit_code == 2
+    assert api.writes == []
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "V2", "-a", "x" * 60])

@@ -14,7 +14,7 @@ import pytest
 from cytoserve_deploy import errors
 from cytoserve_deploy.rollout.cluster import Cluster
 from cytoserve_deploy.rollout.waiting import wait
-from fake_api import FakeApi, Served, set_ready
+from fake_api import FakeApi, Served, come_up, withdraw
 from installed import LINE
 from typer.testing import Result
 
@@ -100,11 +100,15 @@ def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
         Cluster(kubeconfig=str(tmp_path / "none"))
 
 
-def test_an_unknown_deployment_mode_is_not_guessed(deploy: Deploy, install: Callable[[str], None]) -> None:
-    install("ModelMesh")
+@pytest.mark.parametrize("mode", ["ModelMesh", "Knative", "Serverless"])
+def test_a_deployment_mode_without_plain_deployments_is_refused(
+    deploy: Deploy, install: Callable[[str], None], api: FakeApi, mode: str
+) -> None:
+    install(mode)
     result = deploy("apply", *NEW)
     assert result.exit_code == 1
     assert "ModeUnknown" in result.output
+    assert api.writes == []
 
 
 def pod(**status: Any) -> dict[str, Any]:
@@ -172,13 +176,15 @@ def test_what_cannot_get_better_is_not_waited_for(unready: FakeApi, cluster: Clu
         wait(cluster, LINE, "v2", 3600, lambda _: None, poll_s=3600)
 
 
-def event(kind: str, name: str, reason: str, message: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"{name}.1"}, "type": "Warning", "reason": reason,
-            "involvedObject": {"kind": kind, "name": name}, "message": message}  # fmt: skip
+def event(kind: str, name: str, reason: str, message: str, at: str = "2026-01-01T10:00:00Z") -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"{name}.{reason}"}, "type": "Warning",
+            "reason": reason, "involvedObject": {"kind": kind, "name": name}, "message": message,
+            "lastTimestamp": at}  # fmt: skip
 
 
 def test_pods_that_the_cluster_refuses_to_create(unready: FakeApi, cluster: Cluster) -> None:
-    unready.put("events", event("ReplicaSet", f"{LINE}-v2-predictor-7d", "FailedCreate", "exceeded quota: gpus"))
+    unready.quota = "exceeded quota: gpus"
+    come_up(unready, f"{LINE}-v2")
     with pytest.raises(errors.PodsRefused, match="exceeded quota"):
         wait(cluster, LINE, "v2", 0.1, lambda _: None, poll_s=0.05)
 
@@ -192,6 +198,29 @@ def test_a_pods_events_are_told(unready: FakeApi, cluster: Cluster) -> None:
     assert 'FailedMount: secret "cytoserve-tls" not found' in told[0]
 
 
+def test_an_event_from_before_the_pods_last_progress_is_not_repeated(unready: FakeApi, cluster: Cluster) -> None:
+    """The pod found a node at last; what the scheduler said before does not hold any more."""
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T10:05:00Z"}
+    unready.put("pods", pod(conditions=[scheduled]))
+    unready.put("events", event("Pod", POD, "FailedScheduling", "3 Insufficient nvidia.com/gpu"))
+    told: list[str] = []
+    with pytest.raises(errors.NotReadyInTime) as caught:
+        wait(cluster, LINE, "v2", 0.1, told.append, poll_s=0.05)
+    assert "FailedScheduling" not in str(caught.value) + told[0]
+    unready.put("events", event("Pod", POD, "FailedMount", "no such secret", at="2026-01-01T10:06:00Z"))
+    with pytest.raises(errors.NotReadyInTime, match="FailedMount: no such secret"):
+        wait(cluster, LINE, "v2", 0.1, told.append, poll_s=0.05)
+
+
+def test_a_refusal_from_before_the_version_was_applied_is_not_repeated(unready: FakeApi, cluster: Cluster) -> None:
+    withdraw(unready, f"{LINE}-v2")
+    unready.read("inferenceservices", f"{LINE}-v2")["metadata"]["creationTimestamp"] = "2026-01-02T10:00:00Z"
+    unready.put("events", event("ReplicaSet", f"{LINE}-v2-predictor-5c", "FailedCreate", "exceeded quota: gpus"))
+    with pytest.raises(errors.NotReadyInTime) as caught:
+        wait(cluster, LINE, "v2", 0.1, lambda _: None, poll_s=0.05)
+    assert type(caught.value) is errors.NotReadyInTime
+
+
 def test_a_model_that_kserve_cannot_load(unready: FakeApi, cluster: Cluster) -> None:
     held = unready.read("inferenceservices", f"{LINE}-v2")
     failure = {"reason": "ModelLoadFailed", "message": "no such bucket"}
@@ -203,7 +232,7 @@ def test_a_model_that_kserve_cannot_load(unready: FakeApi, cluster: Cluster) -> 
 def test_waiting_ends_when_it_becomes_ready(unready: FakeApi, deploy: Deploy) -> None:
     import threading
 
-    threading.Timer(0.3, lambda: set_ready(unready.read("inferenceservices", f"{LINE}-v2"), True)).start()
+    threading.Timer(0.3, lambda: come_up(unready, f"{LINE}-v2")).start()
     result = deploy("wait", "--version", "v2", "--timeout", "60", "--poll", "0.05")
     assert result.exit_code == 0
     assert "is ready" in result.output

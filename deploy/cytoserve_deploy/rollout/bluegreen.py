@@ -1,4 +1,4 @@
-"""Standard (RawDeployment) mode: a second InferenceService, and a Service whose selector says which one answers.
+"""A second InferenceService, and a Service whose selector says which one answers (Standard or RawDeployment mode).
 
 KServe's canary does not exist in this mode (``canaryTrafficPercent`` works in Knative mode alone; ``spec.canary`` of
 v0.20.0 creates pods but splits no traffic). Clients call ``NAME-live``; KServe's own Services stay as they are,
@@ -22,9 +22,10 @@ from cytoserve_deploy.rollout.objects import (
     candidate_service,
     contains,
     entry_service,
-    is_ready,
+    label,
 )
 from cytoserve_deploy.rollout.state import Line, version_of
+from cytoserve_deploy.rollout.waiting import require_ready
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,12 @@ def promote(cluster: Cluster, line: Line, version: str, record: dict[str, str | 
     Raises
     ------
     WrongStep
-        If it is not ready.
+        If it is not ready, by KServe's word and by a pod and an endpoint.
     """
-    service = line.service_of(version)
-    name = service["metadata"]["name"]
+    name = line.service_of(version)["metadata"]["name"]
     if line.entry is not None and line.live == name:
         return Outcome(False, f"version {version} answers already")
-    if not is_ready(service):
-        raise WrongStep(f"version {version} is not ready: `cytoserve deploy wait {line.name} --version {version}`")
+    require_ready(line, version)
     if line.entry is None:
         ensure_entry(cluster, line.name, line.live or name)
         if cluster.dry_run:
@@ -157,11 +156,9 @@ def rollback(cluster: Cluster, line: Line) -> Outcome:
         if taken_back:
             return Outcome(False, f"{taken_back} was taken back already; {line.live} answers")
         raise WrongStep(f"no version before {line.live} is known; a candidate that never answered is just deleted")
-    held = line.services.get(previous)
-    if held is None or not is_ready(held):
-        raise WrongStep(
-            f"{previous} is {'gone' if held is None else 'not ready'}: it cannot take the traffic back. Apply it again"
-        )
+    lack = line.lacks(previous) if previous in line.services else "it is gone"
+    if lack:
+        raise WrongStep(f"{previous} cannot take the traffic back ({lack}). Apply it again, or wait until it is ready")
 
     def switch(entry: Object) -> bool:
         if annotation(entry, n.PREVIOUS_ANNOTATION) != previous:
@@ -205,17 +202,21 @@ def delete_version(cluster: Cluster, line: Line, version: str) -> Outcome:
     return Outcome(True, f"deleted version {version} of {line.name}")
 
 
-def delete_all(cluster: Cluster, line: Line) -> Outcome:
-    """Delete everything that was made here; what the chart made is Helm's to remove."""
-    cluster.delete(SERVICE, n.entry_name(line.name))
+def delete_all(cluster: Cluster, name: str) -> Outcome:
+    """Delete everything that was made here for a line, found by its label; what the chart made is Helm's to remove.
+
+    Works after ``helm uninstall``, too, when the line's own InferenceService is gone and ``NAME-live`` is left.
+    """
     gone = []
-    for name, service in line.services.items():
-        if version_of(service) != n.UNNAMED:
-            cluster.delete(INFERENCE_SERVICE, name)
-            cluster.delete(SERVING_RUNTIME, name)
-            gone.append(name)
-    kept = f"; {line.name} is not ours and stays" if line.name in line.services and line.name not in gone else ""
-    return Outcome(True, f"deleted {n.entry_name(line.name)} and {', '.join(gone) or 'no version'}{kept}")
+    for kind in (SERVICE, INFERENCE_SERVICE, SERVING_RUNTIME):
+        for found in cluster.list(kind, labels=f"{n.LINE_LABEL}={name}"):
+            if label(found, n.MANAGER_LABEL) == n.MANAGER or found["metadata"]["name"] == n.entry_name(name):
+                cluster.delete(kind, found["metadata"]["name"])
+                gone.append(f"{kind.plural[:-1]} {found['metadata']['name']}")
+    kept = "; the chart's own InferenceService stays" if cluster.get(INFERENCE_SERVICE, name) else ""
+    if not gone:
+        return Outcome(False, f"nothing in namespace {cluster.namespace} was made for {name} by cytoserve deploy{kept}")
+    return Outcome(True, f"deleted {', '.join(gone)}{kept}")
 
 
 def _kserve_service(cluster: Cluster, service: str) -> Object:

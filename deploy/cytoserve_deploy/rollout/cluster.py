@@ -60,6 +60,7 @@ SERVING_RUNTIME: Final = Kind(GROUP, "v1alpha1", "servingruntimes")
 SERVICE: Final = Kind("", "v1", "services")
 POD: Final = Kind("", "v1", "pods")
 EVENT: Final = Kind("", "v1", "events")
+ENDPOINTS: Final = Kind("discovery.k8s.io", "v1", "endpointslices")
 
 
 class Cluster:
@@ -263,7 +264,7 @@ def _typed(error: ApiException, verb: str, kind: Kind, name: str, namespace: str
         )
     if error.status == 404:
         # An absent object is named in the details; an absent kind is the server's plain "page not found".
-        if kind.group and not (status.get("details") or {}).get("name"):
+        if kind.group == GROUP and not (status.get("details") or {}).get("name"):
             return KServeMissing(
                 f"this cluster does not know {kind} ({kind.version}): install KServe 0.15 or newer, or use the "
                 "chart's mode=deployment, where `helm upgrade` and `helm rollback` do this work"

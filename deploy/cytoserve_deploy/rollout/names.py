@@ -1,13 +1,12 @@
 """Names that Kubernetes, KServe and this package use, each said once.
 
 KServe's are from its source, v0.15.2 to v0.20.0: ``pkg/constants/constants.go``,
-``reconcilers/service/service_reconciler.go``, ``reconcilers/knative/ksvc_reconciler.go``.
+``reconcilers/service/service_reconciler.go``.
 """
 
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import Final
 
 from cytoserve_deploy.errors import ObjectRefused
@@ -19,10 +18,11 @@ RUNTIMES: Final = "servingruntimes"
 RUNTIMES_VERSION: Final = "v1alpha1"
 
 MODE_ANNOTATION: Final = f"{GROUP}/deploymentMode"
-TAG_ANNOTATION: Final = f"{GROUP}/enable-tag-routing"
-"""Switches on the address of the newest revision alone, and keeps that revision's pods alive at 0 %."""
+STANDARD_MODES: Final = ("Standard", "RawDeployment")
+"""Values of that annotation, or of ``status.deploymentMode``, for plain Deployments; 0.15 knows the second only."""
 POD_LABEL: Final = f"{GROUP}/inferenceservice"
-REVISION_LABEL: Final = "serving.knative.dev/revision"
+ENDPOINTS_LABEL: Final = "kubernetes.io/service-name"
+"""On an EndpointSlice: the Service that it belongs to."""
 CONTAINER: Final = "kserve-container"
 
 PREFIX: Final = "rollout.cytoserve"
@@ -35,34 +35,14 @@ PREVIOUS_ANNOTATION: Final = f"{PREFIX}/previous"
 TAKEN_BACK_ANNOTATION: Final = f"{PREFIX}/taken-back"
 CHECKS_ANNOTATION: Final = f"{PREFIX}/checks"
 OVERRIDE_ANNOTATION: Final = f"{PREFIX}/checks-skipped"
-BEFORE_ANNOTATION: Final = f"{PREFIX}/revision-before"
-"""Newest revision when a canary was applied: until KServe names another one, its status is about the old one."""
-STABLE_ANNOTATION: Final = f"{PREFIX}/stable"
-"""JSON of the version and predictor that ran before the canary: what the next version is made from if it is taken
-back, because KServe's own rollback moves the traffic and leaves the bad predictor in the specification."""
 
 MANAGER: Final = "cytoserve-deploy"
+MANAGER_LABEL: Final = "app.kubernetes.io/managed-by"
 UNNAMED: Final = "unnamed"
 """Version of an InferenceService that was not made here, such as the chart's."""
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LONGEST: Final = 63
-
-
-class Mode(Enum):
-    """How KServe runs an InferenceService; the values are the annotation's names from 0.16 on."""
-
-    KNATIVE = "Knative"
-    STANDARD = "Standard"
-
-
-MODES: Final = {
-    "Knative": Mode.KNATIVE,
-    "Serverless": Mode.KNATIVE,
-    "Standard": Mode.STANDARD,
-    "RawDeployment": Mode.STANDARD,
-}
-"""By annotation or ``status.deploymentMode``; 0.15 knows only the second name of each."""
 
 
 def entry_name(line: str) -> str:
@@ -73,6 +53,11 @@ def entry_name(line: str) -> str:
 def predictor_name(service: str) -> str:
     """Return KServe's name for Deployment and Service of an InferenceService's predictor."""
     return f"{service}-predictor"
+
+
+def owner_of_predictor(predictor: str) -> str:
+    """Return the InferenceService that a Deployment or Service made by KServe belongs to."""
+    return predictor.removesuffix("-predictor")
 
 
 def predictor_selector(service: str) -> dict[str, str]:

@@ -12,8 +12,10 @@ from cytoserve_deploy.errors import ModeUnknown, ObjectRefused
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import Object
 
-_FOREIGN_LABELS: Final = ("app.kubernetes.io/managed-by", "helm.sh/chart")
-_FOREIGN_PREFIXES: Final = ("meta.helm.sh/", "kubectl.kubernetes.io/", "argocd.argoproj.io/")
+MODEL_SCHEMES: Final = ("pvc", "s3", "oci")
+"""Where models may lie: what the chart's ``model.uri`` takes, too."""
+_FOREIGN_LABELS: Final = (n.MANAGER_LABEL, "helm.sh/chart")
+_FOREIGN_PREFIXES: Final = ("checksum/", "meta.helm.sh/", "kubectl.kubernetes.io/", "argocd.argoproj.io/")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Release:
     def __post_init__(self) -> None:
         if not (self.model_uri or self.image or self.manifest_sha256):
             raise ObjectRefused("nothing new: give --model-uri, --image or --manifest-sha256")
+        scheme, separator, rest = (self.model_uri or "pvc://any").partition("://")
+        if scheme not in MODEL_SCHEMES or not (separator and rest):
+            raise ObjectRefused(
+                f"--model-uri {self.model_uri} names no model store known here: use one of "
+                + ", ".join(f"{known}://" for known in MODEL_SCHEMES)
+            )
 
     @property
     def own_runtime(self) -> bool:
@@ -52,22 +60,22 @@ class Release:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def mode_of(service: Object) -> n.Mode:
-    """Return how KServe runs an InferenceService: its annotation, else what KServe wrote into its status.
+def require_standard(service: Object) -> None:
+    """Refuse an InferenceService that KServe does not run as a plain Deployment: its annotation says so, or its status.
 
     Raises
     ------
     ModeUnknown
-        If neither says so, or it is ModelMesh.
+        If neither says so, or it is Knative or ModelMesh.
     """
     said = (service["metadata"].get("annotations") or {}).get(n.MODE_ANNOTATION)
     said = said or (service.get("status") or {}).get("deploymentMode")
-    if said not in n.MODES:
+    if said not in n.STANDARD_MODES:
         raise ModeUnknown(
-            f"InferenceService {service['metadata']['name']} does not say how KServe runs it ({said or 'nothing'}): "
-            f"set its annotation {n.MODE_ANNOTATION} to one of {', '.join(n.MODES)}"
+            f"KServe runs InferenceService {service['metadata']['name']} in mode {said or 'unknown'}, and only "
+            f"{' and '.join(n.STANDARD_MODES)} (annotation {n.MODE_ANNOTATION}) are rolled out here; "
+            "docs/rollout.md says what does it elsewhere"
         )
-    return n.MODES[said]
 
 
 def label(obj: Object, key: str) -> str | None:
@@ -170,7 +178,11 @@ def entry_service(line: str, active: str, kserve_service: Object) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": n.entry_name(line), "labels": {n.LINE_LABEL: line}, "annotations": {}},
+        "metadata": {
+            "name": n.entry_name(line),
+            "labels": {n.LINE_LABEL: line, n.MANAGER_LABEL: n.MANAGER},
+            "annotations": {},
+        },
         "spec": {"type": "ClusterIP", "selector": n.predictor_selector(active), "ports": ports},
     }
 
@@ -178,7 +190,7 @@ def entry_service(line: str, active: str, kserve_service: Object) -> Object:
 def active_of(entry: Object) -> str | None:
     """Return the InferenceService that an entry Service points to."""
     app = str((entry["spec"].get("selector") or {}).get("app", ""))
-    return app.removeprefix("isvc.").removesuffix("-predictor") or None
+    return n.owner_of_predictor(app.removeprefix("isvc.")) or None
 
 
 def contains(held: Any, wanted: Any) -> bool:
@@ -201,20 +213,15 @@ def condition(service: Object, kind: str) -> Object:
 
 
 def is_ready(service: Object) -> bool:
-    """Return whether KServe calls the InferenceService ready."""
+    """Return whether KServe calls the InferenceService ready; that says nothing of a pod (`Line.lacks`)."""
     return condition(service, "Ready").get("status") == "True"
-
-
-def predictor_status(service: Object) -> Object:
-    """Return ``status.components.predictor``: revisions and traffic in Knative mode."""
-    return dict(((service.get("status") or {}).get("components") or {}).get("predictor") or {})
 
 
 def _labels(template: Object, line: str, release: Release) -> dict[str, str]:
     kept = {k: v for k, v in (template["metadata"].get("labels") or {}).items() if k not in _FOREIGN_LABELS}
     return {
         **kept,
-        "app.kubernetes.io/managed-by": n.MANAGER,
+        n.MANAGER_LABEL: n.MANAGER,
         n.LINE_LABEL: line,
         n.VERSION_LABEL: release.version,
     }

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from cytoserve_deploy.errors import ModeUnknown, NotDeployed
+from cytoserve_deploy.errors import NotDeployed
 from cytoserve_deploy.rollout import names as n
-from cytoserve_deploy.rollout.cluster import INFERENCE_SERVICE, SERVICE, Cluster, Object
+from cytoserve_deploy.rollout.cluster import ENDPOINTS, INFERENCE_SERVICE, POD, SERVICE, Cluster, Object
 from cytoserve_deploy.rollout.objects import (
     active_of,
     annotation,
     condition,
     is_ready,
     label,
-    mode_of,
-    predictor_status,
+    require_standard,
 )
 
 
@@ -32,12 +30,10 @@ class Version:
         Its InferenceService.
     role : str
         ``live``, ``candidate``, ``previous``, ``taken back`` or ``idle``.
-    traffic : int or None
-        Percent of the requests; None where KServe does not say.
+    traffic : int
+        Percent of the requests.
     ready : bool
     model_uri : str or None
-    revision : str or None
-        Knative's revision.
     why : str
         What KServe says where it is not ready.
     """
@@ -45,10 +41,9 @@ class Version:
     version: str
     service: str
     role: str
-    traffic: int | None
+    traffic: int
     ready: bool
     model_uri: str | None = None
-    revision: str | None = None
     why: str = ""
 
 
@@ -59,23 +54,23 @@ class Line:
     Attributes
     ----------
     name : str
-    mode : Mode
     services : dict of str to dict
         InferenceServices by name.
     entry : dict or None
-        The Service that clients call (Standard mode).
+        The Service that clients call.
+    with_pod, with_endpoint : frozenset of str
+        InferenceServices that have a ready pod, and those whose Service has a ready endpoint.
     """
 
     name: str
-    mode: n.Mode
     services: dict[str, Object]
     entry: Object | None
+    with_pod: frozenset[str] = frozenset()
+    with_endpoint: frozenset[str] = frozenset()
 
     @property
     def live(self) -> str | None:
         """The InferenceService that answers clients; before the first roll-out the one named like the line."""
-        if self.mode is n.Mode.KNATIVE:
-            return self.name
         if self.entry is not None:
             return active_of(self.entry)
         return self.name if self.name in self.services else None
@@ -99,11 +94,20 @@ class Line:
         known = ", ".join(version_of(service) for service in self.services.values()) or "none"
         raise NotDeployed(f"{self.name} has no version {version}; there: {known}. `cytoserve deploy apply` makes one")
 
+    def lacks(self, name: str) -> str:
+        """Return what an InferenceService lacks to take traffic; empty where nothing does.
+
+        KServe's Ready is the Deployment's Available, which holds while at most ``maxUnavailable`` pods are missing: one
+        replica that may be unavailable is Available without a pod.
+        """
+        if not is_ready(self.services[name]):
+            return said(self.services[name])
+        missing = "pod" if name not in self.with_pod else "endpoint" if name not in self.with_endpoint else ""
+        return f"KServe calls it Ready, but it has no ready {missing}" if missing else ""
+
     @property
     def versions(self) -> list[Version]:
         """The versions, live one first."""
-        if self.mode is n.Mode.KNATIVE:
-            return knative_versions(self.services[self.name])
         rows = [self._row(service) for service in self.services.values()]
         return sorted(rows, key=lambda row: (row.role != "live", row.version))
 
@@ -117,9 +121,9 @@ class Line:
             service=name,
             role=role,
             traffic=100 if role == "live" else 0,
-            ready=is_ready(service),
+            ready=not self.lacks(name),
             model_uri=_uri(service["spec"]["predictor"]),
-            why="" if is_ready(service) else said(service),
+            why=self.lacks(name),
         )
 
 
@@ -145,49 +149,30 @@ def read_line(cluster: Cluster, name: str) -> Line:
     if not services:
         raise NotDeployed(
             f"no InferenceService {name} in namespace {cluster.namespace}: install the chart with mode=kserve first "
-            "(docs/deploy.md), or name the right one"
+            "(docs/deploy.md), or name the right one; `cytoserve deploy delete NAME --all` removes what a roll-out left"
         )
-    mode = mode_of(next(iter(services.values())))
-    if mode is n.Mode.KNATIVE and first is None:
-        raise ModeUnknown(f"versions of {name} run in Knative mode without an InferenceService of that name")
-    entry = cluster.get(SERVICE, n.entry_name(name)) if mode is n.Mode.STANDARD else None
-    return Line(name, mode, services, entry)
+    require_standard(next(iter(services.values())))
+    entry = cluster.get(SERVICE, n.entry_name(name))
+    return Line(name, services, entry, _with_pod(cluster), _with_endpoint(cluster))
 
 
-def knative_versions(service: Object) -> list[Version]:
-    """Return the revisions that take part: KServe's status names them and their traffic."""
-    status = predictor_status(service)
-    traffic: dict[str, int] = {}
-    for item in status.get("traffic") or []:
-        revision = item.get("revisionName", "")
-        traffic[revision] = traffic.get(revision, 0) + int(item.get("percent") or 0)
-    rolled, newest = status.get("latestRolledoutRevision"), status.get("latestCreatedRevision")
-    percent = service["spec"]["predictor"].get("canaryTrafficPercent")
-    rows = []
-    for revision in dict.fromkeys(filter(None, (rolled, newest, status.get("previousRolledoutRevision"), *traffic))):
-        role = "previous"
-        if revision == newest and revision != rolled:
-            role = "taken back" if annotation(service, n.TAKEN_BACK_ANNOTATION) else "candidate"
-        elif revision == rolled:
-            role = "live"
-        is_newest = revision == newest
-        rows.append(
-            Version(
-                version=version_of(service) if is_newest else _stable_version(service) if role == "live" else revision,
-                service=service["metadata"]["name"],
-                role=role,
-                traffic=traffic.get(revision, 0),
-                ready=revision != newest or status.get("latestReadyRevision") == newest,
-                model_uri=_uri(service["spec"]["predictor"]) if is_newest else None,
-                revision=revision,
-                why=said(service) if is_newest and not is_ready(service) else "",
-            )
-        )
-    if not rows:
-        rows.append(
-            Version(version_of(service), service["metadata"]["name"], "candidate", percent, False, why=said(service))
-        )
-    return rows
+def _with_pod(cluster: Cluster) -> frozenset[str]:
+    """Return the InferenceServices of the namespace that have a ready pod; one that is being deleted does not count."""
+    pods = cluster.list(POD, labels=n.POD_LABEL)
+    return frozenset(
+        str(label(pod, n.POD_LABEL))
+        for pod in pods
+        if condition(pod, "Ready").get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+    )
+
+
+def _with_endpoint(cluster: Cluster) -> frozenset[str]:
+    """Return the InferenceServices whose own Service has a ready endpoint; a condition not given counts as true."""
+    return frozenset(
+        n.owner_of_predictor(str(label(item, n.ENDPOINTS_LABEL)))
+        for item in cluster.list(ENDPOINTS, labels=n.ENDPOINTS_LABEL)
+        if any((one.get("conditions") or {}).get("ready", True) for one in item.get("endpoints") or [])
+    )
 
 
 def said(service: Object) -> str:
@@ -202,11 +187,6 @@ def said(service: Object) -> str:
             parts.append(f"{kind} is {found['status']}" + (f" ({text})" if text else ""))
             break
     return "; ".join(parts) or "KServe has not looked at it yet"
-
-
-def _stable_version(service: Object) -> str:
-    text = annotation(service, n.STABLE_ANNOTATION)
-    return str(json.loads(text)["version"]) if text else n.UNNAMED
 
 
 def _uri(predictor: Object) -> str | None:

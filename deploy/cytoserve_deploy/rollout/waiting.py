@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +16,10 @@ from cytoserve_deploy.errors import (
     NotReadyInTime,
     PodsRefused,
     Unschedulable,
+    WrongStep,
 )
-from cytoserve_deploy.rollout import canary
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import EVENT, POD, Cluster, Object
-from cytoserve_deploy.rollout.objects import annotation, is_ready, predictor_status
 from cytoserve_deploy.rollout.state import Line, read_line, said
 
 POLL_S: Final = 3.0
@@ -91,16 +91,29 @@ def wait(
 
 def version_is_ready(line: Line, version: str) -> bool:
     """Return whether a version may take traffic."""
-    service = line.service_of(version)
-    if line.mode is n.Mode.KNATIVE and annotation(service, n.BEFORE_ANNOTATION):
-        return canary.is_newest_ready(service)
-    return is_ready(service)
+    return not line.lacks(line.service_of(version)["metadata"]["name"])
+
+
+def require_ready(line: Line, version: str) -> None:
+    """Refuse a version that may not take traffic.
+
+    Raises
+    ------
+    WrongStep
+        Saying what it lacks.
+    """
+    lack = line.lacks(line.service_of(version)["metadata"]["name"])
+    if lack:
+        raise WrongStep(
+            f"version {version} is not ready ({lack}): `cytoserve deploy wait {line.name} --version {version}`"
+        )
 
 
 def find_cause(cluster: Cluster, line: Line, version: str) -> Cause:
     """Return the most telling reason that a version is not ready."""
     service = line.service_of(version)
-    pods = cluster.list(POD, labels=_selector(line, service))
+    lack = line.lacks(service["metadata"]["name"]) or said(service)
+    pods = cluster.list(POD, labels=f"{n.POD_LABEL}={service['metadata']['name']}")
     for look in (_pull, _crash, _schedule):
         for pod in pods:
             cause = look(pod)
@@ -111,17 +124,8 @@ def find_cause(cluster: Cluster, line: Line, version: str) -> Cause:
         return Cause(ModelNotLoaded, f"KServe could not provide the model: {said(service)}", hopeless=True)
     if pods:
         names = ", ".join(f"{pod['metadata']['name']} ({(pod.get('status') or {}).get('phase', '?')})" for pod in pods)
-        return Cause(NotReadyInTime, f"waiting for {names}; {_latest_event(cluster, pods[0]) or said(service)}")
-    refused = _refused(cluster, n.predictor_name(service["metadata"]["name"]))
-    return refused or Cause(NotReadyInTime, f"no pod yet; {said(service)}")
-
-
-def _selector(line: Line, service: Object) -> str:
-    chosen = f"{n.POD_LABEL}={service['metadata']['name']}"
-    newest = predictor_status(service).get("latestCreatedRevision")
-    if line.mode is n.Mode.KNATIVE and newest:
-        chosen += f",{n.REVISION_LABEL}={newest}"
-    return chosen
+        return Cause(NotReadyInTime, f"waiting for {names}; {_latest_event(cluster, pods[0]) or lack}")
+    return _refused(cluster, service) or Cause(NotReadyInTime, f"no pod yet; {lack}")
 
 
 def _containers(pod: Object) -> list[Object]:
@@ -175,17 +179,45 @@ def _schedule(pod: Object) -> Cause | None:
 
 
 def _latest_event(cluster: Cluster, pod: Object) -> str:
-    found = cluster.list(EVENT, fields=f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}")
-    warnings = [item for item in found if item.get("type") == "Warning"]
+    """Return the last warning about a pod that still holds; one from before its last progress is over."""
+    chosen = f"involvedObject.kind=Pod,involvedObject.name={pod['metadata']['name']}"
+    reached = [
+        _time(item.get("lastTransitionTime"))
+        for item in (pod.get("status") or {}).get("conditions") or []
+        if item.get("status") == "True"
+    ]
+    since = max([_time(pod["metadata"].get("creationTimestamp")), *reached])
+    return _last(item for item in cluster.list(EVENT, fields=chosen) if _seen(item) >= since)
+
+
+def _refused(cluster: Cluster, service: Object) -> Cause | None:
+    """Return what the controller of the pods says: quota and Pod Security speak there and nowhere else."""
+    deployment = n.predictor_name(service["metadata"]["name"])
+    since = _time(service["metadata"].get("creationTimestamp"))
+    message = _last(
+        item
+        for item in cluster.list(EVENT, fields="involvedObject.kind=ReplicaSet,reason=FailedCreate")
+        if str(item.get("involvedObject", {}).get("name", "")).startswith(f"{deployment}-") and _seen(item) >= since
+    )
+    return Cause(PodsRefused, f"the cluster refuses to create the pods: {message}") if message else None
+
+
+def _last(events: Iterable[Object]) -> str:
+    """Return reason and message of the newest warning, empty where there is none."""
+    warnings = [item for item in events if item.get("type") == "Warning"]
     if not warnings:
         return ""
-    last = max(warnings, key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
-    return f"{last.get('reason')}: {last.get('message')}"
+    newest = max(warnings, key=_seen)
+    return f"{newest.get('reason')}: {newest.get('message')}"
 
 
-def _refused(cluster: Cluster, deployment: str) -> Cause | None:
-    """Look for what the controller of the pods says: quota and Pod Security speak there and nowhere else."""
-    for item in cluster.list(EVENT, fields="involvedObject.kind=ReplicaSet,reason=FailedCreate"):
-        if str(item.get("involvedObject", {}).get("name", "")).startswith(f"{deployment}-"):
-            return Cause(PodsRefused, f"the cluster refuses to create the pods: {item.get('message')}")
-    return None
+def _seen(event: Object) -> datetime.datetime:
+    """Return when an event was last seen; where its source wrote none of its times, when it was made."""
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return max(map(_time, (*times, event["metadata"].get("creationTimestamp"))))
+
+
+def _time(text: str | None) -> datetime.datetime:
+    """Return a time of Kubernetes' (RFC 3339, seconds or microseconds); one that is missing is long ago."""
+    return datetime.datetime.fromisoformat((text or "1970-01-01T00:00:00Z").replace("Z", "+00:00"))

@@ -37,6 +37,11 @@ app.kubernetes.io/component: server
 {{- if eq .Values.mode "kserve" -}}{{ default (printf "%s-predictor" (include "cytoserve.fullname" .)) .Values.kserve.serviceName }}{{- else -}}{{ include "cytoserve.fullname" . }}{{- end -}}
 {{- end }}
 
+{{/* The Service without a cluster IP (mode deployment). */}}
+{{- define "cytoserve.headlessName" -}}
+{{ include "cytoserve.fullname" . }}-headless
+{{- end }}
+
 {{- define "cytoserve.serviceHttpPort" -}}
 {{- if eq .Values.mode "kserve" -}}80{{- else -}}8000{{- end -}}
 {{- end }}
@@ -73,6 +78,11 @@ app.kubernetes.io/component: server
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $number := regexFind "^[0-9]+" . -}}
 {{- mul (atoi $number) (get $units (trimPrefix $number .)) -}}
+{{- end }}
+
+{{/* A Kubernetes quantity of CPU in thousandths of a core. */}}
+{{- define "cytoserve.millicores" -}}
+{{- if hasSuffix "m" . -}}{{- trimSuffix "m" . -}}{{- else -}}{{- mulf (float64 .) 1000 | int64 -}}{{- end -}}
 {{- end }}
 
 {{/* Scheme of the model's URI; "image" where the models are baked in. */}}

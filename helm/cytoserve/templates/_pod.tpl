@@ -258,7 +258,7 @@ startupProbe:
 readinessProbe:
   httpGet:
     path: /v2/health/ready
-    port: http
+    port: 8000  # a number: KServe's agent, which it adds where there is no storage URI, cannot look up a port's name
   periodSeconds: {{ .Values.probes.readiness.periodSeconds }}
   timeoutSeconds: 5
   failureThreshold: 2
@@ -271,7 +271,7 @@ livenessProbe:
   {{- else }}
   httpGet:
     path: /v2/health/live
-    port: http
+    port: 8000
   {{- end }}
   periodSeconds: {{ .Values.probes.liveness.periodSeconds }}
   timeoutSeconds: {{ .Values.probes.liveness.timeoutSeconds }}
@@ -286,6 +286,19 @@ resources:
   {{- include "cytoserve.resources" . | nindent 2 }}
 volumeMounts:
   {{- include "cytoserve.volumeMounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "cytoserve.runtimeSpec" -}}
+supportedModelFormats:
+  - name: triton
+    version: "2"
+    autoSelect: false
+protocolVersions: [v2, grpc-v2]
+containers:
+  - name: kserve-container
+    {{- include "cytoserve.container" . | nindent 4 }}
+volumes:
+  {{- include "cytoserve.volumes" . | nindent 2 }}
 {{- end }}
 
 {{- define "cytoserve.initContainers" -}}
@@ -339,6 +352,18 @@ volumeMounts:
 {{- end }}
 {{- end }}
 
+{{/* What the server's pods tolerate: the GPU's taint, and what the values name. */}}
+{{- define "cytoserve.tolerations" -}}
+{{- if and .Values.gpu.enabled .Values.gpu.tolerateTaint }}
+- key: nvidia.com/gpu
+  operator: Exists
+  effect: NoSchedule
+{{- end }}
+{{- with .Values.tolerations }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Fields of a pod's specification that a ServingRuntime has not got, but Deployment and InferenceService have. */}}
 {{- define "cytoserve.podFields" -}}
 serviceAccountName: {{ include "cytoserve.serviceAccountName" . }}
@@ -357,16 +382,9 @@ imagePullSecrets:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if or .Values.tolerations (and .Values.gpu.enabled .Values.gpu.tolerateTaint) }}
+{{- with include "cytoserve.tolerations" . | trim }}
 tolerations:
-  {{- if and .Values.gpu.enabled .Values.gpu.tolerateTaint }}
-  - key: nvidia.com/gpu
-    operator: Exists
-    effect: NoSchedule
-  {{- end }}
-  {{- with .Values.tolerations }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- with .Values.affinity }}
 affinity:
@@ -407,25 +425,40 @@ app.kubernetes.io/part-of: cytoserve
 {{- end }}
 {{- end }}
 
-{{/* One update strategy for both modes. */}}
+{{/*
+One update strategy for both modes. A Deployment is Available while no more than maxUnavailable pods are missing, so one
+replica with maxUnavailable 1 is Available, and an InferenceService Ready, without a pod: one replica is recreated
+instead, and where an autoscaler may go down to one, a pod is added first.
+*/}}
 {{- define "cytoserve.strategy" -}}
+{{- $scaled := .Values.autoscaling.enabled -}}
+{{- $single := eq 1 (ternary (int .Values.autoscaling.minReplicas) (int .Values.replicas) $scaled) -}}
+{{- $inPlace := eq .Values.rollout.strategy "in-place" -}}
+{{- if and $inPlace $single (not $scaled) -}}
+type: Recreate
+{{- else -}}
 type: RollingUpdate
 rollingUpdate:
-  {{- if eq .Values.rollout.strategy "in-place" }}
+  {{- if and $inPlace (not $single) }}
   maxSurge: 0
   maxUnavailable: 1
   {{- else }}
   maxSurge: 1
   maxUnavailable: 0
   {{- end }}
+{{- end -}}
 {{- end }}
 
-{{/* PromQL of the load; argument: dict root, aggregate (sum for KEDA's average value, avg where only a value is read). */}}
+{{/*
+PromQL of the load of all pods. KEDA divides it by their number, under KServe too, which names no type of metric. All steps
+count but the denoiser: only the scorers call it, so no more calls wait there than there are scorers (two), however many
+requests wait for a scorer.
+*/}}
 {{- define "cytoserve.loadQuery" -}}
-{{- $select := printf `{model="denoiser",namespace="%s",pod=~"%s-.+"}` .root.Release.Namespace (include "cytoserve.fullname" .root) -}}
-{{- if eq .root.Values.autoscaling.keda.metric "pending" -}}
-{{ .aggregate }}(sum by (pod) (nv_inference_pending_request_count{{ $select }}))
+{{- $select := printf `{model!="denoiser",namespace="%s",pod=~"%s-.+"}` .Release.Namespace (include "cytoserve.fullname" .) -}}
+{{- if eq .Values.autoscaling.keda.metric "pending" -}}
+sum(sum by (pod) (nv_inference_pending_request_count{{ $select }}))
 {{- else -}}
-{{ .aggregate }}(sum by (pod) (rate(nv_inference_queue_duration_us{{ $select }}[2m])) / clamp_min(sum by (pod) (rate(nv_inference_compute_infer_duration_us{{ $select }}[2m])), 1))
+sum(sum by (pod) (rate(nv_inference_queue_duration_us{{ $select }}[2m])) / clamp_min(sum by (pod) (rate(nv_inference_compute_infer_duration_us{{ $select }}[2m])), 1))
 {{- end -}}
 {{- end }}

@@ -10,6 +10,14 @@
 {{- if gt (int64 (include "cytoserve.bytes" $v.resources.requests.memory)) (int64 (include "cytoserve.bytes" $v.resources.limits.memory)) -}}
 {{- fail "resources.requests.memory is more than resources.limits.memory: lower the request or raise the limit" -}}
 {{- end -}}
+{{- with $v.resources.limits.cpu -}}
+{{- if lt (int64 (include "cytoserve.millicores" .)) (int64 (include "cytoserve.millicores" $v.resources.requests.cpu)) -}}
+{{- fail "resources.requests.cpu is more than resources.limits.cpu: lower the request, raise the limit, or leave the limit empty" -}}
+{{- end -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "cytoserve.fullname" .)) -}}
+{{- fail (printf "%s cannot name a Service or an InferenceService: use small letters, digits and '-', a letter first, in the release's name, nameOverride and fullnameOverride" (include "cytoserve.fullname" .)) -}}
+{{- end -}}
 {{- if and $v.calibration.configMap $v.calibration.existingClaim -}}
 {{- fail "calibration.configMap and calibration.existingClaim are both set: choose one" -}}
 {{- end -}}
