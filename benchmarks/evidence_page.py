@@ -30,7 +30,7 @@ ever seen or tested. What was tried and given up is in [lessons.md](lessons.md).
 MEASURED: Final = """`make evidence DATA=../shared/data` runs the rows that need no more than two CPU cores and writes
 this page; a result that is up to date is skipped. A result's stamp names weights, data, commit, command, environment
 and seeds. "Not stamped" means measured before there were stamps; the commit is then the one that added the result.
-Times are for two idle cores; "about" marks an estimate."""
+A stamped result's time is what it took, whatever else the machine did; "about" marks an estimate for two idle cores."""
 
 HISTORY: Final = f"""Rows marked "archived" need a training that was done once and whose weights are not in the
 repository. Their code is in commit `{ARCHIVE[:7]}`: run `git worktree add ../archive {ARCHIVE[:7]}`, then the
