@@ -19,7 +19,7 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_statistics.resampling import SEED
 from cytoserve_validation import answers, labelled
 from cytoserve_validation.labelled import LabelledCells
-from cytoserve_validation.report import Measured as Validated
+from cytoserve_validation.report import MeasuredSet as Validated
 from cytoserve_validation.report import build
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -42,7 +42,9 @@ OWN_PACKAGES = (
     "cytoserve_export",
     "cytoserve_networks",
     "cytoserve_training",
+    "cytoserve_reports",
     "cytoserve_scoring",
+    "cytoserve_statistics",
     "cytoserve_validation",
 )
 

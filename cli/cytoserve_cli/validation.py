@@ -155,7 +155,7 @@ def validate_command(
     strange, strange_failed = (
         answers.of_anomalies(other, strange_files, anomalies) if anomalies and other else (None, [])
     )
-    source = documents.Measured(
+    source = documents.MeasuredSet(
         name=shown(folder.resolve().name),
         data_sha256=labelled.data_sha256(cells.names, hashes),
         created=calibrate.now(),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cytoserve_client.results import ModelInfo
 from cytoserve_scoring.classifier.augmentation import TURNS
-from cytoserve_validation.report import Measured, build
+from cytoserve_validation.report import MeasuredSet, build
 from scipy import stats
 
 from benchmarks import accuracy, place, probe_interval, published, referral
@@ -24,7 +24,7 @@ MODEL = ModelInfo(name="reference", version="1" * 12, classes=CLASSES, weights_s
 
 def test_accuracy_reports_the_figures_of_validate():
     cells = answers(300, present=4)
-    source = Measured("site", "0" * 64, "2026-11-26T00:00:00+00:00", 0.1, None)
+    source = MeasuredSet("site", "0" * 64, "2026-11-26T00:00:00+00:00", 0.1, None)
     found = accuracy.figures(build(cells, MODEL, source))
     right = cells.label == cells.truth
     exact = stats.binomtest(int(right.sum()), 300).proportion_ci(method="exact")

@@ -25,7 +25,7 @@ from benchmarks.results import output_path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    *("client", "scoring", "statistics", "reports", "validation", "export", "training", "deploy", "cli"),
+    *("client", "scoring", "statistics", "networks", "reports", "validation", "export", "training", "deploy", "cli"),
     "benchmarks",
 )
 FORBIDDEN = frozenset({"write_text", "write_bytes", "savez", "savez_compressed", "savefig"})

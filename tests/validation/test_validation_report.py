@@ -20,9 +20,9 @@ SCANNERS = ("new <b>scanner</b>", "old", "tiny")
 CELLS = 240
 
 
-def source(**changes: Any) -> report.Measured:
+def source(**changes: Any) -> report.MeasuredSet:
     settings: dict[str, Any] = {"um_per_pixel": 0.18, "budget": None, "created": "2026-01-02T03:04:05+00:00"}
-    return report.Measured(name="set", data_sha256="cd" * 32, **{**settings, **changes})
+    return report.MeasuredSet(name="set", data_sha256="cd" * 32, **{**settings, **changes})
 
 
 def groups(with_slides: bool) -> Groups:

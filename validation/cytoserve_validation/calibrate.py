@@ -16,16 +16,9 @@ import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
-from cytoserve_scoring.classifier.fitting import (
-    FittedBudget,
-    LabelledAnswers,
-    RiskGuarantee,
-    document,
-    fit_budget,
-    upper_bound,
-)
+from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget, upper_bound
 from cytoserve_scoring.classifier.scores import conformal_p_value
-from cytoserve_scoring.classifier.settings import Reference, ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
 from scipy import special
 
@@ -215,24 +208,24 @@ def build(
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
         **document({made.budget: fitted}, probes, promise, len(cells)),
-        "seen": seen(cells, fitted, promise, made.anomaly_level),
-        "warnings": warnings(fitted, found.classes, made.anomaly_level),
+        "seen": seen(cells, fitted.settings, promise, made.anomaly_level),
+        "warnings": warnings(fitted.settings, found.classes, made.anomaly_level),
         "curves": {"risk_coverage": curve(top, cells.right, promise.confidence)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: FittedBudget, promise: RiskGuarantee, level: float) -> dict[str, Any]:
+def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
     The second count shows on these same cells whether that did harm.
     """
-    top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
-    threshold = fitted.settings.accept_threshold
+    top = special.softmax(-cells.scores / fitted.temperature, axis=1).max(axis=1)
+    threshold = fitted.accept_threshold
     passed = np.zeros(len(cells), bool) if threshold is None else top >= threshold
     kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
-    kept &= _ordinary(cells, fitted.settings.anomaly_reference or {}, level)
+    kept &= _ordinary(cells, fitted.anomaly_reference or {}, level)
     return {
         "by_threshold": _count(cells, passed, promise),
         "with_every_reason": _count(cells, kept, promise),
@@ -255,11 +248,10 @@ def _count(cells: Answered, accepted: Flags, promise: RiskGuarantee) -> dict[str
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 
-def warnings(fitted: FittedBudget, classes: Sequence[str], level: float) -> list[str]:
+def warnings(fitted: BudgetSettings, classes: Sequence[str], level: float) -> list[str]:
     """Return what these cells are too few for, class by class, as sentences."""
     out = []
-    settings = fitted.settings
-    true_cells, taken_cells = settings.conformal_reference or {}, settings.anomaly_reference or {}
+    true_cells, taken_cells = fitted.conformal_reference or {}, fitted.anomaly_reference or {}
     sets = math.ceil(1 / SET_ERROR) - 1
     anomalies = math.floor(1 / level)
     for name in classes:
@@ -270,7 +262,7 @@ def warnings(fitted: FittedBudget, classes: Sequence[str], level: float) -> list
             out.append(f"{name}: no cell was called so; cells called so get no anomaly p-value at this site")
         elif taken < anomalies:
             out.append(f"{name}: {taken} cells were called so; below {anomalies} none can be flagged as anomalous")
-    if settings.accept_threshold is None:
+    if fitted.accept_threshold is None:
         out.append("no threshold keeps the promise on these cells: every cell goes to review")
     return out
 

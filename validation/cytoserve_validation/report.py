@@ -35,7 +35,7 @@ INDEPENDENT: Final = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSet:
     """Where the cells come from.
 
     Attributes
@@ -72,7 +72,7 @@ class Measured:
 def build(
     cells: Answered,
     model: ModelInfo,
-    source: Measured,
+    source: MeasuredSet,
     groups: Groups | None = None,
     strange: Answered | None = None,
     level: float = 0.95,
@@ -129,7 +129,7 @@ def _notes(
     slides: int | None,
     absent: Sequence[str],
     failed: Sequence[Mapping[str, str]],
-    source: Measured,
+    source: MeasuredSet,
     strange: Answered | None,
 ) -> list[str]:
     if slides is None:

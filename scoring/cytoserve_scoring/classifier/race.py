@@ -123,9 +123,10 @@ def _run_rounds(
     live = sound[:, None] & terms.classes
     before = 0
     for end in ends:
-        rows = _round_rows(live, before, end)
-        if not len(rows):
+        cell, label = np.nonzero(live)
+        if not len(cell):
             break
+        rows = _rows(cell[:, None], 0, np.arange(before, end), label[:, None])
         check()
         errors[rows[:, 0], rows[:, 2], rows[:, 3]] = counted.errors(rows)
         # A cell for which the denoiser answered something that is no number is given up; the others go on.
@@ -147,15 +148,14 @@ def _augment(counted: _Counted, cells: list[int], errors: Floats) -> dict[int, A
     shared = [shared_probes(errors[cell], pair) for cell, pair in zip(cells, pairs, strict=True)]
     rows = np.concatenate(
         [
-            _pair_rows(cell, turn, count, pair)
+            _rows(cell, turn, np.arange(count)[:, None], pair)
             for turn in range(1, TURNS + 1)
             for cell, pair, count in zip(cells, pairs, shared, strict=True)
         ]
     )
     turned = np.full((1 + TURNS, *errors.shape), np.nan, np.float32)
     turned[0] = errors
-    cell, turn, sample, label = rows.T
-    turned[turn, cell, sample, label] = counted.errors(rows)
+    turned[tuple(rows[:, [1, 0, 2, 3]].T)] = counted.errors(rows)
     augmented = {}
     for cell, pair, count in zip(cells, pairs, shared, strict=True):
         both = turned[:, cell, :count][..., pair].astype(np.float64)
@@ -164,21 +164,10 @@ def _augment(counted: _Counted, cells: list[int], errors: Floats) -> dict[int, A
     return augmented
 
 
-def _round_rows(live: NDArray[np.bool_], before: int, end: int) -> Indices:
-    """Return the (R, 4) rows of a round of the cells as they came, a cell's rows together."""
-    cell, label = np.nonzero(live)
-    samples = np.arange(before, end)
-    rows = np.zeros((len(cell) * len(samples), 4), np.int64)
-    rows[:, 0], rows[:, 3] = np.repeat(cell, len(samples)), np.repeat(label, len(samples))
-    rows[:, 2] = np.tile(samples, len(cell))
+def _rows(cell: Indices | int, turn: int, sample: Indices, label: Indices) -> Indices:
+    """Return the (R, 4) rows of columns that broadcast against each other."""
+    rows: Indices = np.stack(np.broadcast_arrays(cell, turn, sample, label), axis=-1).reshape(-1, 4)
     return rows
-
-
-def _pair_rows(cell: int, turn: int, count: int, pair: Indices) -> Indices:
-    """Return the (R, 4) rows of one cell and turn: two classes over the first ``count`` noise samples."""
-    rows = np.zeros((count, 2, 4), np.int64)
-    rows[..., 0], rows[..., 1], rows[..., 2], rows[..., 3] = cell, turn, np.arange(count)[:, None], pair
-    return rows.reshape(-1, 4)
 
 
 class _Counted:
