@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from cytoserve_files import write_text
+
 
 def read(path: Path) -> Any:
     """Return a JSON file's content; None where it is missing or was cut off."""
@@ -78,7 +80,7 @@ def main(arguments: list[str]) -> None:
     """Write ``report.json`` and print its line."""
     out, profile, precision, status, step = arguments
     report = gather(Path(out), profile, precision, int(status), step)
-    (Path(out) / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(Path(out) / "report.json", json.dumps(report, indent=1) + "\n")
     print(report["line"])
 
 
