@@ -173,7 +173,7 @@ def at_home(familiar: FamiliarPictures, cells: DataRead) -> dict[str, Any]:
 def group_of(site: str, file: Path) -> str:
     """Return the subject or slide of a file, as the name tells; else its class."""
     if site == "bcisc":
-        return file.stem.split("_")[-1].split("-")[0]
+        return file.stem.split("_")[1].split("-")[0]
     return file.stem.split("_")[0] if site == "chula_wbc" else file.parent.name
 
 
