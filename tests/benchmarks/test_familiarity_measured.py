@@ -1,4 +1,4 @@
-"""The measurement of familiar pictures: its sample test is the textbook's, and every way of spoiling changes a picture."""
+"""The measurement of familiar pictures: its sample test is Fisher's, and every way of spoiling changes a picture."""
 
 from __future__ import annotations
 
