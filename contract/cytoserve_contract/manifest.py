@@ -46,27 +46,18 @@ class ChangedFile(RepositoryFault):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A repository beside its manifest.
-
-    Attributes
-    ----------
-    folder : Path
-        The repository.
-    agreed : int
-        Files whose hash is the manifest's.
-    broken : tuple of str
-        One sentence for each file that is missing or another one.
-    unlisted : tuple of str
-        Files that the manifest does not name, relative to the folder.
-    caches : tuple of str
-        What lies in folders ``__pycache__``: Python runs it in place of a ``model.py`` of the same date and size.
-    """
+    """A repository beside its manifest."""
 
     folder: Path
+    """The repository."""
     agreed: int
+    """Files whose hash is the manifest's."""
     broken: tuple[str, ...]
+    """One sentence for each file that is missing or another one."""
     unlisted: tuple[str, ...]
+    """Files that the manifest does not name, relative to the folder."""
     caches: tuple[str, ...]
+    """What lies in folders ``__pycache__``: Python runs it in place of a ``model.py`` of the same date and size."""
 
     def problems(self, caches: bool = False) -> list[str]:
         """Return what is wrong, one sentence each; `caches`: what Python caches is wrong too."""
@@ -150,7 +141,7 @@ def compare(folder: Path, expected_manifest: str = "") -> Comparison:
 def tree(folder: Path, caches: bool = False) -> list[str]:
     """Return what a manifest of `folder` has to name: its files, sorted, relative, with ``/``.
 
-    A link to a folder counts as a file, because what lies behind it could not be told from what was exported; so does
+    A link to a folder counts as a file, because its content cannot be told apart from what was exported; so does
     a named pipe, which no manifest can name.
     """
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

@@ -50,16 +50,10 @@ few fields with marks in them (docs/segmenter.md)."""
 
 @dataclass(frozen=True)
 class Outside:
-    """Where a picture shows no film.
-
-    Parameters
-    ----------
-    mask : (h, w) ndarray of bool
-        True where there is no film, on a grid of every ``step``-th pixel.
-    step : int
-    """
+    """Where a picture shows no film."""
 
     mask: NDArray[np.bool_]
+    """(h, w) bool. True where there is no film, on a grid of every ``step``-th pixel."""
     step: int
 
     def touches(self, box: NDArray[np.float32], margin: float) -> bool:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.limits import CROP_SIZE
 from numpy.typing import NDArray
 
-from cytoserve_scoring.constants import CROP_SIZE, WHITE_LEVEL
+from cytoserve_scoring.constants import WHITE_LEVEL
 
 AZURE: Final = (1.24, 2.18, 0.44)
 """Mean optical density (R, G, B) of nuclei in ``pbc/train``: thiazine dyes (azure B)."""
@@ -31,7 +32,7 @@ DENSITY_RANGE: Final = (0.6, 1.2)
 MOST_CHANGE: Final = 0.25
 """Longest change of the unit vector; more is not a laboratory's blue but something else, and is left to be seen."""
 MOST_TOWARDS_EOSIN: Final = 0.12
-"""Longest change towards eosin: nearer, the two dyes could not be told apart and noise would be blown up."""
+"""Longest change towards eosin: beyond it, the two dyes cannot be separated and noise is amplified."""
 
 
 def nuclear_disc(size: int = CROP_SIZE) -> NDArray[np.bool_]:
