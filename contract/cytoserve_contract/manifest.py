@@ -1,4 +1,4 @@
-"""Is a model repository the one its ``manifest.json`` describes? For servers and the export to ask.
+"""The check of a model repository against its ``manifest.json``, for servers and the export.
 
 This is the only place that reads the manifest's ``files``: the container's entrypoint and the local server compare
 before they start Triton, the export lists and verifies with the same functions. A manifest names every file of its
@@ -29,7 +29,7 @@ ENV_SKIP: Final = names.ENV_SKIP_VERIFICATION
 
 
 class RepositoryFault(RuntimeError):
-    """Base of what can be wrong with a repository beside its manifest; deploy and export give it their own names."""
+    """Base of the errors of this check; deploy and export give it their own names."""
 
 
 class NoRepository(RepositoryFault):
@@ -46,7 +46,7 @@ class ChangedFile(RepositoryFault):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A repository beside its manifest."""
+    """A repository compared with its manifest."""
 
     folder: Path
     """The repository."""

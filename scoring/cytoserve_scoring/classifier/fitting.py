@@ -34,7 +34,7 @@ class RiskGuarantee:
     tolerated_error: float = 0.01
     """Largest share of wrong labels among accepted cells."""
     confidence: float = 0.95
-    """Probability with which that shall hold, over the draw of the calibration cells."""
+    """Probability that this holds, over the draw of the calibration cells."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far would the probability of the answer move under other noise samples? An interval for it.
+"""An interval for the posterior of the answer over the draw of the noise samples.
 
 A score is a mean over a finite number of noise samples, so the posterior made of it is an estimate. What counts is how
 much the lag of each rival behind the answered class differs from sample to sample; all classes share the samples, so

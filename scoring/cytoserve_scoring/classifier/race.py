@@ -6,8 +6,8 @@ answer for a cell does not depend on what it was batched with.
 
 Noise samples are evaluated in rounds; between rounds the classes that can hardly win any more are dropped
 (:mod:`.racing_rule`), and a cell with one class left is finished. A near tie is then evaluated in the other quarter
-turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. Where the errors come from, a denoiser
-or a record of it, is the evaluator's business.
+turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. The evaluator supplies the errors: a
+denoiser, or a record of one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Evaluator:
     """``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Of an evaluator that answers all
     classes: ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors."""
     all_classes: bool = False
-    """Whether one evaluation answers all classes. The race counts evaluations, so it counts them accordingly."""
+    """Whether one evaluation answers all classes; evaluations are counted accordingly."""
 
 
 @dataclass(frozen=True)

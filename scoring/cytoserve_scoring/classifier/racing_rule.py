@@ -1,10 +1,10 @@
 """Which classes can still win: a class is dropped between rounds, at a level that was calibrated over cells.
 
 Noise samples come in one fixed order, the most informative first, so there is no randomness left within a cell that an
-anytime-valid test could use. What is claimed is therefore a statement over *cells*: for cells exchangeable with
-those of the calibration, the answer of the race differs from the answer of the whole budget for at most a share
-``alpha`` of cells, with probability at least ``confidence`` over the draw of the calibration cells (Learn-then-Test,
-Angelopoulos et al., Annals of Applied Statistics 19(2), 2025). Cells of another site are not exchangeable with them.
+anytime-valid test could use. The guarantee is therefore over *cells*: for cells exchangeable with those of the
+calibration, the answer of the race differs from that of the whole budget for at most a share ``alpha`` of cells, with
+probability at least ``confidence`` over the draw of the calibration cells (Learn-then-Test, Angelopoulos et al., Annals
+of Applied Statistics 19(2), 2025). Cells of another site are not exchangeable with them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RacingRule:
     """Until this many noise samples the best two classes stay, however far apart: the margin over the runner-up is what
     the confidence rests on, and two numbers are too few for it."""
     confidence: float = 0.95
-    """Probability with which the claim holds."""
+    """Probability that the guarantee holds."""
     cells: int = 0
     """Calibration cells."""
 

@@ -134,8 +134,8 @@ class Request:
         """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
 
         The parameter ``deadline_ms`` counts from the arrival of the request at the ensemble's first step, which is
-        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. As only a first step
-        asks for it, this is also where a request that has not begun yet is refused when the server is about to stop.
+        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. Only a first step
+        calls this, so it also refuses requests while the server is about to stop.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class Request:
         return time.monotonic() + left / 1000.0
 
     def is_cancelled(self) -> bool:
-        """Return True if the caller has gone; Triton tells it only to the model that was called directly."""
+        """Return True if the caller has gone; only the model that was called directly sees this."""
         return bool(self._raw.is_cancelled())
 
     def check(self, deadline: float) -> None:

@@ -1,14 +1,14 @@
 """What this service counts for Prometheus, and how a Python model counts it.
 
 `FAMILIES` describes every metric of ours once: name, kind, labels, unit. `Meter` turns what happened in one request
-into changes of those metrics. It imports no Triton: it takes Triton's ``pb_utils`` (or anything with a
-``MetricFamily`` like it) by the model's adapter.
+into changes of those metrics. It imports no Triton: the model's adapter gives it ``pb_utils`` (or anything with a
+``MetricFamily`` like it).
 
-What Triton 2.51 does with them, found by ``tests/integration/test_metrics_on_triton.py`` on the real server: COUNTER,
-GAUGE and HISTOGRAM exist; a family and a metric of the same name and labels are one series of the whole server, so the
-changes of all processes (instances of a model, and other models) add up, and the last `set` of a gauge counts. One
-change travels from the model's process to the server in 0.1 to 0.3 ms, which is why counters are summed over a request
-first; a histogram has no such way, it costs one change a cell.
+What Triton 2.51 does with them, verified by ``tests/integration/test_metrics_on_triton.py`` on the real server:
+COUNTER, GAUGE and HISTOGRAM exist; a family and a metric of the same name and labels are one series of the whole
+server, so the changes of all processes (instances of a model, and other models) add up, and the last `set` of a gauge
+counts. One change travels from the model's process to the server in 0.1 to 0.3 ms, which is why counters are summed
+over a request first; a histogram cannot be summed and costs one change a cell.
 
 Source of the interface: Triton's ``python_backend`` README, "Custom Metrics".
 """
@@ -165,7 +165,7 @@ def _summed(family: Family, counts: Counter[Any]) -> Iterator[Change]:
 
 
 class Meter:
-    """Counts for one Python model. Whatever goes wrong in here, the request does not notice.
+    """Counts for one Python model. A failure in here never fails the request.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class Meter:
     triton : module
         Triton's ``pb_utils``.
     report : callable
-        Given one sentence when counting fails for the first time; after that this meter is still.
+        Given one sentence when counting fails for the first time; after that this meter stops counting.
     """
 
     def __init__(self, model: str, triton: Any, report: Callable[[str], None]) -> None:
@@ -239,7 +239,7 @@ class Meter:
         self.add(lambda: iter((Change(REFUSED, (self.model, code), 1),)))
 
     def memory(self) -> None:
-        """Say how full the shared memory is."""
+        """Record how full the shared memory is."""
         self.add(shared_memory)
 
     def prepare(self, family: Family, label_values: Sequence[Labels]) -> None:

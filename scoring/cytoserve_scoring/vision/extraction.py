@@ -283,8 +283,8 @@ def refine_scale(
     source : str
         ``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``.
     doubtful : bool
-        True where crops must carry ``FLAG_OUT_OF_SCALE``. Of a scale that was given only whether the caller's and the
-        file's disagree; what the field says to it is `extract_cells`'s business.
+        True where crops must carry ``FLAG_OUT_OF_SCALE``. For a scale that was given: whether caller and file
+        disagree; `extract_cells` checks it against the field.
     """
     diameters = red_cell_diameters(found, shape, settings)
     pixels = float(np.median(diameters)) if len(diameters) else float("nan")

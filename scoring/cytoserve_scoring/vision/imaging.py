@@ -185,9 +185,9 @@ def _check_bytes(data: bytes) -> None:
 
 
 def _check_raw_header(data: bytes) -> None:
-    """Judge what Pillow does not tell or tells only after it has set aside memory.
+    """Check what Pillow does not report, or reports only after allocating memory.
 
-    Pillow reads 16-bit RGB PNG as 8 bit without a word, and the WebP decoder sets aside its canvas when the file
+    Pillow silently reads 16-bit RGB PNG as 8 bit, and the WebP decoder allocates its canvas when the file
     is opened. The offsets are those of the PNG specification (11.2.2) and of RFC 9649 (2.5 to 2.7).
     """
     if data.startswith(PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 26:
@@ -262,7 +262,7 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise _unsupported(f"{max(bits)}-bit")
     tile = image.tag_v2.get(TIFF_TILE_WIDTH, 1) * image.tag_v2.get(TIFF_TILE_LENGTH, 1)
     if tile > MAX_PIXELS:
-        # libtiff sets aside a whole tile, whatever the picture's own size
+        # libtiff allocates a whole tile, whatever the picture's own size
         raise TooManyPixels(_too_many(f"a tile of {tile / 1e6:.0f} million"))
 
 

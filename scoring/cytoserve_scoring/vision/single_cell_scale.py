@@ -27,7 +27,8 @@ from cytoserve_scoring.vision.scale import (
 )
 
 SINGLE_TO_DIAMETER: Final = 1.11
-"""The same for single-cell images, which nothing refines afterwards: calibrated on pbc/train to 0.18 um per pixel."""
+"""`scale.GUESS_TO_DIAMETER` for single-cell images, whose scale is not refined later: calibrated on
+pbc/train to 0.18 um per pixel."""
 
 LEAST_RED_DISCS: Final = 2
 """A single-cell image needs this many like-sized discs without a nucleus before they count as red cells."""
