@@ -49,7 +49,6 @@ class Comparison:
     """A repository compared with its manifest."""
 
     folder: Path
-    """The repository."""
     agreed: int
     """Files whose hash is the manifest's."""
     broken: tuple[str, ...]
@@ -78,8 +77,6 @@ def check_repository_files(
 
     Parameters
     ----------
-    folder : Path
-        The model repository.
     expected_manifest : str
         sha256 of the manifest itself, in hexadecimal; empty: any manifest will do.
     refuse_unlisted : bool
@@ -89,12 +86,7 @@ def check_repository_files(
 
     Raises
     ------
-    NoRepository
-        There is no such folder.
-    ManifestError
-        The manifest is missing, unreadable or another one.
-    ChangedFile
-        The repository is not the one that the manifest describes.
+    NoRepository, ManifestError, ChangedFile
     """
     found = compare(folder, expected_manifest)
     wrong = found.problems(refuse_caches) if refuse_unlisted else list(found.broken)

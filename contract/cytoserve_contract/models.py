@@ -86,7 +86,7 @@ _QUEUED: Final = Deployment(
     note="Priority 1 (stat) is taken before 2 (routine, the default) whatever came first; the ensembles hand a "
     "request's on.",
 )
-_GRAPH: Final = Deployment(processor="KIND_AUTO", priority_levels=_QUEUED.priority_levels, note=_QUEUED.note)
+_GRAPH: Final = replace(_QUEUED, processor="KIND_AUTO")
 _BATCHED: Final = Deployment(processor="KIND_AUTO", queue_delay_us=500)
 
 _LATENT_DIMS: Final = ("latent_channels", "latent_height", "latent_width")
@@ -220,9 +220,8 @@ DENOISER: Final = ModelSpec(
         CLASS,
     ),
     outputs=(TensorSpec("ERROR", "float32", ("B", 1), "weighted masked squared error"),),
-    deployment=Deployment(
-        processor="KIND_AUTO",
-        queue_delay_us=500,
+    deployment=replace(
+        _BATCHED,
         note="No priority levels: a model's call of a model carries none, and no more calls wait here than there are "
         "scorers.",
     ),
@@ -233,11 +232,7 @@ SCORER: Final = ModelSpec(
     "Latents -> class, posterior, uncertainty, anomaly, decision. Calls the denoiser (BLS).\n"
     "Each instance is a process and scores one request at a time; count is how many requests overlap.",
     "python",
-    inputs=(
-        LATENT,
-        CELL_FLAGS,
-        replace(DEADLINE, optional=True),
-    ),
+    inputs=(LATENT, CELL_FLAGS, replace(DEADLINE, optional=True)),
     outputs=(
         TensorSpec("LABEL", "int32", ("M",), "class; -1: not scored", low=NO_LABEL),
         TensorSpec(
@@ -286,10 +281,9 @@ SCORER: Final = ModelSpec(
         ),
     ),
     calls=DENOISER,
-    deployment=Deployment(
+    deployment=replace(
+        _QUEUED,
         instances=2,
-        priority_levels=_QUEUED.priority_levels,
-        note=_QUEUED.note,
         parameters={
             "rows_per_call": (
                 "64",

@@ -234,11 +234,7 @@ def odd_red_cells(found: Detections, shape: tuple[int, ...], settings: Extractio
 
 
 def _contradicted(
-    found: Detections,
-    field: NDArray[np.uint8],
-    um_per_pixel: float,
-    red_um: float,
-    settings: ExtractionSettings,
+    found: Detections, field: NDArray[np.uint8], um_per_pixel: float, red_um: float, settings: ExtractionSettings
 ) -> bool:
     """Say whether a field contradicts the scale that was given for it.
 

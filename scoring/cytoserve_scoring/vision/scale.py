@@ -179,14 +179,7 @@ class PreparedField:
 
 
 def given_scale(um_per_pixel: float | None, file_um_per_pixel: float | None) -> tuple[float | None, int]:
-    """Return the scale that was given, or None, and who gave it (``SCALE_GUESSED`` and following).
-
-    Parameters
-    ----------
-    um_per_pixel : float or None
-        The caller's; None or 0 if not given. It wins.
-    file_um_per_pixel : float or None
-        The file's (`cytoserve_scoring.vision.file_scale`).
+    """Return the scale that was given, or None, and who gave it (``SCALE_GUESSED`` and following); the caller's wins.
 
     Raises
     ------
