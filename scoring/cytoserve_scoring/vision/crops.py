@@ -6,20 +6,15 @@ Training and serving cut with this one function, so a crop made by either is the
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoserve_scoring.constants import (
-    BACKGROUND_PERCENTILE,
-    CROP_SIZE,
-    CROP_UM_PER_PIXEL,
-    WHITE_GAIN_LIMITS,
-    WHITE_LEVEL,
-)
+from cytoserve_scoring.constants import BACKGROUND_PERCENTILE, WHITE_GAIN_LIMITS, WHITE_LEVEL
 from cytoserve_scoring.vision.stain import normalise_stain
 
 _SAMPLES = 40_000
-"""Pixels looked at for the background colour: enough for a percentile, bounded for a 50-million-pixel field."""
+"""Pixels sampled for the background colour: enough for a percentile, bounded for a 50-million-pixel field."""
 
 
 def background_level(field: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -10,10 +10,11 @@ from typing import Final
 
 import numpy as np
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL, WHITE_LEVEL
+from cytoserve_scoring.constants import WHITE_LEVEL
 
 Floats = NDArray[np.float32]
 
