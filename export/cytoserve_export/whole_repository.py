@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import write_text
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
 from cytoserve_export import manifest
 from cytoserve_export.checkpoint import Checkpoint

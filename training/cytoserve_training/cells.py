@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import open_regular
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL, PBC_UM_PER_PIXEL
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import install, output_file, write_text
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
@@ -20,7 +21,6 @@ from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profile
 from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
 from cytoserve_scoring.classifier.replay import near_ties
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor

@@ -63,7 +63,7 @@ class LabelledField:
     boxes : tuple of (x0, y0, x1, y1)
         Pixels of the file as it is stored (before ``stretch``).
     kinds : tuple of int
-        Rows of ``cytoserve_scoring.constants.KINDS``.
+        Rows of ``cytoserve_contract.values.KINDS``.
     twin : str
         The BCCD field that this one repeats, or an empty string.
     reason : str

@@ -16,10 +16,11 @@ import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
-from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget, upper_bound
+from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget
 from cytoserve_scoring.classifier.scores import conformal_p_value
 from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
+from cytoserve_statistics.shares import upper_bound
 from scipy import special
 
 from cytoserve_validation.answers import Answered, Flags
