@@ -25,8 +25,8 @@ _BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 def inspect(folder: Path) -> dict[str, Any]:
     """Return what is known of the checkpoint in ``folder``, as plain JSON values.
 
-    ``refused`` lists every refusal found, with its class; the export of a checkpoint without any can still fail on
-    NaN weights. Where the configuration itself is refused nothing else is said.
+    ``refused`` lists every refusal with its class; an export without any can still fail on NaN weights. Where the
+    configuration itself is refused, nothing else is returned.
     """
     try:
         checkpoint = Checkpoint(folder)

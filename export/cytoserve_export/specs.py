@@ -42,18 +42,8 @@ class Tolerance:
 class GraphSpec:
     """One exported graph.
 
-    Parameters
-    ----------
-    model : ModelSpec
-        Its name and tensors.
-    tolerance : Tolerance
-    parts : tuple of str
-        Folders of the checkpoint whose bytes this graph holds.
-    parity_sizes : tuple of dict
-        Values of the dynamic axes at which parity is measured.
-    opset : int
-    file : str
-        Path inside the model's folder.
+    ``parts`` are the checkpoint's folders whose bytes it holds, ``parity_sizes`` the values of the dynamic axes at
+    which parity is measured, ``file`` its path inside the model's folder.
     """
 
     model: ModelSpec

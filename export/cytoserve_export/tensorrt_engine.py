@@ -80,18 +80,9 @@ UNSUPPORTED: Final = frozenset(
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine was built from and for.
+    """What an engine was built from and for: hash of the graph, TensorRT's version, the GPU's ``major.minor``.
 
-    Parameters
-    ----------
-    model_sha256 : str
-        Of the ONNX file, and of its external data where it has some.
-    tensorrt : str
-        Version of the library, such as ``10.13.3.9``.
-    compute_capability : str
-        ``major.minor`` of the GPU.
-    version_compatible : bool
-        Whether a later TensorRT of the same major version may load it.
+    ``version_compatible``: whether a later TensorRT of the same major version may load it.
     """
 
     model_sha256: str
@@ -147,14 +138,7 @@ def write_engine(path: Path, engine: bytes, key: EngineKey, facts: Mapping[str, 
 
 
 def check_engine(path: Path, here: EngineKey) -> dict[str, Any]:
-    """Return the facts beside an engine if it may be loaded here.
-
-    Parameters
-    ----------
-    path : Path
-        The engine.
-    here : EngineKey
-        The graph it is to stand for, and the TensorRT and the GPU of this machine.
+    """Return the facts beside an engine if it may be loaded ``here``: this graph, TensorRT and GPU.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Names that Kubernetes, KServe and this package use, each said once.
+"""Names that Kubernetes, KServe and this package use.
 
 KServe's are from its source, v0.15.2 to v0.20.0: ``pkg/constants/constants.go``,
 ``reconcilers/service/service_reconciler.go``.
@@ -12,10 +12,6 @@ from typing import Final
 from cytoserve_deploy.errors import ObjectRefused
 
 GROUP: Final = "serving.kserve.io"
-SERVICES: Final = "inferenceservices"
-SERVICES_VERSION: Final = "v1beta1"
-RUNTIMES: Final = "servingruntimes"
-RUNTIMES_VERSION: Final = "v1alpha1"
 
 MODE_ANNOTATION: Final = f"{GROUP}/deploymentMode"
 STANDARD_MODES: Final = ("Standard", "RawDeployment")
@@ -33,8 +29,6 @@ CONTENT_ANNOTATION: Final = f"{PREFIX}/content-sha256"
 """Hash of what was asked for: the same again is nothing to do, something else is another version."""
 PREVIOUS_ANNOTATION: Final = f"{PREFIX}/previous"
 TAKEN_BACK_ANNOTATION: Final = f"{PREFIX}/taken-back"
-CHECKS_ANNOTATION: Final = f"{PREFIX}/checks"
-OVERRIDE_ANNOTATION: Final = f"{PREFIX}/checks-skipped"
 
 MANAGER: Final = "cytoserve-deploy"
 MANAGER_LABEL: Final = "app.kubernetes.io/managed-by"
