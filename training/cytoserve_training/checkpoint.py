@@ -104,8 +104,8 @@ def pack(config: PackConfig) -> Path:
     }
     write(Path(config.out), unet, autoencoder, probes, scoring)
     training = json.loads((Path(config.run) / "config.json").read_text())
-    told = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
-    write_text(Path(config.out) / "training.json", json.dumps(told, indent=1) + "\n")
+    shown = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
+    write_text(Path(config.out) / "training.json", json.dumps(shown, indent=1) + "\n")
     with output_file(Path(config.run) / "val_errors.npz") as file:
         np.savez_compressed(
             file,

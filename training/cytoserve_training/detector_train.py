@@ -29,7 +29,7 @@ SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_p
 """How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""
 
 BCCD_SHARE = {"bccd": 0.72, "txl_bccd": 0.10, "txl_bccd_altered": 0.02, "txl_pbc": 0.08, "txl_raabin": 0.08}
-"""The same for the second stage, which settles on the foreign site's own labels."""
+"""The same for the second stage, which settles on the external site's own labels."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def triton_client(url: str, server_name: str = "", **tls: Any) -> Any:
 
 
 def loopback_get_ok(url: str, timeout_s: float = 2.0) -> bool:
-    """Return True if a GET of a URL of this machine answers 200; no proxy is asked."""
+    """Return True if a GET of a URL of this machine answers 200; no proxy is used."""
     try:
         with _DIRECT.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)

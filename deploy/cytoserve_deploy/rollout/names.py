@@ -26,7 +26,7 @@ LINE_LABEL: Final = f"{PREFIX}/line"
 """On everything made here: the InferenceService's name that `cytoserve deploy` is called with."""
 VERSION_LABEL: Final = f"{PREFIX}/version"
 CONTENT_ANNOTATION: Final = f"{PREFIX}/content-sha256"
-"""Hash of what was asked for: the same again is nothing to do, something else is another version."""
+"""Hash of the release: applying the same again changes nothing, and other content needs another version."""
 PREVIOUS_ANNOTATION: Final = f"{PREFIX}/previous"
 TAKEN_BACK_ANNOTATION: Final = f"{PREFIX}/taken-back"
 

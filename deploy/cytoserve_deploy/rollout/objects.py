@@ -49,7 +49,7 @@ class Release:
 
     @property
     def sha256(self) -> str:
-        """Hash of what is asked for."""
+        """Hash of the release's fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 

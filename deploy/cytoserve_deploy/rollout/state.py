@@ -1,4 +1,4 @@
-"""Where a roll-out stands, read from the cluster's objects: nothing is remembered anywhere else."""
+"""The state of a roll-out, read from the cluster's objects; it is stored nowhere else."""
 
 from __future__ import annotations
 

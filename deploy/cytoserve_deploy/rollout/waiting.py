@@ -174,7 +174,7 @@ def _latest_event(cluster: Cluster, pod: Object) -> str:
 
 
 def _refused(cluster: Cluster, service: Object) -> Cause | None:
-    """Return what the controller of the pods says: quota and Pod Security speak there and nowhere else."""
+    """Return the pods' controller's message: quota and Pod Security refusals appear only there."""
     deployment = n.predictor_name(service["metadata"]["name"])
     since = _time(service["metadata"].get("creationTimestamp"))
     message = _last(
