@@ -99,6 +99,7 @@ MEASUREMENTS: Final = (
     Measurement("familiarity", "familiarity", "DATA", 4),
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
+    Measurement("scale", "scale", "", 1),
     Measurement(
         "export_precision",
         "export_precision",

@@ -38,12 +38,8 @@ CLASSES = (
 class CellSet:
     """Cell images of one split.
 
-    Attributes
-    ----------
-    images : (N, 160, 160, 3) uint8 tensor, as stored
-    gains : (N, 3) float32 tensor, white-balance gains of each image
-    labels : (N,) int64 tensor, indices into :data:`CLASSES`
-    names : tuple of str, ``class/file`` of each image
+    (N, 160, 160, 3) uint8 as stored, (N, 3) float32 white-balance gains, (N,) int64 indices into :data:`CLASSES`, and
+    ``class/file`` of each image.
     """
 
     images: Tensor
