@@ -99,18 +99,9 @@ class Throttle:
 
 
 class Attempts:
-    """The attempts of one request: says how long to wait before the next, or raises when there is no next.
+    """The attempts of one request: how long to wait before the next, or an error when there is no next.
 
-    Parameters
-    ----------
-    policy : RetryPolicy
-        Number of attempts and waits.
-    throttle : Throttle
-        Shared between the requests of a client.
-    deadline : Deadline
-        Total budget: a wait that would end after it is not begun.
-    uniform : callable
-        Source of jitter, as `random.uniform`.
+    The throttle is shared between the requests of a client; a wait that would end after the deadline is not begun.
     """
 
     def __init__(
@@ -127,13 +118,7 @@ class Attempts:
         self.failures = 0
 
     def remaining(self, source: str | None, request_id: str | None) -> float:
-        """Return the seconds left for the next attempt.
-
-        Raises
-        ------
-        DeadlineExceeded
-            If none are left.
-        """
+        """Return the seconds left for the next attempt; `DeadlineExceeded` if none are."""
         left = self._deadline.remaining()
         if left <= 0:
             raise DeadlineExceeded(
@@ -144,18 +129,11 @@ class Attempts:
         return left
 
     def next_delay(self, error: CytoserveClientError) -> float:
-        """Return the seconds to wait before trying again.
-
-        Raises
-        ------
-        CytoserveClientError
-            ``error`` itself, if the request may not be retried or the budget is spent.
-        """
+        """Return the seconds to wait before trying again; ``error`` is raised if that is not allowed, or too late."""
         self.failures += 1
         if loss_of(error) not in NEVER_STARTED:
             raise error
-        allowed = self._throttle.failure()
-        if not allowed or self.failures >= self._policy.max_attempts:
+        if not self._throttle.failure() or self.failures >= self._policy.max_attempts:
             raise error
         delay = self._uniform(0.0, self._policy.ceiling(self.failures))
         if delay >= self._deadline.remaining():
@@ -166,14 +144,8 @@ class Attempts:
 class Outage:
     """Whether the server is away at the moment, and whether waiting for it is still worth it.
 
-    One belongs to a client and is shared by everything that it has under way. Thread-safe.
-
-    Parameters
-    ----------
-    policy : RetryPolicy
-        `RetryPolicy.outage` bounds the wait; a policy of one attempt never waits.
-    clock, uniform : callable
-        As `time.monotonic` and `random.uniform`.
+    One belongs to a client and is shared by everything that it has under way. Thread-safe. `RetryPolicy.outage` bounds
+    the wait; a policy of one attempt never waits.
     """
 
     def __init__(
@@ -209,15 +181,7 @@ class Outage:
         self._seen = None
 
     def worth_waiting(self, error: CytoserveClientError, vanished: int) -> bool:
-        """Return whether the request of ``error`` is to be sent again once the server is ready.
-
-        Parameters
-        ----------
-        error : CytoserveClientError
-            How it failed.
-        vanished : int
-            How often this request was lost while it was worked on, this time included.
-        """
+        """Return whether a request that was lost ``vanished`` times is sent again once the server is ready."""
         loss = loss_of(error)
         if loss is None or loss is Loss.BUSY or self._policy.max_attempts == 1 or self._policy.outage == 0:
             return False

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -240,24 +241,20 @@ class Client(BaseClient[SyncTransport]):
 
     def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, waiting for each of its steps in this thread."""
-        outcome: Any = None
-        failure: CytoserveClientError | None = None
+        advance: Callable[[], Step] = lambda: next(flow)  # noqa: E731
         while True:
             try:
-                step = flow.send(outcome) if failure is None else flow.throw(failure)
+                step = advance()
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            outcome = failure = None
             try:
-                outcome = self._wait(step)
+                advance = partial(flow.send, self._wait(step))
             except CytoserveClientError as error:
-                failure = error
+                advance = partial(flow.throw, error)
 
     def _wait(self, step: Step) -> Any:
         if isinstance(step, Load):
             return step.work()
         if isinstance(step, Pause):
             return self._transport.pause(step.seconds)
-        return self._transport.attempt(
-            step.rpc, step.request, step.timeout, source=step.source, request_id=step.request_id
-        )
+        return self._transport.attempt(step)
