@@ -26,15 +26,12 @@
     +-- ContractMismatch            contract            the server does not speak this client's contract
     |   +-- InvalidAnswer           invalid_answer      an answer that must not be passed on (NaN, not normalised)
     +-- ServerError                 internal            the server failed; its fault, not the caller's
-
-Every error carries ``code`` (stable, for programs), ``message`` (without the prefix of ``str(error)``), ``source``
-(the file or array it is about, or None), ``request_id`` (random; the server's log has it too, or None) and
-``retryable`` (whether the same call may succeed later without a change).
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import ClassVar, Final
 
 from cytoserve_contract.codes import CODES, MARK, ErrorCode
@@ -46,7 +43,7 @@ class CytoserveClientError(Exception):
     Parameters
     ----------
     message : str
-        What happened and what to do about it.
+        What happened and what to do about it, without the prefix of ``str(error)``.
     code : str, optional
         Stable name for programs; the class's own by default.
     source : str, optional
@@ -85,18 +82,8 @@ class CytoserveClientError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by Exception's own pickling; worker processes need them.
-        return _rebuild, (type(self), self.message, self.code, self.source, self.request_id, self.retryable)
-
-
-def _rebuild(
-    kind: type[CytoserveClientError],
-    message: str,
-    code: str,
-    source: str | None,
-    request_id: str | None,
-    retryable: bool,
-) -> CytoserveClientError:
-    return kind(message, code=code, source=source, request_id=request_id, retryable=retryable)
+        named = {name: getattr(self, name) for name in ("code", "source", "request_id", "retryable")}
+        return partial(type(self), **named), (self.message,)
 
 
 class ConfigurationError(CytoserveClientError, code=ErrorCode.CONFIGURATION):

@@ -13,18 +13,10 @@ from cytoserve_statistics.shares import clopper_pearson, normal_quantile
 
 @dataclass(frozen=True)
 class Placements:
-    """What the variance of an AUC is made of (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837, section 3).
+    """What the variance of an AUC is made of (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837, section 3)."""
 
-    Attributes
-    ----------
-    of_strange : (m,) ndarray
-        For each anomaly, the share of ordinary cells that it is stranger than (ties count half).
-    of_ordinary : (n,) ndarray
-        For each ordinary cell, the share of anomalies that are stranger.
-    """
-
-    of_strange: Doubles
-    of_ordinary: Doubles
+    of_strange: Doubles  # (m,) for each anomaly, the share of ordinary cells that score lower (ties count half)
+    of_ordinary: Doubles  # (n,) for each ordinary cell, the share of anomalies that score higher
 
     @property
     def auc(self) -> float:
@@ -33,7 +25,7 @@ class Placements:
 
 
 def placements(strange: Doubles, ordinary: Doubles) -> Placements:
-    """Compare every anomaly with every ordinary cell; higher scores are stranger."""
+    """Compare every anomaly with every ordinary cell; anomalies are expected to score higher."""
     return Placements(_placed(strange, ordinary), 1 - _placed(ordinary, strange))
 
 

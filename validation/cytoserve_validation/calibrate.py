@@ -38,31 +38,15 @@ OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_
 
 @dataclass(frozen=True)
 class Made:
-    """What the file says about how it was made.
-
-    Attributes
-    ----------
-    site : str
-    created : str
-        UTC, ISO 8601.
-    bound_to : Served
-        Weights and scoring rules that the file may be used with.
-    data_sha256 : str
-    budget : int
-        Probes per class that were asked for.
-    um_per_pixel : float or None
-        Scale that was given with the cells.
-    anomaly_level : float
-        Cells with an anomaly p-value below it go to review.
-    """
+    """What the file says about how it was made."""
 
     site: str
-    created: str
-    bound_to: site_file.ServedModel
+    created: str  # UTC, ISO 8601
+    bound_to: site_file.ServedModel  # weights and scoring rules that the file may be used with
     data_sha256: str
-    budget: int
-    um_per_pixel: float | None
-    anomaly_level: float = ANOMALY_LEVEL
+    budget: int  # probes per class that were requested
+    um_per_pixel: float | None  # as given with the cells
+    anomaly_level: float = ANOMALY_LEVEL  # cells with an anomaly p-value below it go to review
 
 
 def now() -> str:

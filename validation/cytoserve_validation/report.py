@@ -36,37 +36,17 @@ INDEPENDENT: Final = (
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Where the cells come from.
+    """Where the cells come from."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the labelled folder, without its path.
-    data_sha256 : str
-    created : str
-        UTC, ISO 8601.
-    um_per_pixel : float or None
-    budget : int or None
-        Probes per class that were asked for; None: the server's default.
-    failed : sequence of mapping
-        Images without an answer or a label.
-    remarks : sequence of str
-        What else a reader must know about the data: repeated files, ignored files.
-    strange_failed : sequence of mapping
-        The same for the anomalies.
-    calibration : object
-        What the server tells about the site calibration in force; None: the model's own.
-    """
-
-    name: str
+    name: str  # of the labelled folder, without its path
     data_sha256: str
-    created: str
+    created: str  # UTC, ISO 8601
     um_per_pixel: float | None
-    budget: int | None
-    failed: Sequence[Mapping[str, str]] = ()
-    remarks: Sequence[str] = ()
-    strange_failed: Sequence[Mapping[str, str]] = ()
-    calibration: Any = None
+    budget: int | None  # probes per class that were requested; None: the server's default
+    failed: Sequence[Mapping[str, str]] = ()  # images without an answer or a label
+    remarks: Sequence[str] = ()  # what else a reader must know about the data: repeated files, ignored files
+    strange_failed: Sequence[Mapping[str, str]] = ()  # the same for the anomalies
+    calibration: Any = None  # the site calibration in force, as the server declares it; None: the model's own
 
 
 def build(
