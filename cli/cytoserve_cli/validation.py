@@ -61,8 +61,8 @@ def calibrate_command(
     For research use; not a medical device.
     """
     out, notes = consoles()
-    name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
-    level = calibrate.check_anomaly_level(anomaly_level)
+    name, guarantee = calibrate.check_site(site), calibrate.check_guarantee(tolerated_error, confidence)
+    level = calibrate.check_share("anomaly level", anomaly_level)
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     calibrate.refuse_to_overwrite(to)
@@ -85,7 +85,7 @@ def calibrate_command(
         um_per_pixel=um_per_pixel,
         anomaly_level=level,
     )
-    whole = calibrate.write(to, calibrate.build(found, info, promise, made, probes, failed))
+    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed))
     _print_calibration(whole, cells.ignored, to, out)
     raise typer.Exit(exit_codes.SOME_FAILED if failed or any_lost(cells.ignored) else exit_codes.OK)
 
@@ -136,7 +136,7 @@ def validate_command(
     from cytoserve_validation import report as documents
 
     out, notes = consoles()
-    calibrate.check_promise(0.5, confidence)
+    calibrate.check_share("confidence", confidence)
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     documents.refuse_to_overwrite(report)

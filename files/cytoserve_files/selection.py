@@ -193,8 +193,10 @@ def _why_not(entry: Path) -> Skipped | None:
 
 def _holds_images(folder: Path) -> bool:
     """Return whether anything below a folder would be read, or looks like an image."""
-    files = (item for part in (folder, *_folders_below(folder)) for item in _files_in(part))
-    return any(item.suffix.lower() in SUFFIXES | OTHER_SUFFIXES or _head_is_image(item) for item in files)
+    return any(
+        any(item.suffix.lower() in SUFFIXES | OTHER_SUFFIXES for item in files) or any(map(_head_is_image, files))
+        for files in map(_files_in, (folder, *_folders_below(folder)))
+    )
 
 
 def _files_in(folder: Path) -> list[Path]:

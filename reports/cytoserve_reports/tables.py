@@ -18,10 +18,7 @@ from cytoserve_reports.review import review_order
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
 
-REVIEW_ROWS = 20
-FIELD_ROWS = 20
-FAILURE_ROWS = 20
-SKIPPED_ROWS = 20
+MOST_ROWS = 20
 INTERVAL_LEGEND = (
     "(low to high): where the probability would lie had the model been asked with other noise. What the model does not "
     "know is not in it."
@@ -55,7 +52,7 @@ def _fields(report: SampleReport) -> Table:
     for name in ("#", "file", "pixels", "um/pixel", "white", "red", "platelets"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     shown = _short_names([field.source for field in report.fields])
-    for number, field in enumerate(report.fields[:FIELD_ROWS]):
+    for number, field in enumerate(report.fields[:MOST_ROWS]):
         kinds = Counter(cell.kind for cell in field.cells)
         scale = "unknown" if field.um_per_pixel is None else f"{field.um_per_pixel:.4g} ({field.scale_source})"
         source = plain(shown[number])
@@ -63,8 +60,8 @@ def _fields(report: SampleReport) -> Table:
             source.append("  SYNTHETIC", "bold")
         counts = [str(kinds[kind]) for kind in ("white_cell", "red_cell", "platelet")]
         table.add_row(str(number), source, f"{field.width} x {field.height}", plain(scale), *counts)
-    if len(report.fields) > FIELD_ROWS:
-        table.add_row("", Text(f"and {len(report.fields) - FIELD_ROWS} more (see --json)", style="dim"))
+    if len(report.fields) > MOST_ROWS:
+        table.add_row("", Text(f"and {len(report.fields) - MOST_ROWS} more (see --json)", style="dim"))
     return table
 
 
@@ -154,7 +151,7 @@ def _print_legend(cells: Sequence[ScoredCell], explanations: Mapping[str, str], 
 
 def _smear_review(report: SampleReport) -> Table:
     rows = []
-    for item in report.review[:REVIEW_ROWS]:
+    for item in report.review[:MOST_ROWS]:
         cell = report.cell(item)
         at = (
             ""
@@ -190,11 +187,11 @@ def _print_each(analysis: CellsAnalysis, console: Console) -> None:
     """Print the cells to review and, where there are few in all, the accepted ones before them."""
     order = review_order(analysis.cells)
     to_review = [analysis.cells[i] for i in order]
-    few = len(analysis.cells) <= REVIEW_ROWS
+    few = len(analysis.cells) <= MOST_ROWS
     accepted = [cell for i, cell in enumerate(analysis.cells) if i not in set(order)] if few else []
     for title, cells in (("accepted", accepted), ("to review, most urgent first", to_review)):
         if cells:
-            rows = [(cell.source, cell) for cell in cells[:REVIEW_ROWS]]
+            rows = [(cell.source, cell) for cell in cells[:MOST_ROWS]]
             console.print(_cell_table(f"{len(cells)} cell(s) {title}", rows, len(cells)))
     _print_legend([*accepted, *to_review], analysis.reasons_explained, console)
 
@@ -202,14 +199,20 @@ def _print_each(analysis: CellsAnalysis, console: Console) -> None:
 def _print_failures(failures: Sequence[Failure], console: Console) -> None:
     if not failures:
         return
-    table = Table(title=f"{len(failures)} image(s) without an answer", title_justify="left", title_style="bold red")
-    for name in ("file", "error", "what to do"):
+    rows = [(failure.source, failure.error, failure.message) for failure in failures]
+    title = f"{len(failures)} image(s) without an answer"
+    console.print(_files_table(title, "bold red", ("file", "error", "what to do"), rows))
+
+
+def _files_table(title: str, style: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style=style)
+    for name in columns:
         table.add_column(name, overflow="fold")
-    for failure in failures[:FAILURE_ROWS]:
-        table.add_row(plain(failure.source), plain(failure.error), plain(failure.message))
-    if len(failures) > FAILURE_ROWS:
-        table.add_row(Text(f"and {len(failures) - FAILURE_ROWS} more (see --json)", style="dim"))
-    console.print(table)
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*map(plain, row))
+    if len(rows) > MOST_ROWS:
+        table.add_row(Text(f"and {len(rows) - MOST_ROWS} more (see --json)", style="dim"))
+    return table
 
 
 def print_skipped(skipped: Sequence[Skipped], console: Console) -> None:
@@ -218,14 +221,9 @@ def print_skipped(skipped: Sequence[Skipped], console: Console) -> None:
     if named:
         lost = sum(item.reason in UNREAD for item in named)
         title = f"{len(named)} file(s) not counted" + (f", {lost} of them may be images of the sample" if lost else "")
-        table = Table(title=title, title_justify="left", title_style="bold red" if lost else "bold yellow")
-        for name in ("file", "reason", "meaning"):
-            table.add_column(name, overflow="fold")
         shown = _short_names([item.source for item in named])
-        for item, name in zip(named[:SKIPPED_ROWS], shown, strict=False):
-            table.add_row(plain(name), plain(item.reason), plain(item.message))
-        if len(named) > SKIPPED_ROWS:
-            table.add_row(Text(f"and {len(named) - SKIPPED_ROWS} more (see --json)", style="dim"))
-        console.print(table)
+        rows = [(name, item.reason, item.message) for name, item in zip(shown, named, strict=True)]
+        style = "bold red" if lost else "bold yellow"
+        console.print(_files_table(title, style, ("file", "reason", "meaning"), rows))
     if len(named) < len(skipped):
         console.print(Text(f"{len(skipped) - len(named)} system file(s) passed over.", style="dim"))

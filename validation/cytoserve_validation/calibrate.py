@@ -54,29 +54,16 @@ def now() -> str:
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
 
 
-def check_promise(tolerated_error: float, confidence: float) -> RiskGuarantee:
-    """Return the promise.
-
-    Raises
-    ------
-    BadSetting
-    """
-    for name, value in (("tolerated error", tolerated_error), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
-    return RiskGuarantee(tolerated_error, confidence)
+def check_share(name: str, value: float) -> float:
+    """Return a setting's value; `BadSetting` if it is not between 0 and 1."""
+    if not 0 < value < 1:
+        raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
+    return value
 
 
-def check_anomaly_level(level: float) -> float:
-    """Return the level.
-
-    Raises
-    ------
-    BadSetting
-    """
-    if not 0 < level < 1:
-        raise BadSetting(f"the anomaly level must lie between 0 and 1, it is {level}")
-    return level
+def check_guarantee(tolerated_error: float, confidence: float) -> RiskGuarantee:
+    """Return the risk guarantee; `BadSetting` if one of the two is not between 0 and 1."""
+    return RiskGuarantee(check_share("tolerated error", tolerated_error), check_share("confidence", confidence))
 
 
 def check_site(site: str) -> str:
@@ -123,13 +110,13 @@ def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
     BadSetting
         The budget is outside the bank.
     UnboundModel
-        The server does not tell how many probes it has.
+        The server does not declare how many probes it has.
     """
-    told = info.model_extra or {}
-    probes = told.get("probes")
+    declared = info.model_extra or {}
+    probes = declared.get("probes")
     if not isinstance(probes, int) or probes < 1:
         raise UnboundModel("the server does not tell how many probes its bank has; export the model again")
-    default = told.get("default_budget")
+    default = declared.get("default_budget")
     budget = asked if asked is not None else default if isinstance(default, int) else probes
     if not 1 <= budget <= probes:
         raise BadSetting(f"the budget must be from 1 to {probes}, the probes of this model's bank; it is {budget}")
@@ -137,7 +124,7 @@ def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
 
 
 def needed_cells(promise: RiskGuarantee) -> int:
-    """Return how many accepted cells without any error it takes before the promise can be made.
+    """Return how many accepted cells without any error the risk guarantee takes at least.
 
     The exact bound of 0 wrong among n is ``1 - (1 - confidence)^(1/n)``; it meets the tolerated error from
     ``n = ln(1 - confidence) / ln(1 - tolerated_error)`` on.
@@ -163,7 +150,7 @@ def build(
     Raises
     ------
     NothingScored
-        The server did not tell the scores of all classes.
+        The server did not return the scores of all classes.
     """
     cells = found.take(found.scored)
     if not np.isfinite(cells.scores).all():
@@ -202,8 +189,8 @@ def build(
 def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
-    The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
-    The second count shows on these same cells whether that did harm.
+    The risk guarantee holds for the threshold alone: other reasons only take cells out, but which ones is not tested
+    by it. The second count shows on these same cells whether that did harm.
     """
     top = special.softmax(-cells.scores / fitted.temperature, axis=1).max(axis=1)
     threshold = fitted.accept_threshold

@@ -39,11 +39,6 @@ class LabelledCells:
         """Relative names of all files."""
         return tuple(self.name(file) for file in self.files)
 
-    def per_class(self, classes: Sequence[str]) -> dict[str, int]:
-        """Return the number of files of each class, zeros included."""
-        found = Counter(self.truth)
-        return {name: found[name] for name in classes}
-
 
 def scan(folder: Path) -> LabelledCells:
     """List a labelled folder.
