@@ -143,17 +143,17 @@ def validate_command(
     everything = labelled.scan(folder)
     table = labelled.read_groups(groups, everything) if groups else None
     cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
-    strange_files, strange_ignored = labelled.scan_unlabelled(anomalies) if anomalies else ((), ())
-    ignored = (*cells.ignored, *strange_ignored)
+    anomaly_files, anomalies_ignored = labelled.scan_unlabelled(anomalies) if anomalies else ((), ())
+    ignored = (*cells.ignored, *anomalies_ignored)
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
         analysis = client.classify(cells.files, um_per_pixel, budget=budget, on_progress=partial(bar, "cells"))
         progress = partial(bar, "anomalies")
-        other = client.classify(strange_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
+        other = client.classify(anomaly_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
     found, failed = answers.of_labelled(analysis, cells)
-    strange, strange_failed = (
-        answers.of_anomalies(other, strange_files, anomalies) if anomalies and other else (None, [])
+    anomalous, anomalies_failed = (
+        answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])
     )
     source = documents.MeasuredSet(
         name=shown(folder.resolve().name),
@@ -163,15 +163,15 @@ def validate_command(
         budget=budget,
         failed=failed,
         remarks=labelled.remarks(ignored),
-        strange_failed=strange_failed,
+        anomalies_failed=anomalies_failed,
         calibration=(info.model_extra or {}).get("calibration"),
     )
     kept = table.of(found.names, everything) if table else None
-    text = documents.to_json(documents.build(found, info.model, source, kept, strange, confidence))
+    text = documents.to_json(documents.build(found, info.model, source, kept, anomalous, confidence))
     whole = json.loads(text)
     documents.write(report, whole, page.render(whole))
     _print_report(whole, ignored, report, out)
-    incomplete = failed or strange_failed or any_lost(ignored)
+    incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
 
 

@@ -126,7 +126,7 @@ class Flows:
     ) -> Flow[FieldAnalysis | CytoserveClientError]:
         """Analyse one field; its error is returned if others of the list may fare better, else raised."""
 
-        def asked() -> Flow[FieldAnalysis]:
+        def sent() -> Flow[FieldAnalysis]:
             image = yield Load(source.load)
             request_id = _plan.new_id()
             request = _plan.image_request(_wire.SMEAR_MODEL, [image], [scale], options, request_id)
@@ -134,7 +134,7 @@ class Flows:
             answer = yield from self._answered(call, _wire.SMEAR_MODEL, options, served)
             return _plan.read_field(answer, served.model, image, request_id)
 
-        return self._caught(asked(), single)
+        return self._caught(sent(), single)
 
     def chunk(self, chunk: Chunk, options: Options, served: Served) -> Flow[list[CellAnswer | CytoserveClientError]]:
         """Classify one chunk of single-cell images: an answer or an error for each, in order."""
@@ -150,7 +150,7 @@ class Flows:
     ) -> Flow[list[CellAnswer | CytoserveClientError]]:
         images = [image for _, image, _ in group]
 
-        def asked() -> Flow[list[CellAnswer | CytoserveClientError]]:
+        def sent() -> Flow[list[CellAnswer | CytoserveClientError]]:
             request_id = _plan.new_id()
             scales = [scale for _, _, scale in group]
             request = _plan.image_request(_wire.CELL_MODEL, images, scales, options, request_id)
@@ -159,7 +159,7 @@ class Flows:
             answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)
             return _plan.read_cells(answer, served.model, images, request_id)
 
-        result = yield from self._caught(asked(), single=False)
+        result = yield from self._caught(sent(), single=False)
         if not isinstance(result, CytoserveClientError):
             return result
         if isinstance(result, (InvalidImage, BadScale)) and len(group) > 1:

@@ -1,14 +1,14 @@
 """What is sent again, when, and for how long: one total budget, full jitter, a throttle, and outages waited for.
 
 Sending again is safe: a request changes nothing on the server, and the same field gives the same answer however often
-it is asked. The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the
+it is sent. The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the
 text (`loss_of`): whether the request was ever started, because a request that was lost while the server worked on it
 may be what ended the server.
 
 gRPC's own policy (``retryPolicy`` in the service config) cannot do this. It knows codes only, so it would send a lost
-request as often as a refused one. It sends the same bytes, but each attempt tells the server how much time is left, and
+request as often as a refused one. It sends the same bytes, but each attempt carries the time left, and
 carries a fresh token. And it sends to whatever answers next, while a server that comes back with another model must not
-be asked: the answers of two models do not make one sample.
+be used: the answers of two models do not make one sample.
 """
 
 from __future__ import annotations
@@ -190,5 +190,5 @@ class Outage:
         return not self.given_up
 
     def pause(self, tries: int) -> float:
-        """Return the seconds to wait before the server is asked, for the ``tries``-th time from 1, if it is ready."""
+        """Return the seconds to wait before the ``tries``-th check, from 1, whether the server is ready."""
         return self._uniform(0.0, self._policy.ceiling(tries))

@@ -194,7 +194,7 @@ class AsyncTransport:
 
 
 def _task_cancelled() -> bool:
-    """Return whether the running task itself was asked to stop (Python 3.11 and later can tell)."""
+    """Return whether the running task itself was cancelled (known from Python 3.11 on)."""
     task = asyncio.current_task()
     cancelling = getattr(task, "cancelling", None)
     return cancelling is not None and cancelling() > 0

@@ -54,7 +54,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         await self._run(self._flows.wait_until_ready(timeout))
 
     async def info(self, timeout: float | None = None) -> ServiceInfo:
-        """Return what the server tells about itself; see `Client.info`."""
+        """Return what the server declares about itself; see `Client.info`."""
         return await self._run(self._flows.info(timeout))
 
     async def analyze(

@@ -147,7 +147,7 @@ def read_file(path: Path) -> EncodedImage:
 
 
 def checked(name: str, data: bytes) -> EncodedImage:
-    """Return the image if its size in bytes can be served, with the synthetic mark looked up.
+    """Return the image if its size in bytes can be served, with its synthetic mark.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Which files make a sample: one rule for every command that is given files and folders.
 
-- A **file given** is always meant: it is read, or it is a failure with its reason.
+- A **file given** always counts: it is read, or it is a failure with its reason.
 - Of a **folder** those files are read that lie directly in it and either have a usual image ending or begin as an
   image of an accepted format does, whatever their ending (``.jfif``, none). Every other entry is named in ``skipped``.
 - **Equal contents** count once: the first in order stays, the others are named. Equal means byte for byte; the same
@@ -85,7 +85,7 @@ def any_lost(skipped: Iterable[Skipped]) -> bool:
 
 
 def gather(paths: Iterable[Path]) -> Selection:
-    """Return the images meant by files and folders, each content once.
+    """Return the images in files and folders, each content once.
 
     A path that does not exist stays in: it fails as one image, and the others get their answer.
     """

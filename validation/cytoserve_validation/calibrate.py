@@ -123,7 +123,7 @@ def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
     return budget, probes
 
 
-def needed_cells(promise: RiskGuarantee) -> int:
+def needed_cells(guarantee: RiskGuarantee) -> int:
     """Return how many accepted cells without any error the risk guarantee takes at least.
 
     The exact bound of 0 wrong among n is ``1 - (1 - confidence)^(1/n)``; it meets the tolerated error from
@@ -134,13 +134,13 @@ def needed_cells(promise: RiskGuarantee) -> int:
     >>> needed_cells(RiskGuarantee(0.01, 0.95)), needed_cells(RiskGuarantee(0.10, 0.90))
     (299, 22)
     """
-    return math.ceil(math.log(1 - promise.confidence) / math.log(1 - promise.tolerated_error))
+    return math.ceil(math.log(1 - guarantee.confidence) / math.log(1 - guarantee.tolerated_error))
 
 
 def build(
     found: Answered,
     info: ServiceInfo,
-    promise: RiskGuarantee,
+    guarantee: RiskGuarantee,
     made: Made,
     probes: int,
     failed: Sequence[Mapping[str, str]],
@@ -156,7 +156,7 @@ def build(
     if not np.isfinite(cells.scores).all():
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
     answers = LabelledAnswers(cells.label, cells.scores, cells.anomaly, cells.evaluations)
-    fitted = fit_budget(answers, cells.truth, found.classes, promise)
+    fitted = fit_budget(answers, cells.truth, found.classes, guarantee)
     top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
     per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
     whole = {
@@ -178,15 +178,15 @@ def build(
         },
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
-        **document({made.budget: fitted}, probes, promise, len(cells)),
-        "seen": seen(cells, fitted.settings, promise, made.anomaly_level),
+        **document({made.budget: fitted}, probes, guarantee, len(cells)),
+        "seen": seen(cells, fitted.settings, guarantee, made.anomaly_level),
         "warnings": warnings(fitted.settings, found.classes, made.anomaly_level),
-        "curves": {"risk_coverage": curve(top, cells.right, promise.confidence)},
+        "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level: float) -> dict[str, Any]:
+def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The risk guarantee holds for the threshold alone: other reasons only take cells out, but which ones is not tested
@@ -198,9 +198,9 @@ def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level:
     kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
     kept &= _ordinary(cells, fitted.anomaly_reference or {}, level)
     return {
-        "by_threshold": _count(cells, passed, promise),
-        "with_every_reason": _count(cells, kept, promise),
-        "needed_without_error": needed_cells(promise),
+        "by_threshold": _count(cells, passed, guarantee),
+        "with_every_reason": _count(cells, kept, guarantee),
+        "needed_without_error": needed_cells(guarantee),
     }
 
 
@@ -213,9 +213,9 @@ def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
     return ordinary
 
 
-def _count(cells: Answered, accepted: Flags, promise: RiskGuarantee) -> dict[str, Any]:
+def _count(cells: Answered, accepted: Flags, guarantee: RiskGuarantee) -> dict[str, Any]:
     count, wrong = int(accepted.sum()), int((accepted & ~cells.right).sum())
-    upper = upper_bound(wrong, count, promise.confidence) if count else None
+    upper = upper_bound(wrong, count, guarantee.confidence) if count else None
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 

@@ -35,7 +35,7 @@ class NoCells(BadLabelledFolder):
 
 
 class RepeatedImage(BadLabelledFolder):
-    """The same image is there twice: every promise counts cells as different ones."""
+    """The same image is there twice: every risk guarantee counts cells as different ones."""
 
 
 class BadGroups(ValidationError):

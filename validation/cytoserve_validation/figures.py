@@ -25,7 +25,7 @@ RISES_BY_CHANCE = "calibration_error"
 def guess_among(cells: Answered, present: Sequence[int]) -> Integers:
     """Return the label of each cell if only some classes had been in the race: the least score among them.
 
-    -1 for cells that were not scored. Classes that left early stand with the error that the server estimates for them.
+    -1 for cells that were not scored. Classes that were dropped early have the error that the server estimates.
     """
     best = np.full(len(cells), -1, np.int64)
     scored = np.flatnonzero(np.isfinite(cells.scores[:, list(present)]).any(axis=1))
