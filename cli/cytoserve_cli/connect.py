@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -33,16 +33,12 @@ def tls_of(
 @contextmanager
 def connected(url: str | None, tls: TLS | None, notes: Console, timeout: float = DEFAULT_TIMEOUT_S) -> Iterator[Client]:
     """Yield a client; without ``url`` a local server is started, and stopped at the end."""
-    with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
-        yield client
+    with nullcontext(url) if url else _local_server(notes) as address, Client(address, timeout=timeout, tls=tls) as own:
+        yield own
 
 
 @contextmanager
-def server_address(url: str | None, notes: Console) -> Iterator[str]:
-    """Yield the gRPC address; see `connected`."""
-    if url:
-        yield url
-        return
+def _local_server(notes: Console) -> Iterator[str]:
     try:
         from cytoserve_deploy.errors import DeployError
         from cytoserve_deploy.launch.local_server import LocalServer

@@ -22,7 +22,7 @@ class RetryPolicy:
     """How often, and how long, a request that got no answer is sent again, within its own deadline.
 
     Only a server that is not there is a reason; whatever it answers is final. Sending again is safe: a request changes
-    nothing on the server.
+    nothing on the server, and the same field gives the same answer.
 
     A request that no model has seen (connection refused, name not resolved, queue full) is tried ``max_attempts``
     times. If a server goes away that has answered this client before, everything that is under way or queued waits for

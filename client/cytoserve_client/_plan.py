@@ -15,7 +15,7 @@ from cytoserve_client import _wire
 from cytoserve_client._answers import cell_answers, field_analysis
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage, Source
-from cytoserve_client.options import Options
+from cytoserve_client.options import PRIORITY_LEVELS, Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 
@@ -33,7 +33,7 @@ def image_request(
         (files, [len(images)], _wire.bytes_tensor([image.data for image in images])),
         (sizes, [len(images)], np.asarray(um_per_pixel, "<f4").tobytes()),
     ]
-    return _wire.infer_request(model, inputs, request_id, options.parameters, options.priority_level)
+    return _wire.infer_request(model, inputs, request_id, options.parameters, PRIORITY_LEVELS[options.priority])
 
 
 def read_field(response: Any, model: ModelInfo, image: EncodedImage, request_id: str) -> FieldAnalysis:

@@ -1,9 +1,7 @@
-"""What is sent again, when, and for how long: one total budget, full jitter, a throttle, and outages waited for.
+"""What is sent again, when, and for how long (`RetryPolicy` says why): one total budget, full jitter, a throttle.
 
-Sending again is safe: a request changes nothing on the server, and the same field gives the same answer however often
-it is sent. The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the
-text (`loss_of`): whether the request was ever started, because a request that was lost while the server worked on it
-may be what ended the server.
+The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the text
+(`loss_of`): whether the request was ever started.
 
 gRPC's own policy (``retryPolicy`` in the service config) cannot do this. It knows codes only, so it would send a lost
 request as often as a refused one. It sends the same bytes, but each attempt carries the time left, and

@@ -72,19 +72,9 @@ class Options:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The request parameters of docs/contract.md; what was not chosen is not sent."""
-        chosen: dict[str, Parameter] = {}
-        if self.budget is not None:
-            chosen["budget"] = self.budget
-        if self.alpha is not None:
-            chosen["alpha"] = self.alpha
-        if self.classes is not None:
-            chosen["classes"] = ",".join(self.classes)
-        return chosen
-
-    @property
-    def priority_level(self) -> int:
-        """The number Triton takes for the priority."""
-        return PRIORITY_LEVELS[self.priority]
+        classes = None if self.classes is None else ",".join(self.classes)
+        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes}
+        return {name: value for name, value in choices.items() if value is not None}
 
     def check_served(self, info: ServiceInfo) -> None:
         """Refuse what the served model cannot do; here, because the scorer would refuse it only after segmentation.

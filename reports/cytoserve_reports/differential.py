@@ -45,20 +45,7 @@ class ClassCount(Frozen):
 
 
 def differential(cells: Iterable[ScoredCell], classes: Sequence[str]) -> dict[str, ClassCount]:
-    """Count cells by class.
-
-    Parameters
-    ----------
-    cells : iterable of ScoredCell
-        All cells of one sample: of every field and every kind.
-    classes : sequence of str
-        The model's classes; the rows come in this order.
-
-    Returns
-    -------
-    dict of str to ClassCount
-        One row per class, zero counts included.
-    """
+    """Count the cells of one sample (every field, every kind): one row per class in their order, zeros included."""
     named = [(cell.label or (PLATELETS if cell.kind == "platelet" else None), cell.decision) for cell in cells]
     counts, decided = Counter(name for name, _ in named), Counter(named)
     white = sum(counts[name] for name in classes if name not in OUTSIDE_DENOMINATOR)

@@ -69,14 +69,7 @@ def read_displayed(path: Path) -> Image.Image:
 
 
 def draw_overlay(picture: Image.Image, field: FieldAnalysis) -> bytes:
-    """Return the annotated picture of a field as a PNG file.
-
-    Parameters
-    ----------
-    picture : Image
-        The field as displayed, RGB, of the size that ``field`` says.
-    field : FieldAnalysis
-        The field's result.
+    """Return the annotated picture of a field as a PNG file; ``picture`` is the field as displayed, RGB.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from cytoserve_client.reasons import in_words
-from cytoserve_client.results import SET_ERROR, CellsAnalysis, Failure, ScoredCell
+from cytoserve_client.results import SET_ERROR, CellsAnalysis, ScoredCell
 from cytoserve_files.selection import SYSTEM_FILE, UNREAD, Skipped
 from rich.console import Console
 from rich.table import Table
@@ -42,9 +42,7 @@ def print_sample(report: SampleReport, console: Console) -> None:
         if report.review:
             console.print(_smear_review(report))
             _print_legend([report.cell(item) for item in report.review], report.reasons_explained, console)
-    _print_failures(report.failures, console)
-    print_skipped(report.skipped, console)
-    console.print(Text(NOTICE, style="dim"))
+    _print_end(report, console)
 
 
 def _fields(report: SampleReport) -> Table:
@@ -178,9 +176,7 @@ def print_cells(analysis: CellsAnalysis, console: Console) -> None:
                 table.add_row(title, str(len(cells)), str(accepted), str(len(cells) - accepted))
         console.print(table)
         _print_each(analysis, console)
-    _print_failures(analysis.failures, console)
-    print_skipped(analysis.skipped, console)
-    console.print(Text(NOTICE, style="dim"))
+    _print_end(analysis, console)
 
 
 def _print_each(analysis: CellsAnalysis, console: Console) -> None:
@@ -196,12 +192,13 @@ def _print_each(analysis: CellsAnalysis, console: Console) -> None:
     _print_legend([*accepted, *to_review], analysis.reasons_explained, console)
 
 
-def _print_failures(failures: Sequence[Failure], console: Console) -> None:
-    if not failures:
-        return
-    rows = [(failure.source, failure.error, failure.message) for failure in failures]
-    title = f"{len(failures)} image(s) without an answer"
-    console.print(_files_table(title, "bold red", ("file", "error", "what to do"), rows))
+def _print_end(result: SampleReport | CellsAnalysis, console: Console) -> None:
+    if result.failures:
+        rows = [(failure.source, failure.error, failure.message) for failure in result.failures]
+        title = f"{len(rows)} image(s) without an answer"
+        console.print(_files_table(title, "bold red", ("file", "error", "what to do"), rows))
+    print_skipped(result.skipped, console)
+    console.print(Text(NOTICE, style="dim"))
 
 
 def _files_table(title: str, style: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -74,13 +74,8 @@ class Resampler:
     def figure(self, of: Figure, cells: int, never_below_zero: bool = False) -> Interval:
         """Return any other figure with its percentile interval (Efron & Tibshirani 1993, chapter 13).
 
-        Parameters
-        ----------
-        of : Figure
-        cells : int
-            Cells that it is measured on.
-        never_below_zero : bool
-            The figure is a mean of absolute values, which chance raises: its interval is corrected for that.
+        ``cells`` is the number that it is measured on. A figure that is ``never_below_zero``, a mean of absolute
+        values, is raised by chance: its interval is corrected for that.
         """
         if cells == 0:
             return Interval(None, None, None, 0, "none")

@@ -73,26 +73,14 @@ class Answered:
 
 
 def of_labelled(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered, list[dict[str, str]]]:
-    """Return the answers about the images of a labelled folder, and the images without a label.
-
-    Raises
-    ------
-    NothingScored
-        No cell has a label.
-    """
+    """Return the answers about the images of a labelled folder (see `arrays`), and the images without a label."""
     names = {shown(file): cells.name(file) for file in cells.files}
     truth = {shown(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
     return arrays(analysis, names, truth), failures(analysis, names)
 
 
 def of_anomalies(analysis: CellsAnalysis, files: Sequence[Path], folder: Path) -> tuple[Answered, list[dict[str, str]]]:
-    """Return the answers about the images of anomalies below a folder, and the images without a label.
-
-    Raises
-    ------
-    NothingScored
-        No cell has a label.
-    """
+    """Return the answers about the images of anomalies below a folder (see `arrays`), and those without a label."""
     names = {shown(file): shown(f"{folder.name}/{file.relative_to(folder).as_posix()}") for file in files}
     return arrays(analysis, names, None), failures(analysis, names)
 
