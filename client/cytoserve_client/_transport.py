@@ -130,8 +130,9 @@ class SyncTransport:
         """Send a request once and return its answer; a failure is a `CytoserveClientError`."""
         if self.closed:
             raise _closed_error()
-        started, metadata = _prepare(call), _metadata(self._config, call.request_id)
+        started = _prepare(call)
         try:
+            metadata = _metadata(self._config, call.request_id)
             answer = self._methods[call.rpc.name](call.request, timeout=call.timeout, metadata=metadata)
         except grpc.RpcError as failed:
             raise _failure(failed, call, self.closed) from failed
@@ -174,8 +175,9 @@ class AsyncTransport:
             raise _closed_error()
         if self._channel is None:  # grpc.aio binds a channel to the loop that runs when it is made
             self._channel, self._methods = _open(grpc.aio, self._config)
-        started, metadata = _prepare(call), _metadata(self._config, call.request_id)
+        started = _prepare(call)
         try:
+            metadata = _metadata(self._config, call.request_id)
             answer = await self._methods[call.rpc.name](call.request, timeout=call.timeout, metadata=metadata)
         except grpc.aio.AioRpcError as failed:
             raise _failure(failed, call, self._closed) from failed
