@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import evidence_models as models
+from benchmarks.evidence_familiarity import familiarity
 from benchmarks.measurements import ARCHIVE, BY_NAME, MEASUREMENTS, Measurement
 from benchmarks.results import RESULTS
 from benchmarks.text import Criterion, Section, percent, recalls, table
@@ -166,6 +167,7 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
     models.external_site,
     site_calibration,
     models.unseen,
+    familiarity,
     cost,
 )
 

@@ -246,6 +246,23 @@ def full() -> str:
     return table(["stage", "wall, s", "processor, s", "peak memory so far, GiB"], rows)
 
 
+def scale() -> str:
+    """Return the table of the simulated days."""
+    rows = [
+        [
+            item["name"],
+            f"{item['slide_p50_s']:g} / {item['slide_p95_s']:g} s",
+            f"{item['stat_slide_p95_s']:g} s",
+            f"{item['wait_per_field_p95_s']:g} s",
+            f"{item['replicas_by_hour'][3]:g} / {max(item['replicas_by_hour']):g}",
+            f"{item['replica_hours_per_1000_slides']:g}",
+        ]
+        for item in read("scale")["scenarios"]
+    ]
+    heads = ["scenario", "slide, median / 95 %", "stat slide, 95 %", "wait of a field, 95 %"]
+    return table([*heads, "replicas, night / busiest hour", "replica hours per 1,000 slides"], rows)
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "classification": classification,
     "cost": cost,
@@ -257,4 +274,5 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "test_time_augmentation": test_time_augmentation,
     "precision": precision,
     "full": full,
+    "scale": scale,
 }

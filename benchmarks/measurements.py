@@ -96,8 +96,10 @@ MEASUREMENTS: Final = (
     Measurement("test_time_augmentation", "test_time_augmentation", "models/reference --data DATA/pbc", 12),
     Measurement("probe_interval", "probe_interval", "models/reference --data DATA/pbc", 30),
     Measurement("intake", "intake", "DATA/pbc/val", 4),
+    Measurement("familiarity", "familiarity", "DATA", 4),
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
+    Measurement("scale", "scale", "", 1),
     Measurement(
         "export_precision",
         "export_precision",

@@ -26,6 +26,7 @@ MARKED: Final = (
     "docs/benchmarks.md",
     "docs/reliability.md",
     "docs/export.md",
+    "docs/scale.md",
     "models/reference/MODEL_CARD.md",
 )
 EVIDENCE: Final = "docs/evidence.md"

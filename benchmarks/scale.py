@@ -1,8 +1,8 @@
 """A regional laboratory's day on the chart's autoscaling rule, simulated from measured times: waiting, replicas, cost.
 
-    python -m benchmarks.scale
+    python -m benchmarks.scale --out docs/results/scale.json
 
-writes docs/results/scale.json and the table of docs/scale.md. Slides arrive by the hour (Poisson); a client sends a
+Slides arrive by the hour (Poisson); a client sends a
 slide's fields, a few in flight; a replica answers one field at a time, stat before routine. The times of a field are
 log-normal with the median and 95th percentile of docs/results/fields.json. The rule is KEDA's, which Kubernetes' HPA
 carries out: a test holds `Rule` and what the chart renders together.
@@ -15,21 +15,17 @@ import heapq
 import json
 import math
 import random
-import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_files import write_text
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-FIELDS: Final = ROOT / "docs" / "results" / "fields.json"
-OUT: Final = ROOT / "docs" / "results" / "scale.json"
-PAGE: Final = ROOT / "docs" / "scale.md"
-MARK: Final = re.compile(r"(<!-- scale -->\n).*?(<!-- end -->)", re.DOTALL)
+from benchmarks.results import RESULTS, ROOT, Benchmark, DataRead, Inputs, run
+
+FIELDS: Final = RESULTS / "fields.json"
+SEED: Final = 0
 HOUR_S: Final = 3600.0
 DAY_S: Final = 24 * HOUR_S
 NORMAL_95: Final = 1.6449
@@ -144,7 +140,7 @@ class Slide:
 class Day:
     """One simulated day; `run` once."""
 
-    def __init__(self, laboratory: Laboratory, scenario: Scenario, fields: dict[str, Any], seed: int = 0) -> None:
+    def __init__(self, laboratory: Laboratory, scenario: Scenario, fields: dict[str, Any], seed: int = SEED) -> None:
         self.laboratory, self.scenario = laboratory, scenario
         self.random, self.numbers = random.Random(seed), np.random.default_rng(seed)
         spread = math.log(fields["seconds_per_field_p95"] / fields["seconds_per_field_median"]) / NORMAL_95
@@ -278,39 +274,23 @@ def scenarios() -> list[Scenario]:
     ]
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the page's table."""
-    rows = [
-        "| scenario | slide, median / 95 % | stat slide, 95 % | wait of a field, 95 % | replicas, night / busiest hour "
-        "| replica hours per 1,000 slides |",
-        "|---|---|---|---|---|---|",
-    ]
-    for item in found["scenarios"]:
-        hours = item["replicas_by_hour"]
-        rows.append(
-            f"| {item['name']} | {item['slide_p50_s']:g} / {item['slide_p95_s']:g} s | {item['stat_slide_p95_s']:g} s "
-            f"| {item['wait_per_field_p95_s']:g} s | {hours[3]:g} / {max(hours):g} "
-            f"| {item['replica_hours_per_1000_slides']:g} |"
-        )
-    return "\n".join(rows) + "\n"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: what is simulated is in this module."""
 
 
-def main() -> None:
-    """Simulate all scenarios; write the result and, from it, the page's table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=OUT)
-    given = parser.parse_args()
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return the measured times of a field; no weights are used."""
+    return Inputs(None, (DataRead.of(RESULTS, (FIELDS,)),), {"day": SEED})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Simulate all scenarios."""
     laboratory, fields = Laboratory(), json.loads(FIELDS.read_text(encoding="utf-8"))
-    results = []
-    for scenario in scenarios():
-        results.append({**asdict(scenario), **Day(laboratory, scenario, fields).run()})
-        print(scenario.name, results[-1], flush=True)
-    found = {"laboratory": asdict(laboratory), "service": str(FIELDS.relative_to(ROOT)), "scenarios": results}
-    write_text(given.out, json.dumps(found, indent=1) + "\n")
-    if given.out == OUT:
-        page = PAGE.read_text(encoding="utf-8")
-        write_text(PAGE, MARK.sub(lambda part: part[1] + table(found) + part[2], page))
+    found = [{**asdict(scenario), **Day(laboratory, scenario, fields).run()} for scenario in scenarios()]
+    return {"laboratory": asdict(laboratory), "service": str(FIELDS.relative_to(ROOT)), "scenarios": found}
 
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
 
 if __name__ == "__main__":
-    main()
+    run(BENCHMARK)

@@ -1,10 +1,10 @@
-"""A client for a command: of the server asked for, or of a local one that lives as long as the command."""
+"""A client for a command: of the server at ``--url``, or of a local one that lives as long as the command."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +18,7 @@ from cytoserve_cli.mounts import MissingPart, missing
 def tls_of(
     url: str | None, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None
 ) -> TLS | None:
-    """Return the material of the TLS options, files read now; None where none was given.
-
-    Raises
-    ------
-    ConfigurationError
-        Certificate without key, a file that cannot be read, or no address that they could be for.
-    """
+    """Return the material of the TLS options, files read now; None where none was given."""
     if not (ca or cert or key or server_name):
         return None
     if not url:
@@ -38,25 +32,13 @@ def tls_of(
 
 @contextmanager
 def connected(url: str | None, tls: TLS | None, notes: Console, timeout: float = DEFAULT_TIMEOUT_S) -> Iterator[Client]:
-    """Yield a client; without ``url`` a local server is started, and stopped at the end.
-
-    Raises
-    ------
-    MissingPart
-        The local server is not installed.
-    ServerUnavailable
-        It did not start.
-    """
-    with server_address(url, notes) as address, Client(address, timeout=timeout, tls=tls) as client:
-        yield client
+    """Yield a client; without ``url`` a local server is started, and stopped at the end."""
+    with nullcontext(url) if url else _local_server(notes) as address, Client(address, timeout=timeout, tls=tls) as own:
+        yield own
 
 
 @contextmanager
-def server_address(url: str | None, notes: Console) -> Iterator[str]:
-    """Yield the gRPC address; see `connected`."""
-    if url:
-        yield url
-        return
+def _local_server(notes: Console) -> Iterator[str]:
     try:
         from cytoserve_deploy.errors import DeployError
         from cytoserve_deploy.launch.local_server import LocalServer

@@ -14,13 +14,7 @@ from cytoserve_cli.terminal import plain
 
 @contextmanager
 def exit_on_error(command: str) -> Iterator[None]:
-    """End the command with a sentence and an exit code where a room raises; a decorator, or a ``with`` block.
-
-    Parameters
-    ----------
-    command : str
-        The command's name, for the table of exit codes (`cytoserve_cli.exit_codes`).
-    """
+    """End the command with a sentence and its exit code where a room raises; a decorator, or a ``with`` block."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What ``cytoserve`` tells the shell: every exit code, and which error ends a command with which.
+"""Every exit code of ``cytoserve``, and which error ends a command with which.
 
 ==== ================================================================================================
 0    done: every image was answered, nothing was refused
@@ -10,7 +10,7 @@
 5    the server is not there, or went away; `deploy`: the cluster's API server
 6    the time given was not enough
 7    the server is of another release or refused the credentials; `deploy`: not allowed
-130  interrupted (143 when asked to terminate)
+130  interrupted (143 on SIGTERM)
 ==== ================================================================================================
 
 5 and 6 are given when *all* images failed for that reason.
@@ -79,17 +79,7 @@ def of_error(error: BaseException, command: str = "") -> int | None:
 
 
 def of_result(answered: int, failures: Sequence[Failure], lost: bool = False) -> int:
-    """Return the exit code of a call that came to its end.
-
-    Parameters
-    ----------
-    answered : int
-        Images with an answer.
-    failures : sequence of Failure
-        Images without one.
-    lost : bool
-        Whether files that look like images were not read at all.
-    """
+    """Return the exit code of a finished call; ``lost``: files that look like images were not read at all."""
     if not failures:
         return SOME_FAILED if lost else OK
     if answered:

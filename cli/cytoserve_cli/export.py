@@ -46,8 +46,20 @@ def onnx(
 ) -> None:
     """Export CHECKPOINT to ONNX, check parity and decisions in a separate process, install with a manifest."""
     console = Console(stderr=True)
-    numbers = (per_class, decision_probes, threads)
-    _show(_export(checkpoint, to, only, cells or _default_cells(), numbers, console), console)
+    names, cells = tuple(name.strip() for name in only.split(",") if name.strip()), cells or _default_cells()
+    if only and not names:
+        raise UnknownModel("--only names no graph")
+    with console.status("loading torch"):
+        from cytoserve_export.decisions import CheckCells
+        from cytoserve_export.repository import ExportRequest, export_onnx
+    chosen = CheckCells(cells, per_class, probes=decision_probes) if cells else None
+    if chosen is None:
+        console.print(
+            "[yellow]no cells given (--cells or CYTOSERVE_DATA): decisions are not checked, the manifest says null[/]"
+        )
+    with bars(console, _stage) as report:
+        made = export_onnx(ExportRequest(checkpoint, to, names, chosen, threads), report)
+    _show(made, console)
 
 
 @app.command()
@@ -150,11 +162,11 @@ def repository(
         made = make_repository(order, report, tensorrt)
     _show({to.name: made}, console)
     if made["precision"]:
-        told = made["precision"]
+        cost = made["precision"]
         console.print(
-            f"{told['precision']}: {told['decisions_changed']} of {told['cells']} decisions changed, largest error of "
-            f"a score {told['max_score_error']:.2g}, {1e3 * told['cpu_s_per_evaluation']:.1f} ms of processor an "
-            f"evaluation (fp32 {1e3 * told['exact_cpu_s_per_evaluation']:.1f})"
+            f"{cost['precision']}: {cost['decisions_changed']} of {cost['cells']} decisions changed, largest error of "
+            f"a score {cost['max_score_error']:.2g}, {1e3 * cost['cpu_s_per_evaluation']:.1f} ms of processor an "
+            f"evaluation (fp32 {1e3 * cost['exact_cpu_s_per_evaluation']:.1f})"
         )
     for name, why in made["left_out"].items():
         console.print(f"left out {name}: {escape(str(why))}")
@@ -245,25 +257,6 @@ def _interrupt(number: int, frame: object) -> None:
 def _default_cells() -> Path | None:
     data = os.environ.get("CYTOSERVE_DATA")
     return Path(data) / "pbc" / "val" if data else None
-
-
-def _export(
-    checkpoint: Path, to: Path, only: str, cells: Path | None, numbers: tuple[int, int | None, int], console: Console
-) -> dict[str, dict[str, Any]]:
-    names = tuple(name.strip() for name in only.split(",") if name.strip())
-    if only and not names:
-        raise UnknownModel("--only names no graph")
-    with console.status("loading torch"):
-        from cytoserve_export.decisions import CheckCells
-        from cytoserve_export.repository import ExportRequest, export_onnx
-    per_class, probes, threads = numbers
-    chosen = CheckCells(cells, per_class, probes=probes) if cells else None
-    if chosen is None:
-        console.print(
-            "[yellow]no cells given (--cells or CYTOSERVE_DATA): decisions are not checked, the manifest says null[/]"
-        )
-    with bars(console, _stage) as report:
-        return export_onnx(ExportRequest(checkpoint, to, names, chosen, threads), report)
 
 
 def _stage(name: str) -> str:

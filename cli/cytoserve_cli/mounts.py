@@ -62,13 +62,7 @@ def missing(name: str, error: ModuleNotFoundError) -> MissingPart:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """Import the subcommand's app and hand the arguments over.
-
-    Raises
-    ------
-    MissingPart
-        If it, or a library that it needs, is not installed.
-    """
+    """Import the subcommand's app and pass the arguments on; `MissingPart` if a module is not installed."""
     module, _, attribute = MOUNTS[name].target.partition(":")
     try:
         app: typer.Typer = getattr(importlib.import_module(module), attribute)

@@ -15,12 +15,7 @@ from cytoserve_cli.terminal import plain
 
 
 def check_outputs(json_out: Path | None, overlay: Path | None, sources: Sequence[Path]) -> None:
-    """Refuse outputs that could not be written after the work, or that would overwrite an input.
-
-    Raises
-    ------
-    NotWritable
-    """
+    """Refuse outputs that could not be written after the work, or that would overwrite an input (`NotWritable`)."""
     if json_out is not None and str(json_out) != "-":
         check_output(json_out)
         if any(_same_file(json_out, source) for source in sources):
@@ -56,7 +51,7 @@ def write_json(path: Path | None, document: Callable[[], str], notes: Console) -
 
 
 def write_overlays(folder: Path | None, fields: Sequence[FieldAnalysis], notes: Console) -> bool:
-    """Write one annotated picture per field; return False where one failed, which the others do not suffer from."""
+    """Write one annotated picture per field; return False where one failed; the others are still drawn."""
     if folder is None:
         return True
     from cytoserve_reports.overlay import draw_overlay, read_displayed

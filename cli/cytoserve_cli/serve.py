@@ -70,13 +70,13 @@ def serve(
     )
     stop = threading.Event()
 
-    def ask(signum: int, _frame: FrameType | None) -> None:
+    def request_stop(signum: int, _frame: FrameType | None) -> None:
         if stop.is_set() or not server.is_ready:
             raise KeyboardInterrupt(f"signal {signum}")
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     console.print("Starting Triton ...")
     with server:
         threading.Thread(target=_print_log, args=(server, console), daemon=True).start()

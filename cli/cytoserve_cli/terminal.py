@@ -27,16 +27,9 @@ def consoles(json_out: Path | None = None) -> tuple[Console, Console]:
 
 @contextmanager
 def bars(notes: Console, group: Callable[[str], str] = str, quiet: bool = False) -> Iterator[Report]:
-    """Show a bar with the time left for each group of stages; nothing where there is no terminal.
+    """Show a bar with the time left for each group of stages; nothing if ``quiet``, or without a terminal.
 
-    Parameters
-    ----------
-    notes : Console
-        Standard error.
-    group : callable, optional
-        Returns what a stage belongs to; stages of one group share a bar. Each stage has its own by default.
-    quiet : bool
-        Show nothing.
+    ``group`` returns what a stage belongs to; by default each stage has a bar of its own.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

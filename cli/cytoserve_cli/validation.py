@@ -61,8 +61,8 @@ def calibrate_command(
     For research use; not a medical device.
     """
     out, notes = consoles()
-    name, promise = calibrate.check_site(site), calibrate.check_promise(tolerated_error, confidence)
-    level = calibrate.check_anomaly_level(anomaly_level)
+    name, guarantee = calibrate.check_site(site), calibrate.check_guarantee(tolerated_error, confidence)
+    level = calibrate.check_share("anomaly level", anomaly_level)
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     calibrate.refuse_to_overwrite(to)
@@ -85,7 +85,7 @@ def calibrate_command(
         um_per_pixel=um_per_pixel,
         anomaly_level=level,
     )
-    whole = calibrate.write(to, calibrate.build(found, info, promise, made, probes, failed))
+    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed))
     _print_calibration(whole, cells.ignored, to, out)
     raise typer.Exit(exit_codes.SOME_FAILED if failed or any_lost(cells.ignored) else exit_codes.OK)
 
@@ -136,24 +136,24 @@ def validate_command(
     from cytoserve_validation import report as documents
 
     out, notes = consoles()
-    calibrate.check_promise(0.5, confidence)
+    calibrate.check_share("confidence", confidence)
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     documents.refuse_to_overwrite(report)
     everything = labelled.scan(folder)
     table = labelled.read_groups(groups, everything) if groups else None
     cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
-    strange_files, strange_ignored = labelled.scan_unlabelled(anomalies) if anomalies else ((), ())
-    ignored = (*cells.ignored, *strange_ignored)
+    anomaly_files, anomalies_ignored = labelled.scan_unlabelled(anomalies) if anomalies else ((), ())
+    ignored = (*cells.ignored, *anomalies_ignored)
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
         analysis = client.classify(cells.files, um_per_pixel, budget=budget, on_progress=partial(bar, "cells"))
         progress = partial(bar, "anomalies")
-        other = client.classify(strange_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
+        other = client.classify(anomaly_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
     found, failed = answers.of_labelled(analysis, cells)
-    strange, strange_failed = (
-        answers.of_anomalies(other, strange_files, anomalies) if anomalies and other else (None, [])
+    anomalous, anomalies_failed = (
+        answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])
     )
     source = documents.MeasuredSet(
         name=shown(folder.resolve().name),
@@ -163,15 +163,15 @@ def validate_command(
         budget=budget,
         failed=failed,
         remarks=labelled.remarks(ignored),
-        strange_failed=strange_failed,
+        anomalies_failed=anomalies_failed,
         calibration=(info.model_extra or {}).get("calibration"),
     )
     kept = table.of(found.names, everything) if table else None
-    text = documents.to_json(documents.build(found, info.model, source, kept, strange, confidence))
+    text = documents.to_json(documents.build(found, info.model, source, kept, anomalous, confidence))
     whole = json.loads(text)
     documents.write(report, whole, page.render(whole))
     _print_report(whole, ignored, report, out)
-    incomplete = failed or strange_failed or any_lost(ignored)
+    incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
 
 

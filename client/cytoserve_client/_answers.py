@@ -96,7 +96,7 @@ def _scored_cell(tensors: Tensors, row: Mapping[str, Any], classes: Sequence[str
 
 
 def _scores(row: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
-    """Return the scores of the classes that were asked (a request may have left some out)."""
+    """Return the scores of the classes that were evaluated (a request may have left some out)."""
     return {name: _exact(value) for name, value in zip(classes, row, strict=True) if not math.isnan(value)}
 
 
@@ -131,22 +131,7 @@ def _anomaly(row: NDArray[Any], i: int) -> Anomaly | None:
 
 
 def field_analysis(tensors: Tensors, model: ModelInfo, image: EncodedImage) -> FieldAnalysis:
-    """Return the result of one field.
-
-    Parameters
-    ----------
-    tensors : Tensors
-        Outputs of ``smear_analysis``: N cells of every kind, M scored ones that ``CELL_INDEX`` places among them.
-    model : ModelInfo
-        Gives the class names.
-    image : EncodedImage
-        The image that was sent.
-
-    Raises
-    ------
-    InvalidAnswer
-        If anything in the answer is inconsistent.
-    """
+    """Return the result of one field: N cells of every kind, M scored ones that ``CELL_INDEX`` places among them."""
     arrays = tensors.arrays
     _check_shapes(tensors, SMEAR_MODEL, {"C": len(model.classes)})
     for spec in wanted(SMEAR_MODEL):
@@ -188,12 +173,8 @@ def cell_answers(
 ) -> list[CellAnswer | CytoserveClientError]:
     """Return one result, or one error, per single-cell image of a request, in order.
 
-    A cell whose numbers must not be passed on is an error of its own; the others keep their answer.
-
-    Raises
-    ------
-    InvalidAnswer
-        If the tensors do not fit the request at all.
+    A cell whose numbers must not be passed on is an error of its own; the others keep their answer. `InvalidAnswer` is
+    raised if the tensors do not fit the request at all.
     """
     _check_shapes(tensors, CELL_MODEL, {"C": len(model.classes), "M": len(images)})
     errors = tensors.texts["CELL_ERROR"]

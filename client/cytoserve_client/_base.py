@@ -96,7 +96,7 @@ class FieldsJob:
         if single:
             _refuse_overlay(sources[0])
             return cls(_read_single(sources), single, scale)
-        kept, skipped = sift(sources)
+        kept, skipped = sift([(source.name, source.opened) for source in sources])
         return cls([sources[i] for i in kept], single, scale, tuple(skipped))
 
     def result(

@@ -22,11 +22,11 @@ class RetryPolicy:
     """How often, and how long, a request that got no answer is sent again, within its own deadline.
 
     Only a server that is not there is a reason; whatever it answers is final. Sending again is safe: a request changes
-    nothing on the server.
+    nothing on the server, and the same field gives the same answer.
 
     A request that no model has seen (connection refused, name not resolved, queue full) is tried ``max_attempts``
     times. If a server goes away that has answered this client before, everything that is under way or queued waits for
-    it to be ready again, up to ``outage`` seconds. It is then asked for its model before anything is sent: another
+    it to be ready again, up to ``outage`` seconds. Its model is then checked before anything is sent: another
     model or calibration ends the call with `ContractMismatch`, because the answers of two do not make one sample. A
     request that was lost *while the server worked on it* is sent again once and no more: it may be what ended the
     server.
@@ -71,7 +71,7 @@ class TLS:
     root_certificates : bytes or Path, optional
         Authorities to trust; gRPC's bundled ones when not given.
     private_key, certificate_chain : bytes or Path, optional
-        The client's own identity, for servers that ask for one (mutual TLS); both or neither.
+        The client's own identity, for servers that require one (mutual TLS); both or neither.
     server_name : str, optional
         Name the server's certificate must carry, where it differs from the address.
     """
@@ -114,7 +114,7 @@ class Expectation:
     classes : sequence of str, optional
         The class names in their order.
     weights_sha256 : str, optional
-        Hash of the weights, as ``service_info`` tells it.
+        Hash of the weights, as ``service_info`` returns it.
     version : str, optional
         Version of the served model.
     """

@@ -21,7 +21,7 @@ CONTROL_TIMEOUT_S: Final = 10.0
 """Time a small call (``service_info``, metadata, readiness) may take; never more than the caller's own timeout."""
 
 DEADLINE_MARGIN_S: Final = 0.05
-"""The server is told this much less than the gRPC deadline, so that its own, clearer answer still arrives."""
+"""The server is given this much less than the gRPC deadline, so that its own, clearer answer still arrives."""
 
 MAX_ATTEMPTS: Final = 4
 """Attempts per request, the first one included (gRFC A6 caps it at 5)."""

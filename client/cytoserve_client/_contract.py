@@ -1,4 +1,4 @@
-"""Does the server speak our contract? Asked once, at first use, and again after the server was away."""
+"""Does the server speak our contract? Checked at first use, and again after the server was away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cytoserve_client.results import ModelInfo
 
 
 class ServiceInfo(BaseModel):
-    """What ``service_info`` tells; keys that this release does not know are kept in ``model_extra``."""
+    """The answer of ``service_info``; keys that this release does not know are kept in ``model_extra``."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -26,24 +26,24 @@ class ServiceInfo(BaseModel):
 
     @property
     def probes(self) -> int | None:
-        """Probes in the model's bank, which is the largest budget; None where the server does not tell."""
+        """Probes in the model's bank, which is the largest budget; None where the server does not declare it."""
         return self._whole("probes")
 
     @property
     def default_budget(self) -> int | None:
-        """Most probes per class when a request names no budget; None where the server does not tell."""
+        """Most probes per class when a request names no budget; None where the server does not declare it."""
         return self._whole("default_budget")
 
     @property
     def default_alpha(self) -> float | None:
-        """Level of the elimination when a request names none; None where no class leaves early, or it is not told."""
-        told = (self.model_extra or {}).get("default_alpha")
-        return float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+        """Level of racing when a request names none; None where no class is dropped early, or it is not declared."""
+        value = (self.model_extra or {}).get("default_alpha")
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
     def _whole(self, key: str) -> int | None:
-        # Not fields: a server of another release that tells nothing, or something else, is still understood.
-        told = (self.model_extra or {}).get(key)
-        return told if isinstance(told, int) and not isinstance(told, bool) else None
+        # Not fields: a server of another release that declares nothing, or something else, is still understood.
+        value = (self.model_extra or {}).get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     @property
     def model(self) -> ModelInfo:
@@ -52,13 +52,7 @@ class ServiceInfo(BaseModel):
 
 
 def parse_info(response: Any) -> ServiceInfo:
-    """Return the content of an answer of ``service_info``.
-
-    Raises
-    ------
-    ContractMismatch
-        If it is not the JSON of the contract, or its class list is empty or ambiguous.
-    """
+    """Return the content of an answer of ``service_info``."""
     texts = _wire.read_tensors(_wire.INFO_MODEL, response).texts["INFO"]
     try:
         info = ServiceInfo.model_validate(json.loads(texts[0]))
@@ -75,13 +69,7 @@ def basis_of(info: ServiceInfo) -> str:
 
 
 def check_expectation(info: ServiceInfo, expect: Expectation) -> None:
-    """Compare the served model with what the caller requires.
-
-    Raises
-    ------
-    ContractMismatch
-        Naming both sides.
-    """
+    """Compare the served model with what the caller requires; `ContractMismatch` names both sides."""
     if expect.classes is not None and tuple(expect.classes) != info.classes:
         raise ContractMismatch(f"classes expected {list(expect.classes)}, served {list(info.classes)} (order counts)")
     if expect.version is not None and expect.version != info.version:
@@ -94,13 +82,7 @@ def check_expectation(info: ServiceInfo, expect: Expectation) -> None:
 
 
 def check_metadata(model: str, response: Any) -> None:
-    """Compare a model's tensors with the contract.
-
-    Raises
-    ------
-    ContractMismatch
-        Listing every tensor that is missing or of another type.
-    """
+    """Compare a model's tensors with the contract; `ContractMismatch` lists those missing or of another type."""
     wrong: list[str] = []
     for side, specs, tensors in (
         ("input", MODELS[model].inputs, response.inputs),
@@ -108,8 +90,8 @@ def check_metadata(model: str, response: Any) -> None:
     ):
         served = {tensor.name: tensor.datatype for tensor in tensors}
         for spec in specs:
-            found = served.get(spec.name)
-            if found != spec.datatype:
-                wrong.append(f"{side} {spec.name} is {found or 'missing'} instead of {spec.datatype}")
+            datatype = served.get(spec.name)
+            if datatype != spec.datatype:
+                wrong.append(f"{side} {spec.name} is {datatype or 'missing'} instead of {spec.datatype}")
     if wrong:
         raise ContractMismatch(f"{model}: {'; '.join(wrong)}. Client and server are of different releases.")

@@ -1,6 +1,6 @@
 """What a call does, written once for both clients: generators that yield what has to be waited for.
 
-A flow yields a `Call` (ask the server), a `Load` (read files) or a `Pause`, and is sent the outcome; an error of the
+A flow yields a `Call` (call the server), a `Load` (read files) or a `Pause`, and is sent the outcome; an error of the
 outcome is thrown into it. How a step is waited for is all that the blocking and the asyncio client do differently.
 """
 
@@ -16,6 +16,7 @@ from cytoserve_client._config import ClientConfig, check_timeout
 from cytoserve_client._contract import ServiceInfo, basis_of, check_expectation, check_metadata, parse_info
 from cytoserve_client._plan import Chunk, Loaded
 from cytoserve_client._retry import Attempts, Deadline, Loss, Outage, Throttle, loss_of
+from cytoserve_client._wire import Call
 from cytoserve_client.errors import (
     BadScale,
     ContractMismatch,
@@ -35,17 +36,6 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Call:
-    """Ask the server; the outcome is its answer. ``timeout`` in seconds, for this attempt."""
-
-    rpc: _wire.Rpc
-    request: Any
-    timeout: float
-    source: str | None = None
-    request_id: str = ""
-
-
-@dataclass(frozen=True)
 class Load:
     """Do work that may wait for a disk; the outcome is what it returns."""
 
@@ -61,7 +51,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Served:
-    """What a call found served, and goes on with: the model, and all that its answers depend on as one text."""
+    """The model that a call began with, and all that its answers depend on as one text (`_contract.basis_of`)."""
 
     model: ModelInfo
     basis: str
@@ -78,14 +68,7 @@ MOMENT_S = 1e-3
 class Flows:
     """The flows of one client, and what it knows about the server.
 
-    Parameters
-    ----------
-    config : ClientConfig
-        The client's settings.
-
-    Notes
-    -----
-    No lock: two threads that come first at the same time both ask for the contract, which is harmless.
+    No lock: two threads that come first at the same time both request the contract, which is harmless.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -96,22 +79,16 @@ class Flows:
         self._throttle = Throttle()
 
     def ready(self, timeout: float | None) -> Flow[bool]:
-        """Ask whether the server is ready; False if it cannot be reached in time."""
+        """Return whether the server is ready; False if it cannot be reached in time."""
         try:
             limit = check_timeout(timeout or c.CONTROL_TIMEOUT_S)
-            answer = yield from self._sent(Call(_wire.READY, _wire.ready_request(), limit))
+            answer = yield from self._sent(Call(_wire.READY, _wire.READY.request(), limit))
         except (ServerUnavailable, DeadlineExceeded):
             return False
         return bool(answer.ready)
 
     def wait_until_ready(self, timeout: float) -> Flow[None]:
-        """Ask until the server is ready.
-
-        Raises
-        ------
-        ServerUnavailable
-            If it is not within ``timeout`` seconds.
-        """
+        """Poll until the server is ready; `ServerUnavailable` if it is not within ``timeout`` seconds."""
         deadline = Deadline(check_timeout(timeout))
         while left := deadline.remaining():
             if (yield from self.ready(min(left, c.CONTROL_TIMEOUT_S))):
@@ -120,13 +97,7 @@ class Flows:
         raise ServerUnavailable(f"{self._config.url} was not ready within {timeout:g} s. See the server's log.")
 
     def info(self, timeout: float | None) -> Flow[ServiceInfo]:
-        """Ask ``service_info``, check it against what the caller expects, and keep it.
-
-        Raises
-        ------
-        ContractMismatch
-            If it is not understood, or is not what ``expect`` requires.
-        """
+        """Call ``service_info``, check the answer against what the caller expects, and keep it."""
         request_id = _plan.new_id()
         limit = check_timeout(timeout or min(c.CONTROL_TIMEOUT_S, self._config.timeout))
         call = Call(_wire.INFER, _wire.info_request(request_id), limit, request_id=request_id)
@@ -136,15 +107,7 @@ class Flows:
         return info
 
     def served(self, name: str, options: Options) -> Flow[Served]:
-        """Check the contract of model ``name`` (once, and again after an outage) and the options against it.
-
-        Raises
-        ------
-        ContractMismatch
-            If the server does not speak the contract.
-        BadParameter
-            If the served model has no such classes, or fewer probes than the budget.
-        """
+        """Check the contract of model ``name`` (once, and again after an outage) and the options against it."""
         limit = min(c.CONTROL_TIMEOUT_S, options.timeout)
         info = self._info
         if info is None:
@@ -153,7 +116,7 @@ class Flows:
                 self._outage.end()  # it answers: an outage that was given up is over
         options.check_served(info)
         if name not in self._checked:
-            call = Call(_wire.METADATA, _wire.metadata_request(name), limit)
+            call = Call(_wire.METADATA, _wire.METADATA.request(name=name), limit)
             check_metadata(name, (yield from self._sent(call)))
             self._checked |= {name}
         return Served(info.model, basis_of(info))
@@ -163,7 +126,7 @@ class Flows:
     ) -> Flow[FieldAnalysis | CytoserveClientError]:
         """Analyse one field; its error is returned if others of the list may fare better, else raised."""
 
-        def asked() -> Flow[FieldAnalysis]:
+        def sent() -> Flow[FieldAnalysis]:
             image = yield Load(source.load)
             request_id = _plan.new_id()
             request = _plan.image_request(_wire.SMEAR_MODEL, [image], [scale], options, request_id)
@@ -171,7 +134,7 @@ class Flows:
             answer = yield from self._answered(call, _wire.SMEAR_MODEL, options, served)
             return _plan.read_field(answer, served.model, image, request_id)
 
-        return self._caught(asked(), single)
+        return self._caught(sent(), single)
 
     def chunk(self, chunk: Chunk, options: Options, served: Served) -> Flow[list[CellAnswer | CytoserveClientError]]:
         """Classify one chunk of single-cell images: an answer or an error for each, in order."""
@@ -187,7 +150,7 @@ class Flows:
     ) -> Flow[list[CellAnswer | CytoserveClientError]]:
         images = [image for _, image, _ in group]
 
-        def asked() -> Flow[list[CellAnswer | CytoserveClientError]]:
+        def sent() -> Flow[list[CellAnswer | CytoserveClientError]]:
             request_id = _plan.new_id()
             scales = [scale for _, _, scale in group]
             request = _plan.image_request(_wire.CELL_MODEL, images, scales, options, request_id)
@@ -196,11 +159,11 @@ class Flows:
             answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)
             return _plan.read_cells(answer, served.model, images, request_id)
 
-        result = yield from self._caught(asked(), single=False)
+        result = yield from self._caught(sent(), single=False)
         if not isinstance(result, CytoserveClientError):
             return result
         if isinstance(result, (InvalidImage, BadScale)) and len(group) > 1:
-            # The whole request was refused for one of its images: ask for each alone, the others are fine.
+            # The whole request was refused for one of its images: send each alone, the others are fine.
             alone: list[CellAnswer | CytoserveClientError] = []
             for item in group:
                 alone += yield from self._group([item], options, served)
@@ -250,12 +213,8 @@ class Flows:
     ) -> Flow[None]:
         """Return when the server is ready again with the model that this call began with.
 
-        Raises
-        ------
-        ServerUnavailable
-            The outage lasts longer than the policy or the request's deadline allows.
-        ContractMismatch
-            It came back with another model.
+        `ServerUnavailable` if the outage lasts longer than policy and deadline allow, `ContractMismatch` if the server
+        came back with another model.
         """
         tries = 0
         while not self._outage.given_up:

@@ -24,20 +24,9 @@ def in_threads(
     room: int,
     on_progress: Progress | None,
 ) -> list[_Result]:
-    """Run ``work`` on every item, ``room`` at a time; the first error ends all.
+    """Run ``work`` on every item in threads, ``room`` at a time; the first error ends all.
 
-    Parameters
-    ----------
-    work : callable
-        Called with an item, in a thread.
-    items : sequence
-        What to work on.
-    weight : callable
-        Images in an item, for ``on_progress``.
-    room : int
-        Items under way at the same time.
-    on_progress : callable, optional
-        See `Progress`.
+    ``weight`` is the number of images in an item, for ``on_progress``.
     """
     total, done = sum(weight(item) for item in items), 0
     stop = threading.Event()

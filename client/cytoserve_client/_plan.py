@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from cytoserve_contract.models import MODELS
+
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._answers import cell_answers, field_analysis
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage, Source
-from cytoserve_client.options import Options
+from cytoserve_client.options import PRIORITY_LEVELS, Options
 from cytoserve_client.results import CellAnswer, FieldAnalysis, ModelInfo
 
 
@@ -24,9 +27,13 @@ def new_id() -> str:
 def image_request(
     model: str, images: Sequence[EncodedImage], um_per_pixel: Sequence[float], options: Options, request_id: str
 ) -> Any:
-    """Return the request for one field, or for a chunk of single-cell images."""
-    files = [image.data for image in images]
-    return _wire.image_request(model, files, um_per_pixel, request_id, options.parameters, options.priority_level)
+    """Return the request for one field, or for a chunk of single-cell images; a scale of 0 is not given."""
+    files, sizes = MODELS[model].inputs
+    inputs = [
+        (files, [len(images)], _wire.bytes_tensor([image.data for image in images])),
+        (sizes, [len(images)], np.asarray(um_per_pixel, "<f4").tobytes()),
+    ]
+    return _wire.infer_request(model, inputs, request_id, options.parameters, PRIORITY_LEVELS[options.priority])
 
 
 def read_field(response: Any, model: ModelInfo, image: EncodedImage, request_id: str) -> FieldAnalysis:

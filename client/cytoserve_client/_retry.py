@@ -1,14 +1,12 @@
-"""What is sent again, when, and for how long: one total budget, full jitter, a throttle, and outages waited for.
+"""What is sent again, when, and for how long (`RetryPolicy` says why): one total budget, full jitter, a throttle.
 
-Sending again is safe: a request changes nothing on the server, and the same field gives the same answer however often
-it is asked. The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the
-text (`loss_of`): whether the request was ever started, because a request that was lost while the server worked on it
-may be what ended the server.
+The status code comes first: only UNAVAILABLE is sent again. What that code does not say is read from the text
+(`loss_of`): whether the request was ever started.
 
 gRPC's own policy (``retryPolicy`` in the service config) cannot do this. It knows codes only, so it would send a lost
-request as often as a refused one. It sends the same bytes, but each attempt tells the server how much time is left, and
+request as often as a refused one. It sends the same bytes, but each attempt carries the time left, and
 carries a fresh token. And it sends to whatever answers next, while a server that comes back with another model must not
-be asked: the answers of two models do not make one sample.
+be used: the answers of two models do not make one sample.
 """
 
 from __future__ import annotations
@@ -99,18 +97,9 @@ class Throttle:
 
 
 class Attempts:
-    """The attempts of one request: says how long to wait before the next, or raises when there is no next.
+    """The attempts of one request: how long to wait before the next, or an error when there is no next.
 
-    Parameters
-    ----------
-    policy : RetryPolicy
-        Number of attempts and waits.
-    throttle : Throttle
-        Shared between the requests of a client.
-    deadline : Deadline
-        Total budget: a wait that would end after it is not begun.
-    uniform : callable
-        Source of jitter, as `random.uniform`.
+    The throttle is shared between the requests of a client; a wait that would end after the deadline is not begun.
     """
 
     def __init__(
@@ -127,13 +116,7 @@ class Attempts:
         self.failures = 0
 
     def remaining(self, source: str | None, request_id: str | None) -> float:
-        """Return the seconds left for the next attempt.
-
-        Raises
-        ------
-        DeadlineExceeded
-            If none are left.
-        """
+        """Return the seconds left for the next attempt; `DeadlineExceeded` if none are."""
         left = self._deadline.remaining()
         if left <= 0:
             raise DeadlineExceeded(
@@ -144,18 +127,11 @@ class Attempts:
         return left
 
     def next_delay(self, error: CytoserveClientError) -> float:
-        """Return the seconds to wait before trying again.
-
-        Raises
-        ------
-        CytoserveClientError
-            ``error`` itself, if the request may not be retried or the budget is spent.
-        """
+        """Return the seconds to wait before trying again; ``error`` is raised if that is not allowed, or too late."""
         self.failures += 1
         if loss_of(error) not in NEVER_STARTED:
             raise error
-        allowed = self._throttle.failure()
-        if not allowed or self.failures >= self._policy.max_attempts:
+        if not self._throttle.failure() or self.failures >= self._policy.max_attempts:
             raise error
         delay = self._uniform(0.0, self._policy.ceiling(self.failures))
         if delay >= self._deadline.remaining():
@@ -166,14 +142,8 @@ class Attempts:
 class Outage:
     """Whether the server is away at the moment, and whether waiting for it is still worth it.
 
-    One belongs to a client and is shared by everything that it has under way. Thread-safe.
-
-    Parameters
-    ----------
-    policy : RetryPolicy
-        `RetryPolicy.outage` bounds the wait; a policy of one attempt never waits.
-    clock, uniform : callable
-        As `time.monotonic` and `random.uniform`.
+    One belongs to a client and is shared by everything that it has under way. Thread-safe. `RetryPolicy.outage` bounds
+    the wait; a policy of one attempt never waits.
     """
 
     def __init__(
@@ -209,15 +179,7 @@ class Outage:
         self._seen = None
 
     def worth_waiting(self, error: CytoserveClientError, vanished: int) -> bool:
-        """Return whether the request of ``error`` is to be sent again once the server is ready.
-
-        Parameters
-        ----------
-        error : CytoserveClientError
-            How it failed.
-        vanished : int
-            How often this request was lost while it was worked on, this time included.
-        """
+        """Return whether a request that was lost ``vanished`` times is sent again once the server is ready."""
         loss = loss_of(error)
         if loss is None or loss is Loss.BUSY or self._policy.max_attempts == 1 or self._policy.outage == 0:
             return False
@@ -226,5 +188,5 @@ class Outage:
         return not self.given_up
 
     def pause(self, tries: int) -> float:
-        """Return the seconds to wait before the server is asked, for the ``tries``-th time from 1, if it is ready."""
+        """Return the seconds to wait before the ``tries``-th check, from 1, whether the server is ready."""
         return self._uniform(0.0, self._policy.ceiling(tries))

@@ -18,6 +18,7 @@ import grpc.aio
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._config import ClientConfig
+from cytoserve_client._wire import Call
 from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
 from cytoserve_client.loopback import NO_PROXY
 
@@ -69,23 +70,37 @@ def _metadata(config: ClientConfig, request_id: str) -> tuple[tuple[str, str | b
     return tuple(pairs)
 
 
-def _prepare(rpc: _wire.Rpc, request: Any, left: float) -> None:
-    """Tell an inference request how much time is left; other requests have no parameters."""
-    if rpc is _wire.INFER:
-        _wire.set_time_left(request, int(1000 * (left - c.DEADLINE_MARGIN_S)))
+def _open(channels: Any, config: ClientConfig) -> tuple[Any, dict[str, Any]]:
+    """Return a new channel of the module ``channels`` (`grpc` or `grpc.aio`), and its methods by name."""
+    credentials, options = _credentials(config), channel_options(config)
+    if credentials is None:
+        channel = channels.insecure_channel(_target(config), options=options)
+    else:
+        channel = channels.secure_channel(_target(config), credentials, options=options)
+    return channel, {
+        rpc.name: channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+        for rpc in _wire.RPCS
+    }
 
 
-def _failure(failed: Any, rpc: _wire.Rpc, source: str | None, request_id: str, closed: bool) -> CytoserveClientError:
+def _prepare(call: Call) -> float:
+    """Put the time left into an inference request (others have no parameters); return the time on the clock."""
+    if call.rpc is _wire.INFER:
+        _wire.set_time_left(call.request, int(1000 * (call.timeout - c.DEADLINE_MARGIN_S)))
+    return time.monotonic()
+
+
+def _failure(failed: Any, call: Call, closed: bool) -> CytoserveClientError:
     """Return what the failure of an attempt means."""
-    status, details = failed.code().name, failed.details() or ""
-    log.info("%s: %s, request %s", rpc.name, status, request_id)
+    status, details, of = failed.code().name, failed.details() or "", call.request_id
+    log.info("%s: %s, request %s", call.rpc.name, status, of)
     if closed:
-        return ClientClosed("the client was closed while the call was under way", source=source, request_id=request_id)
-    return error_from_status(status, details, source=source, request_id=request_id or None)
+        return ClientClosed("the client was closed while the call was under way", source=call.source, request_id=of)
+    return error_from_status(status, details, source=call.source, request_id=of or None)
 
 
-def _answered(rpc: _wire.Rpc, started: float, request_id: str) -> None:
-    log.debug("%s answered in %.3f s, request %s", rpc.name, time.monotonic() - started, request_id)
+def _log_answered(call: Call, started: float) -> None:
+    log.debug("%s answered in %.3f s, request %s", call.rpc.name, time.monotonic() - started, call.request_id)
 
 
 def _closed_error() -> ClientClosed:
@@ -98,16 +113,7 @@ class SyncTransport:
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
         self._closed = threading.Event()
-        credentials = _credentials(config)
-        options = channel_options(config)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(_target(config), options=options)
-        else:
-            self._channel = grpc.secure_channel(_target(config), credentials, options=options)
-        self._methods = {
-            rpc.name: self._channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-            for rpc in _wire.RPCS
-        }
+        self._channel, self._methods = _open(grpc, config)
 
     @property
     def closed(self) -> bool:
@@ -120,29 +126,21 @@ class SyncTransport:
             self._closed.set()
             self._channel.close()
 
-    def attempt(
-        self, rpc: _wire.Rpc, request: Any, timeout: float, *, source: str | None = None, request_id: str = ""
-    ) -> Any:
-        """Send a request once and return its answer.
-
-        Raises
-        ------
-        CytoserveClientError
-            The failure, typed.
-        """
+    def attempt(self, call: Call) -> Any:
+        """Send a request once and return its answer; a failure is a `CytoserveClientError`."""
         if self.closed:
             raise _closed_error()
-        _prepare(rpc, request, timeout)
-        started = time.monotonic()
+        started = _prepare(call)
         try:
-            answer = self._methods[rpc.name](request, timeout=timeout, metadata=_metadata(self._config, request_id))
+            metadata = _metadata(self._config, call.request_id)
+            answer = self._methods[call.rpc.name](call.request, timeout=call.timeout, metadata=metadata)
         except grpc.RpcError as failed:
-            raise _failure(failed, rpc, source, request_id, self.closed) from failed
+            raise _failure(failed, call, self.closed) from failed
         except ValueError:
             if self.closed:  # what grpc raises when it is closed between the check and the call
                 raise _closed_error() from None
             raise
-        _answered(rpc, started, request_id)
+        _log_answered(call, started)
         return answer
 
     def pause(self, seconds: float) -> None:
@@ -164,19 +162,6 @@ class AsyncTransport:
         """Whether `close` was called."""
         return self._closed
 
-    def _open(self) -> None:
-        # Late, because grpc.aio binds a channel to the loop that runs when it is made.
-        credentials = _credentials(self._config)
-        options = channel_options(self._config)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(_target(self._config), options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(_target(self._config), credentials, options=options)
-        for rpc in _wire.RPCS:
-            self._methods[rpc.name] = self._channel.unary_unary(
-                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
-            )
-
     async def close(self) -> None:
         """Close the channel; calls under way end with `ClientClosed`. Calling it again does nothing."""
         if not self._closed:
@@ -184,29 +169,25 @@ class AsyncTransport:
             if self._channel is not None:
                 await self._channel.close(None)
 
-    async def attempt(
-        self, rpc: _wire.Rpc, request: Any, timeout: float, *, source: str | None = None, request_id: str = ""
-    ) -> Any:
+    async def attempt(self, call: Call) -> Any:
         """Send a request once; see `SyncTransport.attempt`."""
         if self._closed:
             raise _closed_error()
-        if self._channel is None:
-            self._open()
-        _prepare(rpc, request, timeout)
-        started = time.monotonic()
+        if self._channel is None:  # grpc.aio binds a channel to the loop that runs when it is made
+            self._channel, self._methods = _open(grpc.aio, self._config)
+        started = _prepare(call)
         try:
-            answer = await self._methods[rpc.name](
-                request, timeout=timeout, metadata=_metadata(self._config, request_id)
-            )
+            metadata = _metadata(self._config, call.request_id)
+            answer = await self._methods[call.rpc.name](call.request, timeout=call.timeout, metadata=metadata)
         except grpc.aio.AioRpcError as failed:
-            raise _failure(failed, rpc, source, request_id, self._closed) from failed
+            raise _failure(failed, call, self._closed) from failed
         except asyncio.CancelledError:
             if self._closed and not _task_cancelled():  # what grpc.aio raises when the channel was closed
                 raise _closed_error() from None
             raise
         except grpc.aio.UsageError:
             raise _closed_error() from None
-        _answered(rpc, started, request_id)
+        _log_answered(call, started)
         return answer
 
     async def pause(self, seconds: float) -> None:
@@ -215,7 +196,7 @@ class AsyncTransport:
 
 
 def _task_cancelled() -> bool:
-    """Return whether the running task itself was asked to stop (Python 3.11 and later can tell)."""
+    """Return whether the running task itself was cancelled (known from Python 3.11 on)."""
     task = asyncio.current_task()
     cancelling = getattr(task, "cancelling", None)
     return cancelling is not None and cancelling() > 0

@@ -22,8 +22,6 @@ from tritonclient.grpc import service_pb2 as pb
 
 from cytoserve_client.errors import ContractMismatch, InvalidAnswer
 
-SERVICE: Final = "inference.GRPCInferenceService"
-
 Parameter = int | float | str
 """Value of a request parameter."""
 
@@ -39,7 +37,7 @@ class Rpc:
     @property
     def path(self) -> str:
         """The method's full name, as HTTP/2 path."""
-        return f"/{SERVICE}/{self.name}"
+        return f"/inference.GRPCInferenceService/{self.name}"
 
 
 INFER: Final = Rpc("ModelInfer", pb.ModelInferRequest, pb.ModelInferResponse)
@@ -48,16 +46,27 @@ READY: Final = Rpc("ServerReady", pb.ServerReadyRequest, pb.ServerReadyResponse)
 RPCS: Final = (INFER, METADATA, READY)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A request to send. ``timeout`` in seconds, for this attempt."""
+
+    rpc: Rpc
+    request: Any
+    timeout: float
+    source: str | None = None
+    request_id: str = ""
+
+
 SMEAR_MODEL: Final = SMEAR_ANALYSIS.name
 CELL_MODEL: Final = CELL_ANALYSIS.name
 INFO_MODEL: Final = SERVICE_INFO.name
 
 _UNUSED: Final = frozenset({"CELL_FLAGS"})
-"""Outputs of the contract that this client does not ask for, to save bytes; they must exist all the same."""
+"""Outputs of the contract that this client does not request, to save bytes; they must exist all the same."""
 
 
 def wanted(model: str) -> tuple[TensorSpec, ...]:
-    """Return the outputs that this client asks a model for."""
+    """Return the outputs that this client requests from a model."""
     return tuple(spec for spec in MODELS[model].outputs if spec.name not in _UNUSED)
 
 
@@ -67,13 +76,7 @@ def bytes_tensor(items: Sequence[bytes]) -> bytes:
 
 
 def split_bytes(raw: bytes) -> list[bytes]:
-    """Return the items of a BYTES tensor.
-
-    Raises
-    ------
-    InvalidAnswer
-        If the lengths do not add up.
-    """
+    """Return the items of a BYTES tensor; `InvalidAnswer` if the lengths do not add up."""
     items: list[bytes] = []
     position = 0
     while position < len(raw):
@@ -95,20 +98,9 @@ def infer_request(
     parameters: Mapping[str, Parameter] | None = None,
     priority: int = 0,
 ) -> Any:
-    """Return a ``ModelInferRequest``.
+    """Return a ``ModelInferRequest`` with inputs as (TensorSpec, shape, raw bytes).
 
-    Parameters
-    ----------
-    model : str
-        Model to call.
-    inputs : sequence of (TensorSpec, shape, raw bytes)
-        The input tensors.
-    request_id : str
-        Travels with every attempt, and into the server's log.
-    parameters : mapping of str to int, float or str, optional
-        Request parameters, forwarded by the ensembles to their steps.
-    priority : int
-        Triton's priority, forwarded likewise: 1 is the most urgent, 0 (not sent) the model's default.
+    The ensembles forward parameters and priority to their steps; the priority 0 (the model's default) is not sent.
     """
     request = pb.ModelInferRequest(model_name=model, id=request_id)
     for spec, shape, raw in inputs:
@@ -134,38 +126,13 @@ def _set(slot: Any, value: Parameter) -> None:
         slot.int64_param = value
 
 
-def image_request(
-    model: str,
-    files: Sequence[bytes],
-    um_per_pixel: Sequence[float],
-    request_id: str,
-    parameters: Mapping[str, Parameter] | None = None,
-    priority: int = 0,
-) -> Any:
-    """Return the request of either ensemble: encoded files and their scales (0 = not given)."""
-    scales = np.asarray(um_per_pixel, "<f4")
-    images, sizes = MODELS[model].inputs
-    inputs = [(images, [len(files)], bytes_tensor(files)), (sizes, [len(scales)], scales.tobytes())]
-    return infer_request(model, inputs, request_id, parameters, priority)
-
-
 def info_request(request_id: str) -> Any:
     """Return the request to ``service_info``."""
     return infer_request(INFO_MODEL, [(SERVICE_INFO.inputs[0], [1], bytes_tensor([b"info"]))], request_id)
 
 
-def metadata_request(model: str) -> Any:
-    """Return the request for a model's tensor names and types."""
-    return pb.ModelMetadataRequest(name=model)
-
-
-def ready_request() -> Any:
-    """Return the request for readiness."""
-    return pb.ServerReadyRequest()
-
-
 def set_time_left(request: Any, milliseconds: int) -> None:
-    """Tell the server the time left, as request parameter ``deadline_ms`` (the gRPC deadline stops at its door)."""
+    """Set the time left, as request parameter ``deadline_ms`` (the gRPC deadline stops at its door)."""
     request.parameters["deadline_ms"].int64_param = max(1, milliseconds)
 
 
@@ -185,15 +152,7 @@ class Tensors:
 
 
 def read_tensors(model: str, response: Any) -> Tensors:
-    """Return the asked-for outputs of a ``ModelInferResponse``, each checked for name, datatype, rank and size.
-
-    Raises
-    ------
-    ContractMismatch
-        If an output is missing or has another datatype or rank.
-    InvalidAnswer
-        If the bytes do not match the shape.
-    """
+    """Return the requested outputs of a ``ModelInferResponse``, each checked for name, datatype, rank and size."""
     if len(response.raw_output_contents) != len(response.outputs):
         raise InvalidAnswer(f"{model} answered {len(response.outputs)} outputs in an unknown encoding")
     given = {

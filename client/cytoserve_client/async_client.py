@@ -6,7 +6,8 @@ What a call does is in `_flow`, which both share; only the waiting is written tw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -53,7 +54,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         await self._run(self._flows.wait_until_ready(timeout))
 
     async def info(self, timeout: float | None = None) -> ServiceInfo:
-        """Return what the server tells about itself; see `Client.info`."""
+        """Return what the server declares about itself; see `Client.info`."""
         return await self._run(self._flows.info(timeout))
 
     async def analyze(
@@ -109,24 +110,20 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, awaiting each of its steps; a cancellation ends the flow where it stands."""
-        outcome: Any = None
-        failure: CytoserveClientError | None = None
+        advance: Callable[[], Step] = lambda: next(flow)  # noqa: E731
         while True:
             try:
-                step = flow.send(outcome) if failure is None else flow.throw(failure)
+                step = advance()
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            outcome = failure = None
             try:
-                outcome = await self._wait(step)
+                advance = partial(flow.send, await self._wait(step))
             except CytoserveClientError as error:
-                failure = error
+                advance = partial(flow.throw, error)
 
     async def _wait(self, step: Step) -> Any:
         if isinstance(step, Load):
             return await asyncio.to_thread(step.work)
         if isinstance(step, Pause):
             return await self._transport.pause(step.seconds)
-        return await self._transport.attempt(
-            step.rpc, step.request, step.timeout, source=step.source, request_id=step.request_id
-        )
+        return await self._transport.attempt(step)

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -101,7 +102,7 @@ class Client(BaseClient[SyncTransport]):
         self._run(self._flows.wait_until_ready(timeout))
 
     def info(self, timeout: float | None = None) -> ServiceInfo:
-        """Return what the server tells about itself, freshly asked and checked.
+        """Return what the server declares about itself, requested anew and checked.
 
         Raises
         ------
@@ -136,17 +137,17 @@ class Client(BaseClient[SyncTransport]):
         sample : str, optional
             Name of the sample, copied into the result; it is not sent.
         timeout : float, optional
-            Seconds per field; the client's by default. The server is told, and stops when they are over.
+            Seconds per field; the client's by default. The server gets the limit too, and stops there.
         budget : int, optional
             Most probes per class and cell, from 1 to the probes of the served model (``info().probes``); the
             service's default (``info().default_budget``) when not given.
         alpha : float, optional
             Share of cells, from 0 to below 1, whose answer may differ from that of the whole budget, because classes
-            that hardly can win are left out early. 0 asks all classes to the end. ``info().default_alpha`` when not
+            that can hardly win are dropped early. 0 evaluates all classes to the end. ``info().default_alpha`` when not
             given.
         classes : list of str, optional
             Only these may win; all when not given. The others get probability 0 and no score. With a single name
-            every cell gets it, with probability 1: only ``scores`` and ``anomaly`` tell something then.
+            every cell gets it, with probability 1: only ``scores`` and ``anomaly`` carry information then.
         priority : {"routine", "stat"}
             ``stat`` goes before what waits as ``routine`` in the server's queues; what runs already is finished
             first. Models without priority levels treat both alike.
@@ -165,7 +166,7 @@ class Client(BaseClient[SyncTransport]):
             If ``images`` is a single image and it was refused, or an argument is out of range (`BadParameter`: a
             class that the model does not have, an empty list of classes, a budget above the model's probes).
         ServerUnavailable, DeadlineExceeded, ServerError
-            For a single image; for a list only if the server cannot even be asked what it serves.
+            For a single image; for a list only if the server does not even answer what it serves.
         ContractMismatch
             If the server does not speak this client's contract (also for lists: the next field would fare no better).
         InvalidAnswer
@@ -240,24 +241,20 @@ class Client(BaseClient[SyncTransport]):
 
     def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, waiting for each of its steps in this thread."""
-        outcome: Any = None
-        failure: CytoserveClientError | None = None
+        advance: Callable[[], Step] = lambda: next(flow)  # noqa: E731
         while True:
             try:
-                step = flow.send(outcome) if failure is None else flow.throw(failure)
+                step = advance()
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            outcome = failure = None
             try:
-                outcome = self._wait(step)
+                advance = partial(flow.send, self._wait(step))
             except CytoserveClientError as error:
-                failure = error
+                advance = partial(flow.throw, error)
 
     def _wait(self, step: Step) -> Any:
         if isinstance(step, Load):
             return step.work()
         if isinstance(step, Pause):
             return self._transport.pause(step.seconds)
-        return self._transport.attempt(
-            step.rpc, step.request, step.timeout, source=step.source, request_id=step.request_id
-        )
+        return self._transport.attempt(step)

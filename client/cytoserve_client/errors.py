@@ -26,15 +26,12 @@
     +-- ContractMismatch            contract            the server does not speak this client's contract
     |   +-- InvalidAnswer           invalid_answer      an answer that must not be passed on (NaN, not normalised)
     +-- ServerError                 internal            the server failed; its fault, not the caller's
-
-Every error carries ``code`` (stable, for programs), ``message`` (without the prefix of ``str(error)``), ``source``
-(the file or array it is about, or None), ``request_id`` (random; the server's log has it too, or None) and
-``retryable`` (whether the same call may succeed later without a change).
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import ClassVar, Final
 
 from cytoserve_contract.codes import CODES, MARK, ErrorCode
@@ -46,7 +43,7 @@ class CytoserveClientError(Exception):
     Parameters
     ----------
     message : str
-        What happened and what to do about it.
+        What happened and what to do about it, without the prefix of ``str(error)``.
     code : str, optional
         Stable name for programs; the class's own by default.
     source : str, optional
@@ -59,6 +56,10 @@ class CytoserveClientError(Exception):
 
     default_code: ClassVar[str] = "error"
     default_retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, code: ErrorCode | None = None) -> None:
+        if code is not None:
+            cls.default_code, cls.default_retryable = code.value, code.retryable
 
     def __init__(
         self,
@@ -81,158 +82,100 @@ class CytoserveClientError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by Exception's own pickling; worker processes need them.
-        return _rebuild, (type(self), self.message, self.code, self.source, self.request_id, self.retryable)
+        named = {name: getattr(self, name) for name in ("code", "source", "request_id", "retryable")}
+        return partial(type(self), **named), (self.message,)
 
 
-def _rebuild(
-    kind: type[CytoserveClientError],
-    message: str,
-    code: str,
-    source: str | None,
-    request_id: str | None,
-    retryable: bool,
-) -> CytoserveClientError:
-    return kind(message, code=code, source=source, request_id=request_id, retryable=retryable)
-
-
-class ConfigurationError(CytoserveClientError):
+class ConfigurationError(CytoserveClientError, code=ErrorCode.CONFIGURATION):
     """The client was set up in a way that cannot work."""
 
-    default_code = ErrorCode.CONFIGURATION.value
 
-
-class ClientClosed(CytoserveClientError):
+class ClientClosed(CytoserveClientError, code=ErrorCode.CLOSED):
     """The client was used after ``close()``, or closed while the call was under way."""
 
-    default_code = ErrorCode.CLOSED.value
 
-
-class InvalidInput(CytoserveClientError):
+class InvalidInput(CytoserveClientError, code=ErrorCode.INVALID_ARGUMENT):
     """The caller's input was refused; sending it again cannot help."""
 
-    default_code = ErrorCode.INVALID_ARGUMENT.value
 
-
-class InvalidImage(InvalidInput):
+class InvalidImage(InvalidInput, code=ErrorCode.NOT_AN_IMAGE):
     """The image was refused."""
 
-    default_code = ErrorCode.NOT_AN_IMAGE.value
 
-
-class UnreadableFile(InvalidImage):
+class UnreadableFile(InvalidImage, code=ErrorCode.UNREADABLE):
     """The file is not there, is no regular file (a folder, a named pipe, a device), or may not be read."""
 
-    default_code = ErrorCode.UNREADABLE.value
 
-
-class OwnOverlay(InvalidImage):
+class OwnOverlay(InvalidImage, code=ErrorCode.OWN_OVERLAY):
     """The image is an annotated picture that this program drew, not a photograph."""
 
-    default_code = ErrorCode.OWN_OVERLAY.value
 
-
-class InvalidArray(InvalidImage):
+class InvalidArray(InvalidImage, code=ErrorCode.BAD_ARRAY):
     """The array is not uint8 of shape (H, W, 3), or is outside the size limits."""
 
-    default_code = ErrorCode.BAD_ARRAY.value
 
-
-class EmptyImage(InvalidImage):
+class EmptyImage(InvalidImage, code=ErrorCode.EMPTY):
     """No bytes at all."""
 
-    default_code = ErrorCode.EMPTY.value
 
-
-class NotAnImage(InvalidImage):
+class NotAnImage(InvalidImage, code=ErrorCode.NOT_AN_IMAGE):
     """The bytes are of no image format that the service accepts."""
 
-    default_code = ErrorCode.NOT_AN_IMAGE.value
 
-
-class TruncatedImage(InvalidImage):
+class TruncatedImage(InvalidImage, code=ErrorCode.TRUNCATED):
     """The header is an image's; the pixels end early or are damaged."""
 
-    default_code = ErrorCode.TRUNCATED.value
 
-
-class TooManyBytes(InvalidImage):
+class TooManyBytes(InvalidImage, code=ErrorCode.TOO_MANY_BYTES):
     """The encoded file is larger than the limit."""
 
-    default_code = ErrorCode.TOO_MANY_BYTES.value
 
-
-class TooManyPixels(InvalidImage):
+class TooManyPixels(InvalidImage, code=ErrorCode.TOO_MANY_PIXELS):
     """The image has more pixels than the limit."""
 
-    default_code = ErrorCode.TOO_MANY_PIXELS.value
 
-
-class TooSmall(InvalidImage):
+class TooSmall(InvalidImage, code=ErrorCode.TOO_SMALL):
     """The image is too small to hold a cell."""
 
-    default_code = ErrorCode.TOO_SMALL.value
 
-
-class UnsupportedMode(InvalidImage):
+class UnsupportedMode(InvalidImage, code=ErrorCode.UNSUPPORTED_MODE):
     """Greyscale, CMYK, 16 bit or real transparency: converting it would invent or lose colour."""
 
-    default_code = ErrorCode.UNSUPPORTED_MODE.value
 
-
-class BadScale(InvalidInput):
+class BadScale(InvalidInput, code=ErrorCode.BAD_SCALE):
     """Micrometres per pixel that are not a positive, finite, plausible number."""
 
-    default_code = ErrorCode.BAD_SCALE.value
 
-
-class BadShape(InvalidInput):
+class BadShape(InvalidInput, code=ErrorCode.BAD_SHAPE):
     """A tensor of the wrong shape or type."""
 
-    default_code = ErrorCode.BAD_SHAPE.value
 
-
-class BadParameter(InvalidInput):
+class BadParameter(InvalidInput, code=ErrorCode.BAD_PARAMETER):
     """A request parameter outside its range."""
 
-    default_code = ErrorCode.BAD_PARAMETER.value
 
-
-class ServerUnavailable(CytoserveClientError):
+class ServerUnavailable(CytoserveClientError, code=ErrorCode.UNAVAILABLE):
     """The server is not there, is stopping, went away during the call, or its queue is full."""
 
-    default_code = ErrorCode.UNAVAILABLE.value
-    default_retryable = ErrorCode.UNAVAILABLE.retryable
 
-
-class DeadlineExceeded(CytoserveClientError):
+class DeadlineExceeded(CytoserveClientError, code=ErrorCode.DEADLINE):
     """The time given was not enough."""
 
-    default_code = ErrorCode.DEADLINE.value
-    default_retryable = ErrorCode.DEADLINE.retryable
 
-
-class AccessDenied(CytoserveClientError):
+class AccessDenied(CytoserveClientError, code=ErrorCode.ACCESS_DENIED):
     """Credentials are missing or were refused."""
 
-    default_code = ErrorCode.ACCESS_DENIED.value
 
-
-class ContractMismatch(CytoserveClientError):
+class ContractMismatch(CytoserveClientError, code=ErrorCode.CONTRACT):
     """The server does not speak this client's contract: model missing, other tensors, other classes."""
 
-    default_code = ErrorCode.CONTRACT.value
 
-
-class InvalidAnswer(ContractMismatch):
+class InvalidAnswer(ContractMismatch, code=ErrorCode.INVALID_ANSWER):
     """The server answered something that must not be passed on: NaN, not normalised, inconsistent."""
 
-    default_code = ErrorCode.INVALID_ANSWER.value
 
-
-class ServerError(CytoserveClientError):
+class ServerError(CytoserveClientError, code=ErrorCode.INTERNAL):
     """The server failed; the input is not known to be at fault."""
-
-    default_code = ErrorCode.INTERNAL.value
 
 
 def concerns_all(error: CytoserveClientError) -> bool:
@@ -274,17 +217,7 @@ def error_from_code(text: str, *, source: str | None, request_id: str | None = N
 def error_from_status(
     status: str, details: str, *, source: str | None = None, request_id: str | None = None
 ) -> CytoserveClientError:
-    """Return the error for a gRPC status.
-
-    Parameters
-    ----------
-    status : str
-        Name of the gRPC status code, such as ``"UNAVAILABLE"``.
-    details : str
-        The server's or the transport's text.
-    source, request_id : str, optional
-        Carried on the error.
-    """
+    """Return the error for the name of a gRPC status code, such as ``"UNAVAILABLE"``, and the text it came with."""
     coded = error_from_code(details, source=source, request_id=request_id)
     if coded is not None:
         return coded

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 from cytoserve_contract.limits import IMAGE_FORMATS
@@ -31,12 +31,6 @@ from cytoserve_client.errors import (
     TooSmall,
     UnreadableFile,
 )
-
-MAX_PIXELS: Final = c.MAX_PIXELS
-"""Largest image, in pixels, that the service accepts."""
-
-FORMATS = IMAGE_FORMATS
-"""Formats that the service reads."""
 
 SYNTHETIC_KEY = "cytoserve:synthetic"
 """Mark of a generated image: a PNG text key of this name (or ``Synthetic``), or this word in the EXIF software or
@@ -153,7 +147,7 @@ def read_file(path: Path) -> EncodedImage:
 
 
 def checked(name: str, data: bytes) -> EncodedImage:
-    """Return the image if its size in bytes can be served, with the synthetic mark looked up.
+    """Return the image if its size in bytes can be served, with its synthetic mark.
 
     Raises
     ------
@@ -217,7 +211,7 @@ def encode_array(array: NDArray[Any], name: str = "array") -> bytes:
 def is_synthetic(data: bytes) -> bool:
     """Return whether the metadata of an encoded image marks it as generated. Only the header is read."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             for key, value in image.info.items():
                 if str(key).lower() in (SYNTHETIC_KEY, "synthetic"):
                     return str(value).strip().lower() not in ("", "0", "false", "no")

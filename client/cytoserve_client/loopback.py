@@ -1,4 +1,4 @@
-"""Which addresses are this machine's own: they are never asked for through a proxy, and need no encryption."""
+"""Which addresses are this machine's own: they are never called through a proxy, and need no encryption."""
 
 from __future__ import annotations
 

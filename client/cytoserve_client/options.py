@@ -29,23 +29,9 @@ class Arguments(TypedDict):
 
 @dataclass(frozen=True)
 class Options:
-    """Per-call choices, checked.
+    """Per-call choices, checked; see `Client.analyze`."""
 
-    Parameters
-    ----------
-    timeout : float
-        Seconds per request, retries included.
-    budget : int or None
-        Most probes per class; the service's own default when None.
-    alpha : float or None
-        Share of cells, 0 to below 1, whose answer may differ from that of the whole budget; the default when None.
-    classes : tuple of str or None
-        Only these may win; all when None.
-    priority : {"routine", "stat"}
-        Urgency in the server's queues.
-    """
-
-    timeout: float
+    timeout: float  # seconds per request, retries included
     budget: int | None = None
     alpha: float | None = None
     classes: tuple[str, ...] | None = None
@@ -68,8 +54,7 @@ class Options:
         ConfigurationError
             For a timeout that is not finite and positive.
         BadParameter
-            For any other value out of its range. Whether the server has such classes and so many probes is asked by
-            `check_served`.
+            For any other value out of its range; `check_served` compares classes and budget with the served model.
         """
         return cls(
             timeout=check_timeout(default_timeout if timeout is None else timeout),
@@ -87,19 +72,9 @@ class Options:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The request parameters of docs/contract.md; what was not chosen is not sent."""
-        chosen: dict[str, Parameter] = {}
-        if self.budget is not None:
-            chosen["budget"] = self.budget
-        if self.alpha is not None:
-            chosen["alpha"] = self.alpha
-        if self.classes is not None:
-            chosen["classes"] = ",".join(self.classes)
-        return chosen
-
-    @property
-    def priority_level(self) -> int:
-        """The number Triton takes for the priority."""
-        return PRIORITY_LEVELS[self.priority]
+        classes = None if self.classes is None else ",".join(self.classes)
+        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes}
+        return {name: value for name, value in choices.items() if value is not None}
 
     def check_served(self, info: ServiceInfo) -> None:
         """Refuse what the served model cannot do; here, because the scorer would refuse it only after segmentation.

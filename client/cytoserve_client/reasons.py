@@ -7,9 +7,6 @@ from typing import Final
 
 from cytoserve_contract.reasons import Reason as Reason
 
-EXPLANATIONS: Final[dict[Reason, str]] = {reason: reason.explanation for reason in Reason}
-"""One sentence each, for people who do not know the method."""
-
 UNKNOWN: Final = "a reason that this release of the client does not know"
 
 
@@ -25,5 +22,5 @@ def explained(reasons: Iterable[str]) -> dict[str, str]:
     True
     """
     found = set(reasons)
-    known = {reason.value: sentence for reason, sentence in EXPLANATIONS.items() if reason.value in found}
+    known = {reason.value: reason.explanation for reason in Reason if reason.value in found}
     return known | {name: UNKNOWN for name in sorted(found - known.keys())}

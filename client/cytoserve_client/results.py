@@ -75,7 +75,7 @@ class ScoredCell(Frozen):
     def prediction_set(self, error: float = SET_ERROR) -> tuple[str, ...] | None:
         """Return the classes that cannot be excluded: each true class is in its set with probability ``1 - error``.
 
-        The promise holds class by class (Mondrian conformal prediction, Vovk, Gammerman & Shafer 2005, chapter 4) for
+        The coverage holds class by class (Mondrian conformal prediction, Vovk, Gammerman & Shafer 2005, chapter 4) for
         cells exchangeable with those of the calibration, and requests that were calibrated (no ``not_calibrated``
         among the reasons). An empty set says: like none of the classes. A set that is not empty holds the label, also
         where the label's own p-value would leave it out (the best class, and yet unlike the reference cells of it):

@@ -27,7 +27,7 @@ def generated(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def out_of_date(root: Path) -> list[tuple[Path, str]]:
-    """Return the generated files that are missing or say something else, with the text that they should have."""
+    """Return the generated files that are missing or out of date, with their text."""
     return [
         (path, text) for path, text in generated(root) if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]

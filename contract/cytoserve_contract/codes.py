@@ -17,26 +17,18 @@ answer beyond 8 to 16 KiB: a sentence that quotes what the caller sent must not 
 
 
 class ErrorCode(str, Enum):
-    """A stable name for programs, ``value``.
-
-    Attributes
-    ----------
-    meaning, remedy : str
-        One sentence each; the remedy is empty where the message says it.
-    triton : str
-        Triton's code under which the server sends it (attribute of ``TritonError``); empty for a code that only the
-        client gives.
-    statuses : tuple of str
-        gRPC statuses that mean this where an answer carries no code of ours.
-    retryable : bool
-        Whether the same call may succeed later without a change.
-    """
+    """A stable name for programs, ``value``."""
 
     meaning: str
     remedy: str
+    """One sentence each; the remedy is empty where the message says it."""
     triton: str
+    """Triton's code under which the server sends it (attribute of ``TritonError``); empty for a code that only the
+    client gives."""
     statuses: tuple[str, ...]
+    """gRPC statuses that mean this where an answer carries no code of ours."""
     retryable: bool
+    """Whether the same call may succeed later without a change."""
 
     def __new__(
         cls,

@@ -1,4 +1,4 @@
-"""Is a model repository the one its ``manifest.json`` describes? For servers and the export to ask.
+"""The check of a model repository against its ``manifest.json``, for servers and the export.
 
 This is the only place that reads the manifest's ``files``: the container's entrypoint and the local server compare
 before they start Triton, the export lists and verifies with the same functions. A manifest names every file of its
@@ -29,7 +29,7 @@ ENV_SKIP: Final = names.ENV_SKIP_VERIFICATION
 
 
 class RepositoryFault(RuntimeError):
-    """Base of what can be wrong with a repository beside its manifest; deploy and export give it their own names."""
+    """Base of the errors of this check; deploy and export give it their own names."""
 
 
 class NoRepository(RepositoryFault):
@@ -46,27 +46,17 @@ class ChangedFile(RepositoryFault):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A repository beside its manifest.
-
-    Attributes
-    ----------
-    folder : Path
-        The repository.
-    agreed : int
-        Files whose hash is the manifest's.
-    broken : tuple of str
-        One sentence for each file that is missing or another one.
-    unlisted : tuple of str
-        Files that the manifest does not name, relative to the folder.
-    caches : tuple of str
-        What lies in folders ``__pycache__``: Python runs it in place of a ``model.py`` of the same date and size.
-    """
+    """A repository compared with its manifest."""
 
     folder: Path
     agreed: int
+    """Files whose hash is the manifest's."""
     broken: tuple[str, ...]
+    """One sentence for each file that is missing or another one."""
     unlisted: tuple[str, ...]
+    """Files that the manifest does not name, relative to the folder."""
     caches: tuple[str, ...]
+    """What lies in folders ``__pycache__``: Python runs it in place of a ``model.py`` of the same date and size."""
 
     def problems(self, caches: bool = False) -> list[str]:
         """Return what is wrong, one sentence each; `caches`: what Python caches is wrong too."""
@@ -87,8 +77,6 @@ def check_repository_files(
 
     Parameters
     ----------
-    folder : Path
-        The model repository.
     expected_manifest : str
         sha256 of the manifest itself, in hexadecimal; empty: any manifest will do.
     refuse_unlisted : bool
@@ -98,12 +86,7 @@ def check_repository_files(
 
     Raises
     ------
-    NoRepository
-        There is no such folder.
-    ManifestError
-        The manifest is missing, unreadable or another one.
-    ChangedFile
-        The repository is not the one that the manifest describes.
+    NoRepository, ManifestError, ChangedFile
     """
     found = compare(folder, expected_manifest)
     wrong = found.problems(refuse_caches) if refuse_unlisted else list(found.broken)
@@ -150,7 +133,7 @@ def compare(folder: Path, expected_manifest: str = "") -> Comparison:
 def tree(folder: Path, caches: bool = False) -> list[str]:
     """Return what a manifest of `folder` has to name: its files, sorted, relative, with ``/``.
 
-    A link to a folder counts as a file, because what lies behind it could not be told from what was exported; so does
+    A link to a folder counts as a file, because its content cannot be told apart from what was exported; so does
     a named pipe, which no manifest can name.
     """
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

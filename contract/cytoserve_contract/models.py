@@ -27,61 +27,39 @@ Backend = Literal["python", "onnxruntime", "ensemble"]
 
 @dataclass(frozen=True)
 class Deployment:
-    """How Triton runs a model, as committed.
-
-    Attributes
-    ----------
-    instances : int
-    processor : str
-        Kind of the instance group.
-    priority_levels : int
-        0: one queue, first come first served.
-    queue_delay_us : int
-        How long a batch may wait for more rows, microseconds; 0: it does not.
-    parameters : mapping of str to (str, str)
-        The model's own settings: value, and a comment.
-    note : str
-        Comment on the queue.
-    """
+    """How Triton runs a model, as committed."""
 
     instances: int = 1
     processor: str = "KIND_CPU"
+    """Kind of the instance group."""
     priority_levels: int = 0
+    """0: one queue, first come first served."""
     queue_delay_us: int = 0
+    """How long a batch may wait for more rows, microseconds; 0: it does not."""
     parameters: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The model's own settings: value, and a comment."""
     note: str = ""
+    """Comment on the queue."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model, or an ensemble of them.
-
-    Attributes
-    ----------
-    name : str
-        Folder in the repository, and name on the wire.
-    meaning : str
-        What it does, for its configuration and docs/contract.md.
-    backend : {"python", "onnxruntime", "ensemble"}
-    inputs, outputs : tuple of TensorSpec
-    steps : tuple of ModelSpec
-        Of an ensemble, in order; tensors of one name are connected.
-    calls : ModelSpec or None
-        The model that it calls by itself.
-    deployment : Deployment
-    repository : str
-        Folder that it lies in.
-    """
+    """One model, or an ensemble of them."""
 
     name: str
+    """Folder in the repository, and name on the wire."""
     meaning: str
+    """What it does, for its configuration and docs/contract.md."""
     backend: Backend
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     steps: tuple[ModelSpec, ...] = ()
+    """Of an ensemble, in order; tensors of one name are connected."""
     calls: ModelSpec | None = None
+    """The model that it calls by itself."""
     deployment: Deployment = Deployment()
     repository: str = REPOSITORY
+    """Folder that it lies in."""
 
     @property
     def is_batched(self) -> bool:
@@ -108,7 +86,7 @@ _QUEUED: Final = Deployment(
     note="Priority 1 (stat) is taken before 2 (routine, the default) whatever came first; the ensembles hand a "
     "request's on.",
 )
-_GRAPH: Final = Deployment(processor="KIND_AUTO", priority_levels=_QUEUED.priority_levels, note=_QUEUED.note)
+_GRAPH: Final = replace(_QUEUED, processor="KIND_AUTO")
 _BATCHED: Final = Deployment(processor="KIND_AUTO", queue_delay_us=500)
 
 _LATENT_DIMS: Final = ("latent_channels", "latent_height", "latent_width")
@@ -242,9 +220,8 @@ DENOISER: Final = ModelSpec(
         CLASS,
     ),
     outputs=(TensorSpec("ERROR", "float32", ("B", 1), "weighted masked squared error"),),
-    deployment=Deployment(
-        processor="KIND_AUTO",
-        queue_delay_us=500,
+    deployment=replace(
+        _BATCHED,
         note="No priority levels: a model's call of a model carries none, and no more calls wait here than there are "
         "scorers.",
     ),
@@ -255,11 +232,7 @@ SCORER: Final = ModelSpec(
     "Latents -> class, posterior, uncertainty, anomaly, decision. Calls the denoiser (BLS).\n"
     "Each instance is a process and scores one request at a time; count is how many requests overlap.",
     "python",
-    inputs=(
-        LATENT,
-        CELL_FLAGS,
-        replace(DEADLINE, optional=True),
-    ),
+    inputs=(LATENT, CELL_FLAGS, replace(DEADLINE, optional=True)),
     outputs=(
         TensorSpec("LABEL", "int32", ("M",), "class; -1: not scored", low=NO_LABEL),
         TensorSpec(
@@ -293,8 +266,8 @@ SCORER: Final = ModelSpec(
             "EVALUATIONS",
             "int32",
             ("M",),
-            "rows of that cell that the denoiser received, second look included; the sum over a request is the rise of "
-            "Triton's own inference count of `denoiser`",
+            "rows of that cell that the denoiser received, test-time augmentation included; the sum over a request is "
+            "the rise of Triton's own inference count of `denoiser`",
             low=0,
         ),
         TensorSpec(
@@ -308,10 +281,9 @@ SCORER: Final = ModelSpec(
         ),
     ),
     calls=DENOISER,
-    deployment=Deployment(
+    deployment=replace(
+        _QUEUED,
         instances=2,
-        priority_levels=_QUEUED.priority_levels,
-        note=_QUEUED.note,
         parameters={
             "rows_per_call": (
                 "64",

@@ -8,26 +8,17 @@ from typing import Final, Literal
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One request parameter.
-
-    Parameters
-    ----------
-    name : str
-    kind : {"integer", "number", "names"}
-        A number may be sent as a number or as its ASCII text; names are joined by commas.
-    meaning : str
-    low, high : int or float
-        Range, both ends included.
-    default : str
-        What rules where it is not sent.
-    """
+    """One request parameter."""
 
     name: str
     kind: Literal["integer", "number", "names"]
+    """A number may be sent as a number or as its ASCII text; names are joined by commas."""
     meaning: str
     low: float = 0
     high: float = 0
+    """Range, both ends included."""
     default: str = ""
+    """What rules where it is not sent."""
 
 
 MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
@@ -41,8 +32,7 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
         ParameterSpec(
             "alpha",
             "number",
-            "share of cells whose answer may differ from that of the whole budget; 0 lets no class leave early, and 1 "
-            "is refused",
+            "share of cells whose answer may differ from that of the whole budget; 0 drops no class, and 1 is refused",
             0.0,
             1.0,
             "`default_alpha` of the model",

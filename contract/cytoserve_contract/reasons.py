@@ -6,18 +6,12 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Reasons for review that this release knows, in the order in which an answer lists them.
-
-    Attributes
-    ----------
-    urgency : int
-        Rank in a review list, 1 is the most urgent; a reason of another release ranks as `UNKNOWN_URGENCY`.
-    explanation : str
-        One sentence for people who do not know the method.
-    """
+    """Reasons for review that this release knows."""
 
     urgency: int
+    """Rank in a review list, 1 is the most urgent; a reason of another release ranks as `UNKNOWN_URGENCY`."""
     explanation: str
+    """One sentence for people who do not know the method."""
 
     def __new__(cls, name: str, urgency: int, explanation: str) -> Reason:
         """Make a member whose value is its name on the wire."""

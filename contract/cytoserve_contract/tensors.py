@@ -54,42 +54,28 @@ REFERENCE_SIZES: Final[dict[str, int]] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output.
-
-    Parameters
-    ----------
-    name : str
-        Name on the wire.
-    dtype : str
-        Element type, a key of `DATATYPES`.
-    dims : tuple
-        Dimensions, see the module's description.
-    meaning : str
-        What it holds, for docs/contract.md.
-    unit : str
-    low, high : float
-        Range of every element, both ends included.
-    may_lack : bool
-        Whether -1 (`values.NOT_COMPUTED`) may stand for a number that was not computed or is not known.
-    optional : bool
-        Whether the input may be left out.
-    internal : bool
-        Whether the output stays between an ensemble's steps.
-    attribute : str
-        Name of it in the producer's result; the wire's name in lower case unless given.
-    """
+    """One input or output."""
 
     name: str
+    """Name on the wire."""
     dtype: str
+    """Element type, a key of `DATATYPES`."""
     dims: tuple[Dim, ...]
+    """Dimensions, see the module's description."""
     meaning: str = ""
+    """What it holds, for docs/contract.md."""
     unit: str = ""
     low: float = -math.inf
     high: float = math.inf
+    """Range of every element, both ends included."""
     may_lack: bool = False
+    """Whether -1 (`values.NOT_COMPUTED`) may stand for a number that was not computed or is not known."""
     optional: bool = False
+    """Whether the input may be left out."""
     internal: bool = False
+    """Whether the output stays between an ensemble's steps."""
     attribute: str = ""
+    """Name of it in the producer's result; the wire's name in lower case unless given."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attribute", self.attribute or self.name.lower())

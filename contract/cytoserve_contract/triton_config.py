@@ -21,26 +21,19 @@ def config_dims(tensor: TensorSpec, sizes: Mapping[str, int]) -> list[int]:
     return dims[1:] if tensor.is_batched else dims
 
 
-def config_text(model: ModelSpec, sizes: Mapping[str, int] = REFERENCE_SIZES) -> str:
-    """Return the configuration of a model.
-
-    Parameters
-    ----------
-    model : ModelSpec
-    sizes : mapping of str to int
-        Axes that the checkpoint fixes.
-    """
-    return "".join(f"{line}\n" for line in _lines(model, sizes))
+def config_text(model: ModelSpec) -> str:
+    """Return the configuration of a model of the reference checkpoint's sizes."""
+    return "".join(f"{line}\n" for line in _lines(model))
 
 
-def _lines(model: ModelSpec, sizes: Mapping[str, int]) -> Iterator[str]:
+def _lines(model: ModelSpec) -> Iterator[str]:
     yield HEADER
     yield from _comment(model.meaning)
     yield f'name: "{model.name}"'
     yield f'platform: "{model.backend}"' if model.steps else f'backend: "{model.backend}"'
     yield f"max_batch_size: {MAX_BATCH if model.is_batched else 0}"
-    yield from _tensors("input", model.inputs, sizes)
-    yield from _tensors("output", model.outputs, sizes)
+    yield from _tensors("input", model.inputs)
+    yield from _tensors("output", model.outputs)
     yield from _steps(model.steps) if model.steps else _deployment(model.deployment)
 
 
@@ -48,9 +41,9 @@ def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in text.splitlines()]
 
 
-def _tensors(side: str, tensors: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Iterator[str]:
+def _tensors(side: str, tensors: Sequence[TensorSpec]) -> Iterator[str]:
     for tensor in tensors:
-        dims = ", ".join(map(str, config_dims(tensor, sizes)))
+        dims = ", ".join(map(str, config_dims(tensor, REFERENCE_SIZES)))
         optional = " optional: true" if tensor.optional else ""
         yield f'{side} {{ name: "{tensor.name}" data_type: {config_type(tensor)} dims: [ {dims} ]{optional} }}'
 

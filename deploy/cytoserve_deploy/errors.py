@@ -87,11 +87,11 @@ class RepositoryRefused(RepositoryError):
 
 
 class BadLogFile(DeployError):
-    """The log that was asked for is no regular file, or cannot be written."""
+    """The log file given is no regular file, or cannot be written."""
 
 
 class PortTaken(DeployError):
-    """A port that was asked for is in use."""
+    """A requested port is in use."""
 
 
 class ServerProblem(DeployError):
@@ -155,7 +155,7 @@ class VersionTaken(RolloutError):
 
 
 class ModeUnknown(RolloutError):
-    """Neither annotation nor status says which deployment mode KServe uses, or it is one without a road here."""
+    """Neither annotation nor status says which deployment mode KServe uses, or it is one that is not supported here."""
 
 
 class WrongStep(RolloutError):

@@ -12,22 +12,12 @@ from cytoserve_deploy.errors import MissingRepository, RepositoryRefused
 def verify_files(folder: Path, expected_manifest: str = "", strict: bool = True, caches: bool = False) -> Comparison:
     """Refuse a repository that is not what its manifest says; see `check_repository_files`.
 
-    Parameters
-    ----------
-    folder : Path
-    expected_manifest : str
-        sha256 of the manifest itself; empty: any manifest will do.
-    strict : bool
-        Also refuse files that the manifest does not name.
-    caches : bool
-        Also refuse what Python caches beside a ``model.py``.
+    `strict` also refuses files that the manifest does not name, `caches` what Python caches beside a ``model.py``.
 
     Raises
     ------
-    MissingRepository
-        There is no such folder.
-    RepositoryRefused
-        The manifest or a file is missing, unreadable or another one.
+    MissingRepository, RepositoryRefused
+        There is no such folder, or its manifest or a file is missing, unreadable or another one.
     """
     try:
         return check_repository_files(folder, expected_manifest, refuse_unlisted=strict, refuse_caches=caches)

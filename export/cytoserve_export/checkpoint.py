@@ -6,7 +6,6 @@ Only JSON and safetensors are read. Weights come back in single precision: fp16 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from cytoserve_networks.detector import NAMES_ON_DISK, DetectorNet
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cytoserve_export.conditioning import Conditioning
 from cytoserve_export.errors import (
@@ -99,19 +98,7 @@ def _refuse_pickle_bytes(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that fix the graphs' shapes.
-
-    Parameters
-    ----------
-    size : int
-        Side of a crop, pixels.
-    um_per_pixel : float
-        Physical scale of a crop.
-    circular : bool
-        Whether only the circle inscribed in the crop counts.
-    latent_channels, latent_height, latent_width : int
-    classes : tuple of str
-    """
+    """Sizes that fix the graphs' shapes; ``circular``: only the circle inscribed in the crop counts."""
 
     size: int
     um_per_pixel: float
@@ -140,13 +127,8 @@ class Geometry:
 class ProbeBank:
     """The probes of the denoiser.
 
-    Parameters
-    ----------
-    timestep : (P,) int64 tensor
-    noise : (P, C, H, W) float16 tensor
-    weight : (P, C, 1, 1) float32 tensor
-        Multiplies the squared error.
-    mask : (H, W) float32 tensor of 0 and 1
+    (P,) int64 timesteps, (P, C, H, W) float16 noise, (P, C, 1, 1) float32 weights of the squared error, and an (H, W)
+    float32 mask of 0 and 1.
     """
 
     timestep: Tensor
@@ -169,14 +151,10 @@ class Schedule:
 class Checkpoint:
     """A checkpoint folder whose JSON files have been read and agree with each other.
 
-    Parameters
-    ----------
-    folder : Path
-
     Raises
     ------
     CheckpointError
-        One of its subclasses: what is missing, foreign or contradictory.
+        One of its subclasses: what is missing, unknown or contradictory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -218,14 +196,14 @@ class Checkpoint:
         )
 
     def _conditioning(self) -> Conditioning:
-        told = Conditioning.read(self.unet_config, len(self.geometry.classes))
+        conditioning = Conditioning.read(self.unet_config, len(self.geometry.classes))
         path = self.folder / "conditioning" / "context.safetensors"
         if not path.is_file():
-            return told
+            return conditioning
         tensors = read_weights(path)
         if set(tensors) != {"context"}:
             raise MalformedFile(f"{path} must hold one tensor called context, not {sorted(tensors)}")
-        return told.with_tokens(tensors["context"])
+        return conditioning.with_tokens(tensors["context"])
 
     def _check_scoring(self) -> None:
         named = self.scoring.get("classes")
@@ -247,7 +225,7 @@ class Checkpoint:
 
     @property
     def is_heavy(self) -> bool:
-        """Whether one evaluation on a CPU takes seconds: told by the bytes of the denoiser's weights."""
+        """Whether one evaluation on a CPU takes seconds, judged by the bytes of the denoiser's weights."""
         path = self.folder / "unet" / WEIGHTS
         return path.is_file() and path.stat().st_size > HEAVY_BYTES
 
@@ -359,15 +337,12 @@ def hash_folder(folder: Path) -> str:
 
 def _filled(net: Any, path: Path) -> Any:
     """Load ``path`` into ``net`` strictly and return it frozen, in evaluation mode."""
-    _load_strictly(net, read_weights(path), path)
-    return net.float().eval().requires_grad_(False)
-
-
-def _load_strictly(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    tensors = read_weights(path)
     try:
-        net.load_state_dict(dict(tensors), strict=True, assign=True)
+        net.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()
         raise UnsupportedArchitecture(
             f"{path} does not fit its config.json: {' '.join(line.strip() for line in first[:3])}"
         ) from error
+    return net.float().eval().requires_grad_(False)

@@ -1,10 +1,10 @@
-"""How a denoiser is told the class: read from its configuration, one of two ways.
+"""How a denoiser takes its class, read from its configuration: one of two ways.
 
 ``class_embedding``
     ``class_embed_type: "projection"``: a one-hot vector through a small network, added to the time embedding.
 ``context``
     Cross-attention on the one-hot vector, padded with zeros to ``cross_attention_dim`` and repeated as 77 equal tokens
-    (CytoDiffusion). Attention over equal tokens is a mean of equal values and asks nothing of the query, so the graphs
+    (CytoDiffusion). Attention over equal tokens is a mean of equal values, whatever the query, so the graphs
     carry one constant vector per class and layer (:mod:`cytoserve_export.shortcut`); the torch reference of the parity
     check carries all 77 tokens. A checkpoint may bring tokens of its own in ``conditioning/context.safetensors``
     (tensor ``context``, one row of tokens per class); where those differ from each other the graph carries them all.
@@ -44,15 +44,8 @@ _MUST_BE_UNSET: Final = (
 class Conditioning:
     """How a network takes its class.
 
-    Parameters
-    ----------
-    kind : {"class_embedding", "context"}
-    classes : int
-        Number of classes.
-    context_dim : int or None
-        Width of a context token; None when no block attends to a context.
-    tokens : (C, T, K) float32 tensor or None
-        The checkpoint's own context tokens; None for the one-hot vector repeated.
+    ``context_dim`` is the width of a context token, None when no block attends to a context; ``tokens`` are the
+    checkpoint's own (C, T, K) float32 context tokens, None for the one-hot vector repeated.
     """
 
     kind: Kind
@@ -116,9 +109,9 @@ class Conditioning:
         return torch.nn.functional.one_hot(classes, self.classes).float()
 
     def token(self, classes: Tensor) -> Tensor | None:
-        """Return the context of (B,) classes as few tokens as say the same; None without cross-attention.
+        """Return the context of (B,) classes, without repeated tokens; None without cross-attention.
 
-        (B, 1, context_dim) where all tokens are equal, else (B, T, context_dim). A network told by class embedding may
+        (B, 1, context_dim) where all tokens are equal, else (B, T, context_dim). A network with a class embedding may
         still hold cross-attention blocks: it was trained with a zero context.
         """
         if self.context_dim is None:

@@ -44,22 +44,11 @@ def graph_config(
     execution_provider: str = "cuda",
     precision: str = "fp32",
 ) -> str:
-    """Return the configuration of one graph.
+    """Return the configuration of one graph, for a checkpoint's ``sizes``.
 
-    Parameters
-    ----------
-    spec : GraphSpec
-    sizes : mapping
-        The checkpoint's sizes.
-    profile : DeviceProfile
-    runtime : {"onnx", "tensorrt"}
-        ``tensorrt`` serves ``model.plan`` by the TensorRT backend.
-    heavy : bool
-        Whether one instance fills the device.
-    execution_provider : {"cuda", "tensorrt"}
-        How ONNX Runtime runs on a GPU.
-    precision : {"fp32", "fp16", "bf16", "int8"}
-        Of this graph; ONNX Runtime's TensorRT provider is allowed no other.
+    ``runtime`` is ``onnx``, or ``tensorrt`` to serve ``model.plan`` by the TensorRT backend; on a GPU ONNX Runtime runs
+    by the ``execution_provider`` ``cuda`` or ``tensorrt``, which is allowed the graph's own ``precision`` only. A
+    ``heavy`` network fills the device with one instance.
     """
     batched = spec.model.is_batched
     config: Any = model_config_pb2.ModelConfig(name=spec.name, max_batch_size=MAX_BATCH if batched else 0)
@@ -124,9 +113,9 @@ def _tensorrt_provider(
     }
     if spec.model.is_batched:
         for word, rows in (("min", 1), ("opt", profile.optimum_rows), ("max", MAX_BATCH)):
-            told = shapes(spec, sizes, rows)
+            bound = shapes(spec, sizes, rows)
             parameters[f"trt_profile_{word}_shapes"] = ",".join(
-                f"{name}:{'x'.join(map(str, shape))}" for name, shape in told.items()
+                f"{name}:{'x'.join(map(str, shape))}" for name, shape in bound.items()
             )
     for key, value in parameters.items():
         provider.parameters[key] = value

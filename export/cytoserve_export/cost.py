@@ -27,42 +27,16 @@ _UNTYPED_UNET: Any = UNet2DConditionModel
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one evaluation (one latent, one probe, one class).
-
-    Parameters
-    ----------
-    flops : int
-        Operations; a multiplication with its addition is two.
-    bytes_written : int
-        Written by all operators in single precision, views not counted.
-    parameters : int
-        Weights that the evaluation reads.
-    """
+    """Cost of one evaluation (one latent, one probe, one class): operations, bytes written, and weights read."""
 
     flops: int
     bytes_written: int
     parameters: int
 
-    def saved(self, than: Cost) -> dict[str, float]:
-        """Return the share of each figure saved against ``than``, 0 to 1."""
-        return {
-            name: 1 - getattr(self, name) / getattr(than, name) for name in ("flops", "bytes_written", "parameters")
-        }
-
 
 @dataclass(frozen=True)
 class DenoiserCosts:
-    """The denoiser three ways.
-
-    Parameters
-    ----------
-    unmodified : Cost
-        Every context token, as the network was trained.
-    one_token : Cost
-        The tokens that differ: one, where all are equal.
-    folded : Cost
-        Cross-attention as a constant; equal to ``one_token`` where there is none or it does not apply.
-    """
+    """The denoiser with every context token, as trained; with the tokens that differ; with constant cross-attention."""
 
     unmodified: Cost
     one_token: Cost

@@ -1,8 +1,7 @@
 """Is the decision on real cells unchanged? The class with the least mean error, by torch and by the graphs.
 
-Small numerical differences are harmless until two classes are close; so the check is not only that no decision
-changed, but also how near the nearest came: the smallest gap between the two best classes, beside the largest
-difference of any score.
+Small numerical differences are harmless until two classes are close; so besides the changed decisions the check reports
+the smallest gap between the two best classes and the largest difference of any score.
 """
 
 from __future__ import annotations
@@ -36,16 +35,9 @@ SUFFIXES: Final = (".webp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 class CheckCells:
     """Real cells for the check.
 
-    Parameters
-    ----------
-    folder : Path
-        One sub-folder per class, named as in ``classes.json``.
-    per_class : int
-        Cells taken of each class, spread evenly over the sorted file names.
-    um_per_pixel : float
-        Scale of the images.
-    probes : int or None
-        Probes per decision, spread evenly over the bank; None takes the checkpoint's default budget.
+    ``folder`` holds one sub-folder per class, named as in ``classes.json``; ``per_class`` cells are taken of each,
+    spread evenly over the sorted file names. ``probes`` per decision are spread evenly over the bank; None takes the
+    checkpoint's default budget.
     """
 
     folder: Path
@@ -56,19 +48,11 @@ class CheckCells:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the check found.
+    """Result of the check.
 
-    Parameters
-    ----------
-    cells, probes, evaluations : int
-    changed : int
-        Cells whose class differs between torch and the graphs.
-    max_score_difference : float
-        Largest absolute difference of a mean error.
-    smallest_margin : float
-        Least gap between best and second-best class among the cells, by torch.
-    agreement : float
-        Share of cells whose class (by torch) is the folder they lie in: a sanity figure on few probes, no benchmark.
+    ``changed`` cells have another class by the graphs than by torch; ``max_score_difference`` is the largest absolute
+    difference of a mean error, ``smallest_margin`` the least gap between best and second-best class (by torch), and
+    ``agreement`` the share of cells whose class is their folder: a sanity figure on few probes, no benchmark.
     """
 
     cells: int
@@ -107,16 +91,7 @@ def read_cells(cells: CheckCells, checkpoint: Checkpoint) -> tuple[NDArray[np.ui
 def check_decisions(
     cells: CheckCells, checkpoint: Checkpoint, encoder: Path, denoiser: Path, threads: int, report: Report
 ) -> Decisions:
-    """Decide every cell through torch and through the two graphs and compare.
-
-    Parameters
-    ----------
-    cells : CheckCells
-    checkpoint : Checkpoint
-    encoder, denoiser : Path
-        ONNX files.
-    threads : int
-    report : Report
+    """Decide every cell through torch and through the two graphs (ONNX files) and compare.
 
     Raises
     ------
@@ -139,9 +114,8 @@ def check_decisions(
         return answer
 
     def by_graph(*rows: NDArray[Any]) -> NDArray[np.float32]:
-        answer: NDArray[np.float32] = graph.run(["ERROR"], dict(zip(("LATENT", "PROBE", "CLASS"), rows, strict=True)))[
-            0
-        ]
+        feed = dict(zip(("LATENT", "PROBE", "CLASS"), rows, strict=True))
+        answer: NDArray[np.float32] = graph.run(["ERROR"], feed)[0]
         return answer
 
     want = _scores(by_torch, latents, probes, classes, lambda d, t: report("decisions, torch", d, t))

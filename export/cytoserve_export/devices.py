@@ -1,6 +1,6 @@
 """Where a repository is to run: the processors it can be made for, and how many instances and rows each gets.
 
-Peaks are NVIDIA's data sheet figures, dense bf16 and memory bandwidth. Instance counts and delays are starting points
+Peaks are the dense bf16 figures of NVIDIA's data sheets. Instance counts and delays are starting points
 chosen from memory and peak; none has been measured on such a card yet (docs/verification.md).
 """
 
@@ -16,29 +16,14 @@ from cytoserve_export.errors import UnknownModel
 class DeviceProfile:
     """One kind of processor.
 
-    Parameters
-    ----------
-    name : str
-        As in ``--profile`` and ``configs/<name>.pbtxt``.
-    compute_capability : str or None
-        CUDA's, ``major.minor``; None for a CPU.
-    memory_gib : int or None
-    bf16_tflops : float or None
-        Dense peak.
-    bandwidth_gb_s : float or None
-    denoiser_instances : int
-        Of a small denoiser; one that weighs over 500 MiB always gets one.
-    queue_delay_us : int
-        How long the batcher waits for more rows.
-    optimum_rows : int
-        Rows that TensorRT optimises for.
+    ``name`` is that of ``--profile`` and ``configs/<name>.pbtxt``; ``compute_capability`` is CUDA's ``major.minor``,
+    None for a CPU; ``bf16_tflops`` the dense peak. A denoiser of over 500 MiB gets one instance, whatever
+    ``denoiser_instances``. The batcher waits ``queue_delay_us`` for more rows; TensorRT optimises for ``optimum_rows``.
     """
 
     name: str
     compute_capability: str | None
-    memory_gib: int | None
     bf16_tflops: float | None
-    bandwidth_gb_s: float | None
     denoiser_instances: int
     queue_delay_us: int
     optimum_rows: int
@@ -52,12 +37,12 @@ class DeviceProfile:
 PROFILES: Final = {
     profile.name: profile
     for profile in (
-        DeviceProfile("cpu", None, None, None, None, 1, 500, 32),
-        DeviceProfile("a10", "8.6", 24, 125.0, 600.0, 1, 1000, 64),
-        DeviceProfile("l4", "8.9", 24, 121.0, 300.0, 1, 1000, 64),
-        DeviceProfile("a100", "8.0", 80, 312.0, 2039.0, 2, 500, 128),
-        DeviceProfile("h100", "9.0", 80, 989.0, 3350.0, 2, 500, 256),
-        DeviceProfile("h200", "9.0", 141, 989.0, 4800.0, 2, 500, 256),
+        DeviceProfile("cpu", None, None, 1, 500, 32),
+        DeviceProfile("a10", "8.6", 125.0, 1, 1000, 64),
+        DeviceProfile("l4", "8.9", 121.0, 1, 1000, 64),
+        DeviceProfile("a100", "8.0", 312.0, 2, 500, 128),
+        DeviceProfile("h100", "9.0", 989.0, 2, 500, 256),
+        DeviceProfile("h200", "9.0", 989.0, 2, 500, 256),
     )
 }
 

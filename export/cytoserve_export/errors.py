@@ -73,7 +73,7 @@ class InconsistentCheckpoint(CheckpointError):
 
 
 class ShortcutRefused(CheckpointError):
-    """Cross-attention was to become a constant per class where it is none."""
+    """Cross-attention should become a constant per class, but is not constant."""
 
 
 class GraphError(ExportError):
@@ -101,7 +101,7 @@ class SignatureMismatch(ParityError):
 
 
 class NotFiniteOutput(ParityError):
-    """NaN or infinity in an output; looked for before anything is compared."""
+    """NaN or infinity in an output; checked before anything is compared."""
 
 
 class ToleranceExceeded(ParityError):

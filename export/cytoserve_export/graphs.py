@@ -62,17 +62,16 @@ def export_graph(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int], p
     GraphError, UnsupportedArchitecture
         See :func:`trace`.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = [*module.parameters(), *module.buffers()]
     if sum(t.numel() * t.element_size() for t in tensors) < EXTERNAL_FROM:
-        write(trace(module, spec, sizes), path)
+        onnx.save_model(trace(module, spec, sizes), path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     _traced(module, spec, sizes, external=True).save(str(path), external_data=True)
     model = onnx.load(path, load_external_data=False)
     _finish(model, spec, sizes)
     onnx.save_model(model, path)
-    check_operators(model, spec)
-    _run_checker(str(path), spec)
+    check(model, spec, path)
 
 
 def trace(module: nn.Module, spec: GraphSpec, sizes: Mapping[str, int]) -> ModelProto:
@@ -207,15 +206,18 @@ def widen(model: ModelProto) -> ModelProto:
     return out
 
 
-def check(model: ModelProto, spec: GraphSpec) -> None:
-    """Refuse a graph that is not plain ONNX of the declared opset.
+def check(model: ModelProto, spec: GraphSpec, path: Path | None = None) -> None:
+    """Refuse a graph that is not plain ONNX of the declared opset; ``path``: where it lies, if with external data.
 
     Raises
     ------
     UnknownOperator, GraphError
     """
     check_operators(model, spec)
-    _run_checker(model, spec)
+    try:
+        onnx.checker.check_model(model if path is None else str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"{spec.name}: the ONNX checker refuses the graph: {_first_line(error)}") from error
 
 
 def check_operators(model: ModelProto, spec: GraphSpec) -> None:
@@ -225,9 +227,9 @@ def check_operators(model: ModelProto, spec: GraphSpec) -> None:
     ------
     UnknownOperator, GraphError
     """
-    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
-    if foreign or model.functions:
-        names = foreign or sorted(f.name for f in model.functions)
+    custom = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
+    if custom or model.functions:
+        names = custom or sorted(f.name for f in model.functions)
         raise UnknownOperator(f"{spec.name}: {names} are not standard ONNX operators; serving runtimes lack them")
     opsets = {item.domain: item.version for item in model.opset_import}
     if opsets.get("") != spec.opset:
@@ -236,15 +238,8 @@ def check_operators(model: ModelProto, spec: GraphSpec) -> None:
         raise GraphError(f"{spec.name}: ONNX file version {model.ir_version} is newer than {MAX_IR_VERSION}")
 
 
-def _run_checker(model: ModelProto | str, spec: GraphSpec) -> None:
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GraphError(f"{spec.name}: the ONNX checker refuses the graph: {_first_line(error)}") from error
-
-
 def external_files(path: Path) -> tuple[str, ...]:
-    """Return the names of the files beside ``path`` that hold its weights, after seeing that they are whole.
+    """Return the names of the files beside ``path`` that hold its weights, checked to be whole.
 
     Raises
     ------
@@ -260,9 +255,9 @@ def external_files(path: Path) -> tuple[str, ...]:
     ends: dict[str, int] = {}
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            told = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(told.get("offset", 0)) + int(told.get("length", 0))
-            ends[told["location"]] = max(end, ends.get(told["location"], 0))
+            noted = {entry.key: entry.value for entry in tensor.external_data}
+            end = int(noted.get("offset", 0)) + int(noted.get("length", 0))
+            ends[noted["location"]] = max(end, ends.get(noted["location"], 0))
     for name, end in sorted(ends.items()):
         beside = path.parent / name
         have = beside.stat().st_size if beside.is_file() else None
@@ -272,9 +267,3 @@ def external_files(path: Path) -> tuple[str, ...]:
                 f"{path} keeps its weights in {name}, which is {state}: copy both files together, or export again"
             )
     return tuple(sorted(ends))
-
-
-def write(model: ModelProto, path: Path) -> None:
-    """Write the model as one file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(model, path)

@@ -25,15 +25,15 @@ _BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 def inspect(folder: Path) -> dict[str, Any]:
     """Return what is known of the checkpoint in ``folder``, as plain JSON values.
 
-    ``refused`` lists every refusal found, with its class; the export of a checkpoint without any can still fail on
-    NaN weights. Where the configuration itself is refused nothing else is said.
+    ``refused`` lists every refusal with its class; an export without any can still fail on NaN weights. Where the
+    configuration itself is refused, nothing else is returned.
     """
     try:
         checkpoint = Checkpoint(folder)
     except CheckpointError as error:
-        return {"folder": folder.name, "refused": [_told(error)]}
+        return {"folder": folder.name, "refused": [_as_text(error)]}
     checks = (lambda: check_headers(checkpoint), checkpoint.probes, lambda: _autoencoder(checkpoint))
-    refused = [_told(refusal) for refusal in map(_refusal, checks) if refusal is not None]
+    refused = [_as_text(refusal) for refusal in map(_refusal, checks) if refusal is not None]
     costs = denoiser_costs(checkpoint.unet_config, checkpoint.conditioning, checkpoint.geometry.latent_shape)
     geometry, conditioning = checkpoint.geometry, checkpoint.conditioning
     evaluations = len(geometry.classes) * int(checkpoint.scoring.get("default_budget", 0))
@@ -66,7 +66,7 @@ def _refusal(work: Callable[[], object]) -> CheckpointError | None:
     return None
 
 
-def _told(error: CheckpointError) -> str:
+def _as_text(error: CheckpointError) -> str:
     return f"{type(error).__name__}: {error}"
 
 

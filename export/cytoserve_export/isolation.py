@@ -18,19 +18,7 @@ from cytoserve_export.specs import SPECS
 
 @dataclass(frozen=True)
 class Job:
-    """What the process is to check.
-
-    Parameters
-    ----------
-    checkpoint : Path
-    graphs : dict of str to Path
-        The ONNX files to check, by model name.
-    cells : CheckCells or None
-        Real cells for the decision check; None leaves it out.
-    encoder, denoiser : Path or None
-        The graphs that decide; needed with ``cells``.
-    threads : int
-    """
+    """What the process is to check: ONNX files by model name, and the decisions on ``cells`` where there are some."""
 
     checkpoint: Path
     graphs: dict[str, Path]
@@ -128,8 +116,7 @@ def _check(job: Job, report: Report) -> ParityResult:
             done += 1
             report(f"parity, {name}", done, total)
 
-        found = check_graph(SPECS[name], path, checkpoint, job.threads, step)
-        parity[name] = found.summary()
+        parity[name] = check_graph(SPECS[name], path, checkpoint, job.threads, step).summary()
     if job.cells is None or job.encoder is None or job.denoiser is None:
         return ParityResult(parity, None)
     decided = check_decisions(job.cells, checkpoint, job.encoder, job.denoiser, job.threads, report)

@@ -22,7 +22,6 @@ from cytoserve_export.verification import verify
 __all__ = ["compose", "describe", "describe_file", "tool_versions", "verify"]
 
 NAME: Final = manifest_check.NAME
-SCHEMA: Final = manifest_check.SCHEMA
 TOOLS: Final = ("cytoserve", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -88,7 +87,7 @@ def compose(
         name: describe(SPECS[name], staged / SPECS[name].path, checkpoint, outcome.parity[name]) for name in names
     }
     return {
-        "schema": SCHEMA,
+        "schema": manifest_check.SCHEMA,
         "provenance": {
             "checkpoint": checkpoint.index.get("name", checkpoint.folder.name),
             "weights_sha256": checkpoint.weights_sha256,

@@ -44,8 +44,7 @@ class Upsample(nn.Module):
             hidden = F.interpolate(hidden, scale_factor=2.0, mode="nearest")
         else:
             hidden = F.interpolate(hidden, size=tuple(output_size), mode="nearest")
-        wide: Tensor = self.conv(hidden)
-        return wide
+        return self.conv(hidden)
 
 
 def _traceable(module: Network) -> Network:
@@ -96,31 +95,10 @@ class Trunk(nn.Module):
         if self.time_embed_act is not None:
             embedding = self.time_embed_act(embedding)
         x = self.conv_in(z)
-        return self.onward(x, (x,), embedding, context, 0)
-
-    def onward(
-        self, x: Tensor, skips: tuple[Tensor, ...], embedding: Tensor, context: Tensor | None, at: int
-    ) -> Tensor:
-        """Run the rest of the network, from its down block ``at`` on.
-
-        Parameters
-        ----------
-        x : (B, C', H', W') tensor
-            What the down block takes.
-        skips : tuple of tensors
-            What the blocks before it left for the way up; the first is of the latent's height and width.
-        embedding : (B, D) tensor
-            After the embedding's activation.
-        context : (B, 1, K) tensor or None
-        at : int
-
-        Returns
-        -------
-        (B, C, H, W) tensor
-        """
-        # Grids like 45 x 45 halve to odd sides: the way up must be told where to arrive.
-        odd = any(side % 2**self.upsamplers for side in skips[0].shape[-2:])
-        for block in self.down_blocks[at:]:
+        skips: tuple[Tensor, ...] = (x,)
+        # Grids like 45 x 45 halve to odd sides, so the way up needs the sizes to return to.
+        odd = any(side % 2**self.upsamplers for side in x.shape[-2:])
+        for block in self.down_blocks:
             x, more = block(hidden_states=x, temb=embedding, **_context(block, context))
             skips += more
         if self.mid_block is not None:
@@ -138,8 +116,7 @@ class Trunk(nn.Module):
             )
         if self.conv_norm_out is not None:
             x = self.conv_act(self.conv_norm_out(x))
-        prediction: Tensor = self.conv_out(x)
-        return prediction
+        return self.conv_out(x)
 
 
 def _context(block: Any, context: Tensor | None) -> dict[str, Tensor | None]:
@@ -170,17 +147,12 @@ class ClassTables(nn.Module):
 def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool | None) -> tuple[Trunk, Tensor | None]:
     """Return the trunk and the (C, T, K) context table that its blocks attend to.
 
-    Parameters
-    ----------
-    unet : UNet2DConditionModel
-    conditioning : Conditioning
-    shortcut : bool or None
-        Whether cross-attention becomes a constant per class; None: where it is exact.
+    ``shortcut`` makes cross-attention a constant per class; None does so where that is exact.
 
     Raises
     ------
     ShortcutRefused
-        It was asked for where it is not exact.
+        ``shortcut`` is True where it is not exact.
     """
     trunk = Trunk(unet)
     if conditioning.context_dim is None:
@@ -268,8 +240,8 @@ class NoisePredictor(nn.Module):
 def _with_spare_row(rows: Tensor) -> Tensor:
     """Append one row of zeros, for networks whose attention cannot be run on no rows at all.
 
-    A field without white cells is no rows; ONNX Runtime refuses to infer a shape from zero elements. The caller drops
-    the last row of the answer. Beside the denoiser's evaluations one more encoding is nothing.
+    A field without white cells has no rows, and ONNX Runtime refuses to infer a shape from zero elements. The caller
+    drops the last row of the answer.
     """
     return torch.cat([rows, rows.new_zeros((1, *rows.shape[1:]))])
 
@@ -290,18 +262,14 @@ class Encoder(nn.Module):
 
     def forward(self, crop: Tensor) -> Tensor:
         """Encode (M, S, S, 3) uint8 crops into (M, C, H, W) float32 latents; the mean, not a sample."""
-        latent: Tensor
         if not self.kl:
-            latent = self.autoencoder.encode(crop)
-            return latent
+            return self.autoencoder.encode(crop)
         images = _with_spare_row(crop).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         if self.window is not None:
             images = images * self.window
         config = self.autoencoder.config
         moments = self.autoencoder._encode(images)[:-1]
-        mean = moments[:, : config.latent_channels]
-        latent = (mean - (config.shift_factor or 0.0)) * config.scaling_factor
-        return latent
+        return (moments[:, : config.latent_channels] - (config.shift_factor or 0.0)) * config.scaling_factor
 
 
 class Decoder(nn.Module):
@@ -316,10 +284,8 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Decode (M, C, H, W) latents into (M, S, S, 3) float32 crops in 0..1."""
-        images: Tensor
         if not self.kl:
-            images = self.autoencoder.decode(latent)
-            return images
+            return self.autoencoder.decode(latent)
         config = self.autoencoder.config
         images = _with_spare_row(latent) / config.scaling_factor + (config.shift_factor or 0.0)
         if self.autoencoder.post_quant_conv is not None:

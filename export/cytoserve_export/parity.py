@@ -1,4 +1,4 @@
-"""Does a graph answer what its torch network answers? Signature, then NaN, then the measured difference.
+"""Compare a graph with its torch network: signature, then NaN, then the measured difference.
 
 The torch side of ``denoiser`` and ``noise_predictor`` is the unmodified ``UNet2DConditionModel`` with the scheduler of
 ``diffusers``, not the module that was traced: so folded tables, the single context token and the error's formula are
@@ -38,19 +38,10 @@ _ORT_TYPES: Final = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Measured difference of one output at one size.
+    """Measured difference of one output at one size of the dynamic axes.
 
-    Parameters
-    ----------
-    output : str
-    sizes : dict
-        Length of each dynamic axis.
-    max_abs : float
-        Largest absolute difference.
-    max_rel : float
-        Largest difference relative to the torch value, small values raised to ``atol / rtol`` first (no division by 0).
-    used : float
-        Largest share of the tolerance used; above 1 the check fails.
+    ``max_rel`` is relative to the torch value, small values raised to ``atol / rtol`` first (no division by 0);
+    ``used`` is the largest share of the tolerance used, and above 1 the check fails.
     """
 
     output: str
@@ -118,7 +109,7 @@ def check_signature(run: ort.InferenceSession, spec: GraphSpec, sizes: Mapping[s
 
 
 def _same_axes(declared: tuple[Dim, ...], found: list[Any]) -> bool:
-    """Tell whether fixed axes agree and dynamic ones are dynamic (``maps`` is whatever the detector answers)."""
+    """Return whether fixed axes agree and dynamic ones are dynamic (``maps`` may be any number)."""
     if len(declared) != len(found):
         return False
     return all(
@@ -127,17 +118,7 @@ def _same_axes(declared: tuple[Dim, ...], found: list[Any]) -> bool:
 
 
 def measure(got: Array, want: Array, tolerance: Tolerance, name: str, sizes: Mapping[str, int]) -> Difference:
-    """Compare one output.
-
-    Parameters
-    ----------
-    got, want : ndarray
-        ONNX Runtime's and torch's answer.
-    tolerance : Tolerance
-    name : str
-        ``model/output`` for messages.
-    sizes : mapping
-        Dynamic axes, for messages and the record.
+    """Compare one output of ONNX Runtime (``got``) and torch (``want``); ``name`` is ``model/output``.
 
     Raises
     ------
@@ -166,18 +147,9 @@ def measure(got: Array, want: Array, tolerance: Tolerance, name: str, sizes: Map
 def check_graph(
     spec: GraphSpec, path: Path, checkpoint: Checkpoint, threads: int, step: Callable[[], None] = lambda: None
 ) -> GraphParity:
-    """Run one graph beside its torch network at every declared size.
+    """Run one graph beside its torch network at every declared size; ``step`` is called after each.
 
-    Parameters
-    ----------
-    spec : GraphSpec
-    path : Path
-        The ONNX file.
-    checkpoint : Checkpoint
-    threads : int
-        Of ONNX Runtime; torch uses what the process was given.
-    step : callable
-        Called after each size.
+    ``threads`` are ONNX Runtime's.
 
     Raises
     ------

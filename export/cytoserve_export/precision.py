@@ -1,4 +1,4 @@
-"""The denoiser in fewer bits: fp16, bf16 and int8, each made by its own road.
+"""The denoiser in fewer bits: fp16, bf16 and int8, each made in its own way.
 
 ``fp16`` and ``bf16``
     The trunk of the network is cast before it is traced, so every type stands in the graph (what TensorRT calls
@@ -40,7 +40,7 @@ ENOUGH_CELLS: Final = 200
 
 
 class CastTrunk(nn.Module):
-    """A trunk that computes in ``dtype`` and is spoken to in single precision."""
+    """A trunk that computes in ``dtype``; its inputs and outputs are in single precision."""
 
     def __init__(self, trunk: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -48,9 +48,8 @@ class CastTrunk(nn.Module):
 
     def forward(self, z: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         """Cast, run, cast back; shapes as those of :class:`~cytoserve_export.networks.Trunk`."""
-        told = None if context is None else context.to(self.dtype)
-        answer: Tensor = self.trunk(z.to(self.dtype), embedding.to(self.dtype), told)
-        return answer.float()
+        cast = None if context is None else context.to(self.dtype)
+        return self.trunk(z.to(self.dtype), embedding.to(self.dtype), cast).float()
 
 
 def cast_denoiser(denoiser: TracedDenoiser, precision: str) -> TracedDenoiser:
@@ -83,7 +82,7 @@ def spec_for(precision: str) -> GraphSpec:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rows that the quantiser looks at: (N, C, H, W) float32 latents, (N, 1) int32 probes and classes."""
+    """Rows for the quantiser: (N, C, H, W) float32 latents, (N, 1) int32 probes and classes."""
 
     latent: NDArray[np.float32]
     probe: NDArray[np.int32]
@@ -105,12 +104,6 @@ class Calibration:
 
 def quantise(source: Path, target: Path, calibration: Calibration | None) -> None:
     """Quantise a single-precision denoiser to int8 with ONNX Runtime's static quantiser.
-
-    Parameters
-    ----------
-    source, target : Path
-        ONNX files.
-    calibration : Calibration or None
 
     Raises
     ------

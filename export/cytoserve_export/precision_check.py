@@ -23,28 +23,16 @@ from cytoserve_export.precision import Calibration, offered
 from cytoserve_export.progress import Report
 
 CALIBRATION_CELLS_PER_CLASS = 4
-"""Cells of each class that the quantiser looks at; the first and the last file of a class are compared on too."""
+"""Cells of each class for the quantiser; the first and the last file of a class are also compared on."""
 
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """A precision against single precision.
+    """A precision compared with single precision.
 
-    Parameters
-    ----------
-    precision : str
-    cells, budget : int
-        Cells compared, and probes per class.
-    labels_changed : int
-        Cells that got another class.
-    decisions_changed : int
-        Cells whose class, or accept or refer, changed.
-    max_score_error, mean_score_error : float
-        Absolute difference of a mean error.
-    cpu_s_per_evaluation, exact_cpu_s_per_evaluation : float
-        Processor seconds of this process, one thread, of this precision and of fp32.
-    offered : bool
-        At most 0.5 % of the decisions changed.
+    ``budget`` is the probes per class. ``labels_changed`` cells got another class, ``decisions_changed`` another class
+    or another of accept and refer. Score errors are absolute differences of a mean error; times are processor seconds
+    of this process, of this precision and of fp32. ``offered``: at most 0.5 % of the decisions changed.
     """
 
     precision: str

@@ -14,14 +14,7 @@ from cytoserve_export.errors import ManifestMismatch
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What the manifest names now that it did not, and no longer; names relative to the repository.
-
-    Attributes
-    ----------
-    added, changed, removed : tuple of str
-    files : int
-        All files it names.
-    """
+    """Files, relative to the repository, that the manifest names newly, anew or no longer; and how many it names."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
@@ -32,8 +25,8 @@ class Refreshed:
 def refresh(folder: Path) -> Refreshed:
     """Write the section ``files`` of the manifest in ``folder`` anew; all else in it stays.
 
-    For configurations, Python models and engines. A graph is refused: the manifest tells its parity and decisions,
-    which were measured on the file that was exported.
+    For configurations, Python models and engines. A graph is refused: its parity and decisions in the manifest were
+    measured on the exported file.
 
     Raises
     ------

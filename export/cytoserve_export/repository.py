@@ -33,15 +33,8 @@ DECIDERS: Final = ("encoder", "denoiser")
 class ExportRequest:
     """What to export and how to check it.
 
-    Parameters
-    ----------
-    checkpoint, target : Path
-    only : tuple of str
-        Names of graphs; empty for every graph the checkpoint has weights for.
-    cells : CheckCells or None
-        Real cells for the decision check.
-    threads : int
-        Of torch and ONNX Runtime during the checks.
+    ``only`` names graphs; empty: every graph the checkpoint has weights for. ``cells`` are for the decision check,
+    ``threads`` those of torch and ONNX Runtime during the checks.
     """
 
     checkpoint: Path
@@ -98,8 +91,7 @@ def export_onnx(request: ExportRequest, report: Report = silent) -> dict[str, di
 
 
 def _places(target: Path, aside: Path, names: Sequence[str]) -> tuple[Destination, Destination]:
-    synthesis = tuple(name for name in names if SPECS[name].synthesis)
-    scoring = tuple(name for name in names if not SPECS[name].synthesis)
+    scoring, synthesis = (tuple(n for n in names if SPECS[n].synthesis is wanted) for wanted in (False, True))
     return (
         Destination(target, aside / "scoring", scoring),
         Destination(target.parent / SYNTHESIS_REPOSITORY, aside / "synthesis", synthesis),
@@ -142,11 +134,7 @@ def write_side_files(staged: Path, checkpoint: Checkpoint) -> None:
             "version": checkpoint.index.get("version", checkpoint.weights_sha256[:12]),
             "classes": list(geometry.classes),
             "weights_sha256": checkpoint.weights_sha256,
-            "crop": {
-                "size": geometry.size,
-                "um_per_pixel": geometry.um_per_pixel,
-                "circular": geometry.circular,
-            },
+            "crop": {"size": geometry.size, "um_per_pixel": geometry.um_per_pixel, "circular": geometry.circular},
             "probes": checkpoint.scoring["probes"],
             "exported_with": manifest.tool_versions(),
         },

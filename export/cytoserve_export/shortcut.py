@@ -2,7 +2,7 @@
 
 With ``T`` equal tokens ``c`` every key equals every other, so each softmax is ``1/T`` whatever the query is, and the
 attention's answer is ``W_o W_v c + b_o`` at every pixel. No query, no key, no softmax and no layer norm before it is
-needed: what is left is one addition. The sum is made in double precision, once, here.
+needed: what is left is one addition. The sum is computed here, once, in double precision.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ _PLAIN_ATTENTION = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_nor
 
 
 class ConstantAttention(nn.Module):
-    """Stands where a cross-attention stood and answers its slice of the class's row.
-
-    Parameters
-    ----------
-    start, stop : int
-        Slice of the folded table that belongs to this layer.
-    """
+    """Replaces a cross-attention and returns its slice, ``start`` to ``stop``, of the class's row."""
 
     def __init__(self, start: int, stop: int) -> None:
         super().__init__()
@@ -57,11 +51,11 @@ def fold(trunk: nn.Module, conditioning: Conditioning) -> Tensor:
     if not conditioning.equal_tokens:
         raise ShortcutRefused(
             "the context tokens of a class differ from each other, so cross-attention depends on the query and is no "
-            "constant: export without the shortcut (--no-shortcut)"
+            "constant"
         )
     token = conditioning.token(torch.arange(conditioning.classes))
     if token is None:
-        raise ShortcutRefused("this network has no cross-attention: there is nothing to fold (--no-shortcut)")
+        raise ShortcutRefused("this network has no cross-attention: there is nothing to fold")
     rows: list[Tensor] = []
     start, dtype = 0, torch.float32
     for name, module in trunk.named_modules():
@@ -77,7 +71,7 @@ def fold(trunk: nn.Module, conditioning: Conditioning) -> Tensor:
         rows.append(constant(block.attn2, token[:, 0]))
         stop = start + rows[-1].shape[1]
         block.attn2 = ConstantAttention(start, stop)
-        block.norm2 = nn.Identity()  # the query's norm: nothing asks for it any more
+        block.norm2 = nn.Identity()  # the query's norm, not used any more
         start = stop
     if not rows:
         raise ShortcutRefused("no cross-attention block was found although the configuration names one")
@@ -105,4 +99,4 @@ def _refuse_unusual(name: str, block: Any) -> None:
     if block.norm_type != "layer_norm":
         odd.append(f"norm_type {block.norm_type}")
     if odd:
-        raise ShortcutRefused(f"{name} uses {odd}: not plain cross-attention; export without the shortcut")
+        raise ShortcutRefused(f"{name} uses {odd}: not the plain cross-attention that can be exported")

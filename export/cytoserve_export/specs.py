@@ -24,7 +24,7 @@ from cytoserve_contract.tensors import TensorSpec
 OPSET: Final = 18
 """Opset 18: what torch's exporter writes natively (nothing is converted down), read by the ONNX Runtime 1.19 of
 Triton 24.10 (up to 21) and by TensorRT 10's parser (9 to 20 and later). 19 and 20 would add nothing used here; from
-21 on ``GroupNormalization`` would be one node, which TensorRT 10.0 to 10.5 and that ONNX Runtime do not promise."""
+21 on ``GroupNormalization`` would be one node, which TensorRT 10.0 to 10.5 and that ONNX Runtime do not guarantee."""
 
 MAX_IR_VERSION: Final = 10
 """Highest ONNX file version that ONNX Runtime 1.19 reads."""
@@ -42,18 +42,8 @@ class Tolerance:
 class GraphSpec:
     """One exported graph.
 
-    Parameters
-    ----------
-    model : ModelSpec
-        Its name and tensors.
-    tolerance : Tolerance
-    parts : tuple of str
-        Folders of the checkpoint whose bytes this graph holds.
-    parity_sizes : tuple of dict
-        Values of the dynamic axes at which parity is measured.
-    opset : int
-    file : str
-        Path inside the model's folder.
+    ``parts`` are the checkpoint's folders whose bytes it holds, ``parity_sizes`` the values of the dynamic axes at
+    which parity is measured, ``file`` its path inside the model's folder.
     """
 
     model: ModelSpec

@@ -27,7 +27,7 @@ RESERVE_BYTES: Final = 64 * 2**20
 
 
 def target_folder(given: Path) -> Path:
-    """Return the folder to write into, links followed, after seeing that it can be written.
+    """Return the folder to write into, links followed, checked to be writable.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 @contextmanager
 def folder_aside(target: Path) -> Iterator[Path]:
-    """Give a folder on the target's disk; whatever happens, it is gone afterwards."""
+    """Make a folder on the target's disk for the time of the context."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.export-", dir=target.parent))
     try:

@@ -105,21 +105,14 @@ def timestep_weight(timestep: Tensor) -> Tensor:
     return (1 / (powers @ torch.tensor(POLYNOMIAL, dtype=torch.float64))).float()
 
 
-def write_checkpoint(folder: Path, size: str, *, probes: int = 8, seed: int = 0, with_vae: bool = True) -> Path:
+def write_checkpoint(folder: Path, size: str, *, probes: int = 8, with_vae: bool = True) -> Path:
     """Write a random checkpoint in the layout of ``docs/contract.md`` and return its folder.
 
-    Parameters
-    ----------
-    folder : Path
-    size : {"full", "tenth"}
-        The full denoiser has 860 million parameters: 1.7 GB on disk, some 7 GB of memory while it is made.
-    probes : int
-        Probes in the bank, their timesteps spread evenly over 1..999.
-    seed : int
-    with_vae : bool
-        False leaves the weights of the autoencoder out (its configuration stays).
+    ``size`` is ``full`` (860 million parameters: 1.7 GB on disk, some 7 GB of memory while it is made) or ``tenth``.
+    The timesteps of the ``probes`` are spread evenly over 1..999. Without ``with_vae`` the autoencoder has a
+    configuration but no weights.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     chosen = SIZES[size]
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(**unet_config(chosen)), AutoencoderKL(**vae_config(chosen))

@@ -38,22 +38,12 @@ WORKSPACE_BYTES: Final = 8 * 2**30
 class BuildOptions:
     """How an engine is built.
 
-    Parameters
-    ----------
-    version_compatible : bool
-        Let later TensorRT of the same major version load it. Such an engine carries code of its own that runs on
-        loading: load only engines you built.
-    timing_cache : Path or None
-        Kernel timings kept between builds; read if there, written afterwards.
-    workspace_bytes : int
-    optimization_level : int
-        0 to 5; 3 is TensorRT's own.
+    ``version_compatible`` lets later TensorRT of the same major version load it. Such an engine carries code of its own
+    that runs on loading: load only engines you built. ``timing_cache`` keeps kernel timings between builds.
     """
 
     version_compatible: bool = False
     timing_cache: Path | None = None
-    workspace_bytes: int = WORKSPACE_BYTES
-    optimization_level: int = 3
 
 
 class TensorRT(Protocol):
@@ -67,15 +57,7 @@ class TensorRT(Protocol):
 
 
 class Bindings:
-    """:class:`TensorRT` by the official Python bindings.
-
-    Parameters
-    ----------
-    trt : module
-        ``tensorrt``.
-    compute_capability : str
-        Of the GPU it will build on, ``major.minor``.
-    """
+    """:class:`TensorRT` by the official Python bindings, for a GPU of this compute capability (``major.minor``)."""
 
     def __init__(self, trt: ModuleType | Any, compute_capability: str) -> None:
         self.trt = trt
@@ -112,7 +94,7 @@ class Bindings:
         Raises
         ------
         EngineBuildFailed
-            The parser's own words, or none where the builder gives none.
+            With the parser's message, where there is one.
         """
         trt = self.trt
         logger = trt.Logger(trt.Logger.WARNING)
@@ -129,7 +111,7 @@ class Bindings:
         if engine is None:
             raise EngineBuildFailed(
                 f"TensorRT {self.version} gave no engine for {graph}: see its log above; often the memory was too "
-                f"small (workspace {options.workspace_bytes / 2**30:.0f} GiB)"
+                f"small (workspace {WORKSPACE_BYTES / 2**30:.0f} GiB)"
             )
         if options.timing_cache is not None:
             try:
@@ -141,8 +123,8 @@ class Bindings:
     def _config(self, builder: Any, network: Any, inputs: Shapes, options: BuildOptions) -> Any:
         trt = self.trt
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        config.builder_optimization_level = options.optimization_level
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+        config.builder_optimization_level = 3
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.timing_cache is not None:
@@ -219,19 +201,9 @@ def build_engine(
     *,
     named: bool = False,
 ) -> dict[str, Any]:
-    """Build the denoiser's engine beside its graph and return the facts written beside it.
+    """Build the denoiser's engine beside its graph, for the GPU here, and return the facts written beside it.
 
-    Parameters
-    ----------
-    graph : Path
-        A ``denoiser``.
-    profile : DeviceProfile
-        The GPU meant; it must be the one here.
-    tensorrt : TensorRT
-    report : Report
-    options : BuildOptions, optional
-    named : bool
-        Name the engine by its key; else it is ``model.plan``, as Triton loads it.
+    ``named``: name the engine by its key; else it is ``model.plan``, as Triton loads it.
 
     Raises
     ------

@@ -32,17 +32,8 @@ def build_and_check(
 ) -> dict[str, Any]:
     """Build the engine of a denoiser, load it as a server would, and compare its decisions with ONNX Runtime's.
 
-    Parameters
-    ----------
-    graph : Path
-    profile : DeviceProfile
-    bindings : Bindings
-    options : BuildOptions
-    latents : Path or None
-        ``.npy`` of (N, C, H, W) float32 latents of real cells; None takes normal ones, which decide nothing real.
-    report : Report
-    device : str
-        Of the tensors; ``cpu`` serves the tests' fake only.
+    ``latents`` is an ``.npy`` of (N, C, H, W) float32 latents of real cells; without it random ones are taken, which
+    say nothing about real decisions. The tensors are on ``device``; ``cpu`` is for the tests' fake only.
 
     Returns
     -------
@@ -85,7 +76,7 @@ def read_latents(path: Path) -> NDArray[np.float32]:
 
 
 def table_sizes(graph: Path) -> tuple[int, int]:
-    """Return (classes, probes) of a denoiser: the lengths of the tables that CLASS and PROBE look into.
+    """Return (classes, probes) of a denoiser: the lengths of the tables that CLASS and PROBE index.
 
     Raises
     ------

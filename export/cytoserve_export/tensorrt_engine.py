@@ -80,18 +80,9 @@ UNSUPPORTED: Final = frozenset(
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine was built from and for.
+    """What an engine was built from and for: hash of the graph, TensorRT's version, the GPU's ``major.minor``.
 
-    Parameters
-    ----------
-    model_sha256 : str
-        Of the ONNX file, and of its external data where it has some.
-    tensorrt : str
-        Version of the library, such as ``10.13.3.9``.
-    compute_capability : str
-        ``major.minor`` of the GPU.
-    version_compatible : bool
-        Whether a later TensorRT of the same major version may load it.
+    ``version_compatible``: whether a later TensorRT of the same major version may load it.
     """
 
     model_sha256: str
@@ -140,21 +131,14 @@ def check_operators(path: Path) -> None:
 
 def write_engine(path: Path, engine: bytes, key: EngineKey, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write an engine and ``<engine>.json`` beside it, each whole or not at all; return the facts."""
-    told = {**asdict(key), **facts, "sha256": hashlib.sha256(engine).hexdigest(), "bytes": len(engine)}
-    write_text(path.with_name(path.name + ".json"), json.dumps(told, indent=1) + "\n")
+    written = {**asdict(key), **facts, "sha256": hashlib.sha256(engine).hexdigest(), "bytes": len(engine)}
+    write_text(path.with_name(path.name + ".json"), json.dumps(written, indent=1) + "\n")
     write_bytes(path, engine)
-    return told
+    return written
 
 
 def check_engine(path: Path, here: EngineKey) -> dict[str, Any]:
-    """Return the facts beside an engine if it may be loaded here.
-
-    Parameters
-    ----------
-    path : Path
-        The engine.
-    here : EngineKey
-        The graph it is to stand for, and the TensorRT and the GPU of this machine.
+    """Return the facts beside an engine if it may be loaded ``here``: this graph, TensorRT and GPU.
 
     Raises
     ------
@@ -165,22 +149,22 @@ def check_engine(path: Path, here: EngineKey) -> dict[str, Any]:
     """
     if not path.is_file():
         raise MissingFile(f"{path} is missing; build it here: cytoserve export tensorrt MODEL.onnx --profile GPU")
-    told = read_json(path.with_name(path.name + ".json"))
+    facts = read_json(path.with_name(path.name + ".json"))
     cure = "build it again on this machine: cytoserve export tensorrt MODEL.onnx --profile GPU"
-    if told.get("sha256") != hash_file(path):
+    if facts.get("sha256") != hash_file(path):
         raise EngineMismatch(f"{path} is not the engine that its .json describes; {cure}")
-    if told.get("model_sha256") != here.model_sha256:
+    if facts.get("model_sha256") != here.model_sha256:
         raise EngineMismatch(f"{path} was built from another graph than the one beside it; {cure}")
-    if told.get("compute_capability") != here.compute_capability:
+    if facts.get("compute_capability") != here.compute_capability:
         raise EngineMismatch(
-            f"{path} was built for compute capability {told.get('compute_capability')}, this GPU has "
+            f"{path} was built for compute capability {facts.get('compute_capability')}, this GPU has "
             f"{here.compute_capability}; {cure}"
         )
-    built, have = str(told.get("tensorrt")), here.tensorrt
-    later = bool(told.get("version_compatible")) and _major(built) == _major(have) and _parts(have) >= _parts(built)
+    built, have = str(facts.get("tensorrt")), here.tensorrt
+    later = bool(facts.get("version_compatible")) and _major(built) == _major(have) and _parts(have) >= _parts(built)
     if built != have and not later:
         raise EngineMismatch(f"{path} was built by TensorRT {built}, here is {have}; {cure}")
-    return told
+    return facts
 
 
 def _parts(version: str) -> tuple[int, ...]:

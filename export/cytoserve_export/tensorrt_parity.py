@@ -20,15 +20,8 @@ from cytoserve_export.parity import session
 class EngineRun:
     """A deserialised denoiser engine: (LATENT, PROBE, CLASS) -> ERROR.
 
-    Parameters
-    ----------
-    trt : module
-        ``tensorrt``.
-    engine : Path
-    version_compatible : bool
-        As in the engine's facts. Such an engine carries host code, which must be allowed by name.
-    device : str
-        Of the tensors; ``cpu`` serves the tests' fake only.
+    A ``version_compatible`` engine carries host code, which must be allowed. The tensors are on ``device``; ``cpu`` is
+    for the tests' fake only.
     """
 
     def __init__(self, trt: Any, engine: Path, *, version_compatible: bool = False, device: str = "cuda") -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import write_text
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 
 from cytoserve_export import manifest
 from cytoserve_export.checkpoint import Checkpoint
@@ -50,25 +50,11 @@ CELLS: Final = ("cell_decoder", "cell_analysis")
 class Order:
     """What to make.
 
-    Parameters
-    ----------
-    checkpoint, target : Path
-    runtime : {"onnx", "tensorrt"}
-    precision : {"fp32", "fp16", "bf16", "int8"}
-        Of the denoiser; encoder and detector stay in fp32, they run once a cell or field.
-    profile : str
-        Whose configuration becomes ``config.pbtxt``.
-    cells : CheckCells or None
-        Real cells, for the decision check and for int8's calibration.
-    template : Path
-        A model repository to take the Python models and ensembles from.
-    replace : bool
-        Whether an existing repository may be replaced.
-    threads : int
-    execution_provider : {"cuda", "tensorrt"}
-        How ONNX Runtime runs on a GPU.
-    accept_changes : bool
-        Whether a precision that changes more than 0.5 % of the decisions, or was not compared, is kept.
+    ``runtime`` is ``onnx`` or ``tensorrt``, ``execution_provider`` (of ONNX Runtime on a GPU) ``cuda`` or ``tensorrt``.
+    ``precision`` is the denoiser's: ``fp32``, ``fp16``, ``bf16`` or ``int8``; encoder and detector stay in fp32, they
+    run once a cell or field. ``profile`` decides which configuration becomes ``config.pbtxt``. ``template`` is the
+    repository to take Python models and ensembles from; ``cells`` are for the decision check and int8's calibration.
+    ``accept_changes`` keeps a precision that changes more than 0.5 % of the decisions, or was not compared.
     """
 
     checkpoint: Path
@@ -85,14 +71,7 @@ class Order:
 
 
 def make_repository(order: Order, report: Report = silent, tensorrt: TensorRT | None = None) -> dict[str, Any]:
-    """Make the repository and return its manifest.
-
-    Parameters
-    ----------
-    order : Order
-    report : Report
-    tensorrt : TensorRT, optional
-        Needed for the runtime ``tensorrt``.
+    """Make the repository and return its manifest; the runtime ``tensorrt`` needs ``tensorrt``.
 
     Raises
     ------
@@ -312,11 +291,6 @@ def verify_repository(
     graphs = {
         name: folder / entry["file"] for name, entry in found["models"].items() if not (reduced and name == "denoiser")
     }
-    outcome = check_apart(Job(checkpoint, graphs, None, None, None, threads), report)
-    return replace_parity(found, outcome.parity)
-
-
-def replace_parity(found: dict[str, Any], parity: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the manifest with the parity just measured in place of the recorded one."""
+    parity = check_apart(Job(checkpoint, graphs, None, None, None, threads), report).parity
     models = {name: {**entry, "parity": parity.get(name, entry["parity"])} for name, entry in found["models"].items()}
     return {**found, "models": models}

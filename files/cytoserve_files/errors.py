@@ -1,11 +1,4 @@
-"""What can be wrong with a path that the user gave, as a tree. All are ``OSError``: callers that handle those go on.
-
-::
-
-    FileProblem (OSError)
-    +-- NotRegularFile     to be read, but a named pipe, device, socket or folder
-    +-- NotWritable        to be written, but a folder, read-only, or without a place to stand
-"""
+"""What can be wrong with a path that the user gave. All are ``OSError``: callers that handle those go on."""
 
 from __future__ import annotations
 
@@ -23,4 +16,4 @@ class NotRegularFile(FileProblem):
 
 
 class NotWritable(FileProblem):
-    """What was to be written cannot be."""
+    """What was to be written cannot be: a folder, read-only, or without a folder to be in."""

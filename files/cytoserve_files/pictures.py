@@ -1,4 +1,4 @@
-"""What a file is, as far as its first bytes and its marks tell: an accepted image, another one, a drawing of ours."""
+"""What a file is by its first bytes and its marks: an accepted image, another one, a picture that we annotated."""
 
 from __future__ import annotations
 

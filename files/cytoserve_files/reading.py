@@ -1,7 +1,7 @@
 """Read what the user named, if it is a file: a named pipe or a terminal would keep a program waiting for ever.
 
-The file is opened without waiting and looked at afterwards, through the descriptor: nothing can be put in its place
-between the question and the reading.
+The file is opened without waiting and checked afterwards, through the descriptor: nothing can be put in its place
+between the check and the reading.
 """
 
 from __future__ import annotations
@@ -62,14 +62,8 @@ def _refusal(path: str | os.PathLike[str], mode: int) -> NotRegularFile:
     return NotRegularFile(f"{shown(path)} is {kind}, not a file; give a file (save the data to one first)", kind)
 
 
-def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return the content of a regular file.
-
-    Parameters
-    ----------
-    path : path
-    most : int, optional
-        Read no more bytes than this; a longer answer means that the file is larger: ask for ``limit + 1``.
 
     Raises
     ------
@@ -77,7 +71,7 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None) -> bytes:
         See `open_regular`.
     """
     with open_regular(path) as file:
-        return file.read() if most is None else file.read(most)
+        return file.read()
 
 
 def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:

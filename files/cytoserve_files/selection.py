@@ -1,6 +1,6 @@
 """Which files make a sample: one rule for every command that is given files and folders.
 
-- A **file given** is always meant: it is read, or it is a failure with its reason.
+- A **file given** always counts: it is read, or it is a failure with its reason.
 - Of a **folder** those files are read that lie directly in it and either have a usual image ending or begin as an
   image of an accepted format does, whatever their ending (``.jfif``, none). Every other entry is named in ``skipped``.
 - **Equal contents** count once: the first in order stays, the others are named. Equal means byte for byte; the same
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from cytoserve_files.names import shown
 from cytoserve_files.pictures import (
@@ -55,57 +55,20 @@ _OVERLAY: Final = "an annotated picture that cytoserve drew; it is not counted (
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was not sent to the server.
+    """A file that was not sent to the server."""
 
-    Attributes
-    ----------
-    source : str
-        Its path as `cytoserve_files.shown` writes it.
-    reason : str
-        Stable code: ``duplicate``, ``own_overlay``, ``unsupported_format``, ``folder`` ... The list is open.
-    message : str
-        The reason as a sentence.
-    """
-
-    source: str
-    reason: str
-    message: str
+    source: str  # its path as `cytoserve_files.shown` writes it
+    reason: str  # stable code: duplicate, own_overlay, unsupported_format, folder ... The list is open.
+    message: str  # the reason as a sentence
 
 
-class Content(Protocol):
-    """Something that may be a picture of the sample: its name, and how to read it."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def opened(self) -> Callable[[], BinaryIO] | None:
-        """Opens the content anew; None where there is nothing to compare."""
-
-
-@dataclass(frozen=True)
-class FileContent:
-    """A file as `Content`."""
-
-    name: str
-    opened: Callable[[], BinaryIO] | None
-
-    @classmethod
-    def of(cls, path: Path) -> FileContent:
-        """Return a file's content; nothing is read yet."""
-        return cls(shown(path), partial(open_regular, path))
+Opener = Callable[[], BinaryIO]
+"""Opens a content anew."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files that are meant, in order, and what was passed over.
-
-    Attributes
-    ----------
-    files : tuple of Path
-    skipped : tuple of Skipped
-    """
+    """The files to read, in order, and those that are skipped."""
 
     files: tuple[Path, ...]
     skipped: tuple[Skipped, ...]
@@ -122,7 +85,7 @@ def any_lost(skipped: Iterable[Skipped]) -> bool:
 
 
 def gather(paths: Iterable[Path]) -> Selection:
-    """Return the images meant by files and folders, each content once.
+    """Return the images in files and folders, each content once.
 
     A path that does not exist stays in: it fails as one image, and the others get their answer.
     """
@@ -140,12 +103,17 @@ def gather(paths: Iterable[Path]) -> Selection:
 
 def gather_tree(folder: Path) -> Selection:
     """Return the images in a folder and its folders, each content once."""
-    found = list_tree(folder)
-    return _once(found.files, found.skipped)
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    for part in (folder, *_folders_below(folder)):
+        found = list_folder(part)
+        files += found.files
+        skipped += [item for item in found.skipped if item.reason not in (FOLDER, FOLDER_WITH_IMAGES)]
+    return _once(files, skipped)
 
 
 def _once(files: Sequence[Path], skipped: Sequence[Skipped]) -> Selection:
-    kept, repeated = sift([FileContent.of(file) for file in files])
+    kept, repeated = sift([(shown(file), partial(open_regular, file)) for file in files])
     return Selection(tuple(files[i] for i in kept), (*skipped, *repeated))
 
 
@@ -165,38 +133,27 @@ def list_folder(folder: Path) -> Selection:
     return Selection(tuple(files), tuple(skipped))
 
 
-def list_tree(folder: Path) -> Selection:
-    """Return the images in a folder and its folders; see `list_folder`."""
-    files: list[Path] = []
-    skipped: list[Skipped] = []
-    for part in (folder, *_folders_below(folder)):
-        found = list_folder(part)
-        files += found.files
-        skipped += [item for item in found.skipped if item.reason not in (FOLDER, FOLDER_WITH_IMAGES)]
-    return Selection(tuple(files), tuple(skipped))
-
-
-def sift(sources: Sequence[Content]) -> tuple[list[int], list[Skipped]]:
+def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[Skipped]]:
     """Return the indices of the sources that count, and the others: repeated contents and annotated pictures.
 
-    Only files of equal size are read for it; one that cannot be read stays in and fails as an image.
+    A source is its name and its opener, None where there is nothing to compare. Only files of equal size are read for
+    it; one that cannot be read stays in and fails as an image.
     """
-    sizes = [_size(source) for source in sources]
+    sizes = [None if opened is None else _size(opened) for _, opened in sources]
     alike = Counter(sizes)
     first: dict[str, str] = {}
     kept: list[int] = []
     skipped: list[Skipped] = []
-    for i, source in enumerate(sources):
-        if source.opened is not None and is_overlay(source.opened):
-            skipped.append(Skipped(source=source.name, reason=OWN_OVERLAY, message=_OVERLAY))
+    for i, (name, opened) in enumerate(sources):
+        if opened is not None and is_overlay(opened):
+            skipped.append(Skipped(name, OWN_OVERLAY, _OVERLAY))
             continue
-        digest = _digest(source) if sizes[i] is not None and alike[sizes[i]] > 1 else None
+        digest = None if opened is None or sizes[i] is None or alike[sizes[i]] == 1 else _digest(opened)
         if digest is not None and digest in first:
-            text = f"the same content as {first[digest]}; it counts once"
-            skipped.append(Skipped(source=source.name, reason=DUPLICATE, message=text))
+            skipped.append(Skipped(name, DUPLICATE, f"the same content as {first[digest]}; it counts once"))
             continue
         if digest is not None:
-            first[digest] = source.name
+            first[digest] = name
         kept.append(i)
     return kept, skipped
 
@@ -236,13 +193,10 @@ def _why_not(entry: Path) -> Skipped | None:
 
 def _holds_images(folder: Path) -> bool:
     """Return whether anything below a folder would be read, or looks like an image."""
-    for part in (folder, *_folders_below(folder)):
-        found = _files_in(part)
-        if any(item.suffix.lower() in SUFFIXES or item.suffix.lower() in OTHER_SUFFIXES for item in found):
-            return True
-        if any(_head_is_image(item) for item in found):
-            return True
-    return False
+    return any(
+        any(item.suffix.lower() in SUFFIXES | OTHER_SUFFIXES for item in files) or any(map(_head_is_image, files))
+        for files in map(_files_in, (folder, *_folders_below(folder)))
+    )
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -278,21 +232,18 @@ def _skip(path: Path, reason: str, message: str) -> Skipped:
     return Skipped(source=shown(path), reason=reason, message=message)
 
 
-def _size(source: Content) -> int | None:
-    if source.opened is None:
-        return None
+def _size(opened: Opener) -> int | None:
     try:
-        with source.opened() as file:
+        with opened() as file:
             return file.seek(0, os.SEEK_END)
     except (OSError, ValueError):
         return None
 
 
-def _digest(source: Content) -> str | None:
-    assert source.opened is not None
+def _digest(opened: Opener) -> str | None:
     whole = hashlib.sha256()
     try:
-        with source.opened() as file:
+        with opened() as file:
             while block := file.read(_BLOCK):
                 whole.update(block)
     except (OSError, ValueError):

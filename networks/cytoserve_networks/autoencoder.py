@@ -24,11 +24,11 @@ from torch.nn import functional as F
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
-def circular_window(size: int, softness: float = 1.0) -> Tensor:
+def circular_window(size: int) -> Tensor:
     """Return a (size, size) float32 window: 1 inside the inscribed circle, 0 outside, a linear edge between."""
     at = torch.arange(size, dtype=torch.float32) + 0.5 - size / 2
     radius = torch.hypot(at[:, None], at[None, :])
-    return ((size / 2 - radius) / softness + 0.5).clamp(0.0, 1.0)
+    return (size / 2 - radius + 0.5).clamp(0.0, 1.0)
 
 
 class PatchPCAAutoencoder(nn.Module):

@@ -22,29 +22,20 @@ NAMES_ON_DISK = ("DetectorNet", "SegmenterNet")
 
 KINDS = 3
 STRIDE = 2
-MULTIPLE = 32
-"""Height and width of the input must be multiples of this."""
 TYPICAL_SIDES = (92.0, 52.0, 21.0)
 """Usual box sides at 0.15 um per pixel (white cell, red cell, platelet): where the box head starts."""
 
 
 @dataclass(frozen=True)
 class DetectorNetConfig:
-    """Sizes of the network.
-
-    Parameters
-    ----------
-    channels : tuple of int
-        Channels at strides 2, 4, 8, 16, 32; multiples of ``groups``.
-    groups : int
-        Groups of every GroupNorm.
-    head_channels : int
-        Width of the head.
-    """
+    """Sizes of the network."""
 
     channels: tuple[int, ...] = (24, 40, 72, 112, 160)
+    """Channels at strides 2, 4, 8, 16, 32; multiples of ``groups``."""
     groups: int = 8
+    """Groups of every GroupNorm."""
     head_channels: int = 48
+    """Width of the head."""
 
 
 def _block(inputs: int, outputs: int, groups: int) -> nn.Sequential:

@@ -3,7 +3,7 @@
 - Every white-cell candidate counts by its label, accepted or not; ``accepted`` and ``review`` count the two apart.
 - **Denominator**: the candidates whose label is a white cell. Nucleated red cells (``erythroblast``) and platelets
   are no white cells: they stay outside, and their ``percent`` means "per 100 white cells", so it may exceed 100.
-- **Platelets**: those that the segmenter found count too. They carry no decision, so for this row ``accepted`` plus
+- **Platelets**: detected platelets count too. They carry no decision, so for this row ``accepted`` plus
   ``review`` may be less than ``count``.
 - **Intervals** are exact at 95 %: Clopper-Pearson for a share of the white cells; for a number per 100 white cells
   the conditional interval for the ratio of two Poisson counts, because the white cells are a sample as well. They
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -44,52 +45,26 @@ class ClassCount(Frozen):
 
 
 def differential(cells: Iterable[ScoredCell], classes: Sequence[str]) -> dict[str, ClassCount]:
-    """Count cells by class.
-
-    Parameters
-    ----------
-    cells : iterable of ScoredCell
-        All cells of one sample: of every field and every kind.
-    classes : sequence of str
-        The model's classes; the rows come in this order.
-
-    Returns
-    -------
-    dict of str to ClassCount
-        One row per class, zero counts included.
-    """
-    counts = dict.fromkeys(classes, 0)
-    accepted = dict.fromkeys(classes, 0)
-    review = dict.fromkeys(classes, 0)
-    for cell in cells:
-        name = cell.label if cell.label is not None else (PLATELETS if cell.kind == "platelet" else None)
-        if name is None or name not in counts:
-            continue
-        counts[name] += 1
-        if cell.decision == "accept":
-            accepted[name] += 1
-        elif cell.decision == "review":
-            review[name] += 1
-    white = sum(number for name, number in counts.items() if name not in OUTSIDE_DENOMINATOR)
-    return {name: _row(name, counts[name], accepted[name], review[name], white) for name in classes}
+    """Count the cells of one sample (every field, every kind): one row per class in their order, zeros included."""
+    named = [(cell.label or (PLATELETS if cell.kind == "platelet" else None), cell.decision) for cell in cells]
+    counts, decided = Counter(name for name, _ in named), Counter(named)
+    white = sum(counts[name] for name in classes if name not in OUTSIDE_DENOMINATOR)
+    return {
+        name: ClassCount(
+            count=counts[name],
+            accepted=decided[name, "accept"],
+            review=decided[name, "review"],
+            **_per_white_cell(name, counts[name], white),
+        )
+        for name in classes
+    }
 
 
-def _row(name: str, count: int, accepted: int, review: int, white: int) -> ClassCount:
+def _per_white_cell(name: str, count: int, white: int) -> dict[str, float | None]:
     if white == 0:
-        return ClassCount(count=count, accepted=accepted, review=review, percent=None, low=None, high=None)
-    high: float | None
-    if name in OUTSIDE_DENOMINATOR:
-        low, high = ratio_interval(count, white)
-    else:
-        low, high = clopper_pearson(count, white)
-    return ClassCount(
-        count=count,
-        accepted=accepted,
-        review=review,
-        percent=100 * count / white,
-        low=100 * low,
-        high=None if high is None else 100 * high,
-    )
+        return {"percent": None, "low": None, "high": None}
+    low, high = (ratio_interval if name in OUTSIDE_DENOMINATOR else clopper_pearson)(count, white)
+    return {"percent": 100 * count / white, "low": 100 * low, "high": None if high is None else 100 * high}
 
 
 def white_cells(rows: dict[str, ClassCount]) -> int:

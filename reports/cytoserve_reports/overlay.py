@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cytoserve_client.errors import InvalidImage, TooManyPixels
-from cytoserve_client.images import FORMATS, MAX_PIXELS, SYNTHETIC_KEY
+from cytoserve_client.images import SYNTHETIC_KEY
 from cytoserve_client.reasons import in_words
 from cytoserve_client.results import Cell, FieldAnalysis
+from cytoserve_contract.limits import IMAGE_FORMATS, MAX_PIXELS
 from cytoserve_files import open_regular, shown
 from cytoserve_files.pictures import OVERLAY_KEY
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
@@ -57,7 +58,7 @@ def read_displayed(path: Path) -> Image.Image:
         If the header announces more pixels than the service accepts; nothing is decoded then.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise TooManyPixels("is too large to draw on", source=shown(path))
             return ImageOps.exif_transpose(image).convert("RGB")
@@ -68,14 +69,7 @@ def read_displayed(path: Path) -> Image.Image:
 
 
 def draw_overlay(picture: Image.Image, field: FieldAnalysis) -> bytes:
-    """Return the annotated picture of a field as a PNG file.
-
-    Parameters
-    ----------
-    picture : Image
-        The field as displayed, RGB, of the size that ``field`` says.
-    field : FieldAnalysis
-        The field's result.
+    """Return the annotated picture of a field as a PNG file; ``picture`` is the field as displayed, RGB.
 
     Raises
     ------

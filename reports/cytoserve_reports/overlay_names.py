@@ -16,17 +16,10 @@ _MOST_STEM_BYTES: Final = 200
 
 
 def overlay_names(sources: Iterable[str], folder: Path) -> list[str]:
-    """Return one unused file name per source.
+    """Return one unused name in ``folder`` per source of the results.
 
-    A number tells files of different folders apart that are named alike. A picture that this program drew may be
-    drawn again under its name; whatever else is there keeps its name.
-
-    Parameters
-    ----------
-    sources : iterable of str
-        Names as in the results.
-    folder : Path
-        Where the pictures go.
+    Files of different folders with the same name get a number. An annotated picture of this program may be drawn again
+    under its name; any other file keeps its name.
     """
     names: list[str] = []
     used: set[str] = set()

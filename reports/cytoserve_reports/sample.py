@@ -45,18 +45,7 @@ class SampleReport(Frozen):
 
 
 def summarise(analysis: SmearAnalysis) -> SampleReport:
-    """Add the fields of one sample up.
-
-    Parameters
-    ----------
-    analysis : SmearAnalysis
-        As `cytoserve_client.Client.analyze` returns it.
-
-    Returns
-    -------
-    SampleReport
-        With the differential over the cells of all fields, and the cells to review of all fields, most urgent first.
-    """
+    """Add up the fields of one sample: one differential and one review list (most urgent first) over all of them."""
     return SampleReport(
         sample=analysis.sample,
         model=analysis.model,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from cytoserve_client.reasons import in_words
-from cytoserve_client.results import SET_ERROR, CellsAnalysis, Failure, ScoredCell
+from cytoserve_client.results import SET_ERROR, CellsAnalysis, ScoredCell
 from cytoserve_files.selection import SYSTEM_FILE, UNREAD, Skipped
 from rich.console import Console
 from rich.table import Table
@@ -18,10 +18,7 @@ from cytoserve_reports.review import review_order
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
 
-REVIEW_ROWS = 20
-FIELD_ROWS = 20
-FAILURE_ROWS = 20
-SKIPPED_ROWS = 20
+MOST_ROWS = 20
 INTERVAL_LEGEND = (
     "(low to high): where the probability would lie had the model been asked with other noise. What the model does not "
     "know is not in it."
@@ -45,9 +42,7 @@ def print_sample(report: SampleReport, console: Console) -> None:
         if report.review:
             console.print(_smear_review(report))
             _print_legend([report.cell(item) for item in report.review], report.reasons_explained, console)
-    _print_failures(report.failures, console)
-    print_skipped(report.skipped, console)
-    console.print(Text(NOTICE, style="dim"))
+    _print_end(report, console)
 
 
 def _fields(report: SampleReport) -> Table:
@@ -55,7 +50,7 @@ def _fields(report: SampleReport) -> Table:
     for name in ("#", "file", "pixels", "um/pixel", "white", "red", "platelets"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     shown = _short_names([field.source for field in report.fields])
-    for number, field in enumerate(report.fields[:FIELD_ROWS]):
+    for number, field in enumerate(report.fields[:MOST_ROWS]):
         kinds = Counter(cell.kind for cell in field.cells)
         scale = "unknown" if field.um_per_pixel is None else f"{field.um_per_pixel:.4g} ({field.scale_source})"
         source = plain(shown[number])
@@ -63,8 +58,8 @@ def _fields(report: SampleReport) -> Table:
             source.append("  SYNTHETIC", "bold")
         counts = [str(kinds[kind]) for kind in ("white_cell", "red_cell", "platelet")]
         table.add_row(str(number), source, f"{field.width} x {field.height}", plain(scale), *counts)
-    if len(report.fields) > FIELD_ROWS:
-        table.add_row("", Text(f"and {len(report.fields) - FIELD_ROWS} more (see --json)", style="dim"))
+    if len(report.fields) > MOST_ROWS:
+        table.add_row("", Text(f"and {len(report.fields) - MOST_ROWS} more (see --json)", style="dim"))
     return table
 
 
@@ -154,7 +149,7 @@ def _print_legend(cells: Sequence[ScoredCell], explanations: Mapping[str, str], 
 
 def _smear_review(report: SampleReport) -> Table:
     rows = []
-    for item in report.review[:REVIEW_ROWS]:
+    for item in report.review[:MOST_ROWS]:
         cell = report.cell(item)
         at = (
             ""
@@ -181,35 +176,40 @@ def print_cells(analysis: CellsAnalysis, console: Console) -> None:
                 table.add_row(title, str(len(cells)), str(accepted), str(len(cells) - accepted))
         console.print(table)
         _print_each(analysis, console)
-    _print_failures(analysis.failures, console)
-    print_skipped(analysis.skipped, console)
-    console.print(Text(NOTICE, style="dim"))
+    _print_end(analysis, console)
 
 
 def _print_each(analysis: CellsAnalysis, console: Console) -> None:
     """Print the cells to review and, where there are few in all, the accepted ones before them."""
     order = review_order(analysis.cells)
     to_review = [analysis.cells[i] for i in order]
-    few = len(analysis.cells) <= REVIEW_ROWS
+    few = len(analysis.cells) <= MOST_ROWS
     accepted = [cell for i, cell in enumerate(analysis.cells) if i not in set(order)] if few else []
     for title, cells in (("accepted", accepted), ("to review, most urgent first", to_review)):
         if cells:
-            rows = [(cell.source, cell) for cell in cells[:REVIEW_ROWS]]
+            rows = [(cell.source, cell) for cell in cells[:MOST_ROWS]]
             console.print(_cell_table(f"{len(cells)} cell(s) {title}", rows, len(cells)))
     _print_legend([*accepted, *to_review], analysis.reasons_explained, console)
 
 
-def _print_failures(failures: Sequence[Failure], console: Console) -> None:
-    if not failures:
-        return
-    table = Table(title=f"{len(failures)} image(s) without an answer", title_justify="left", title_style="bold red")
-    for name in ("file", "error", "what to do"):
+def _print_end(result: SampleReport | CellsAnalysis, console: Console) -> None:
+    if result.failures:
+        rows = [(failure.source, failure.error, failure.message) for failure in result.failures]
+        title = f"{len(rows)} image(s) without an answer"
+        console.print(_files_table(title, "bold red", ("file", "error", "what to do"), rows))
+    print_skipped(result.skipped, console)
+    console.print(Text(NOTICE, style="dim"))
+
+
+def _files_table(title: str, style: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style=style)
+    for name in columns:
         table.add_column(name, overflow="fold")
-    for failure in failures[:FAILURE_ROWS]:
-        table.add_row(plain(failure.source), plain(failure.error), plain(failure.message))
-    if len(failures) > FAILURE_ROWS:
-        table.add_row(Text(f"and {len(failures) - FAILURE_ROWS} more (see --json)", style="dim"))
-    console.print(table)
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*map(plain, row))
+    if len(rows) > MOST_ROWS:
+        table.add_row(Text(f"and {len(rows) - MOST_ROWS} more (see --json)", style="dim"))
+    return table
 
 
 def print_skipped(skipped: Sequence[Skipped], console: Console) -> None:
@@ -218,14 +218,9 @@ def print_skipped(skipped: Sequence[Skipped], console: Console) -> None:
     if named:
         lost = sum(item.reason in UNREAD for item in named)
         title = f"{len(named)} file(s) not counted" + (f", {lost} of them may be images of the sample" if lost else "")
-        table = Table(title=title, title_justify="left", title_style="bold red" if lost else "bold yellow")
-        for name in ("file", "reason", "meaning"):
-            table.add_column(name, overflow="fold")
         shown = _short_names([item.source for item in named])
-        for item, name in zip(named[:SKIPPED_ROWS], shown, strict=False):
-            table.add_row(plain(name), plain(item.reason), plain(item.message))
-        if len(named) > SKIPPED_ROWS:
-            table.add_row(Text(f"and {len(named) - SKIPPED_ROWS} more (see --json)", style="dim"))
-        console.print(table)
+        rows = [(name, item.reason, item.message) for name, item in zip(shown, named, strict=True)]
+        style = "bold red" if lost else "bold yellow"
+        console.print(_files_table(title, style, ("file", "reason", "meaning"), rows))
     if len(named) < len(skipped):
         console.print(Text(f"{len(skipped) - len(named)} system file(s) passed over.", style="dim"))

@@ -1,4 +1,4 @@
-"""Errors a request can earn, as a tree; each carries the code that travels over the wire.
+"""The errors of a request, as a tree; each carries the code that travels over the wire.
 
 ::
 

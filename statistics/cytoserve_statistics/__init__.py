@@ -1,7 +1,7 @@
 """The house's statistics: each interval and each measure is defined here once, on SciPy.
 
 - `shares`: intervals of a share, of a difference of shares, of a ratio of two counts.
-- `accuracy`: balanced accuracy, recalls' mean, paired differences of two answers to the same cells.
+- `accuracy`: balanced accuracy, the mean of the recalls.
 - `calibration`: reliability bins and the expected calibration error.
 - `resampling`: draws of cells or of whole slides, and the intervals that come from them.
 - `ranking`: ROC curves and the area under them.

@@ -20,17 +20,12 @@ def bin_of(confidence: Doubles, bins: int = BINS) -> NDArray[np.int64]:
     return index
 
 
-def expected_calibration_error(confidence: Doubles, right: Flags, bins: int = BINS) -> float:
-    """Return the expected calibration error of (M,) confidences.
+def calibration_error_figure(confidence: Doubles, right: Flags, bins: int = BINS) -> Figure:
+    """Return the expected calibration error of (M,) confidences, as a figure of `Resampler.figure`.
 
     ``sum over bins of share of cells * |accuracy - mean confidence|`` (Guo et al. 2017, equation 3).
     It is never below zero, so chance alone makes it positive where a bin holds few cells.
     """
-    return float(calibration_error_figure(confidence, right, bins)(np.ones((1, len(confidence))))[0])
-
-
-def calibration_error_figure(confidence: Doubles, right: Flags, bins: int = BINS) -> Figure:
-    """Return the expected calibration error as a figure of `Resampler.figure`: its value under weights of the cells."""
     index = bin_of(confidence, bins)
     gap = (right.astype(float) - confidence)[:, None] * (index[:, None] == np.arange(bins))
     return lambda weights: ratio(np.abs(weights @ gap).sum(axis=1), weights.sum(axis=1))

@@ -13,28 +13,20 @@ from cytoserve_statistics.shares import clopper_pearson, normal_quantile
 
 @dataclass(frozen=True)
 class Placements:
-    """What the variance of an AUC is made of (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837, section 3).
+    """What the variance of an AUC is made of (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837, section 3)."""
 
-    Attributes
-    ----------
-    of_strange : (m,) ndarray
-        For each anomaly, the share of ordinary cells that it is stranger than (ties count half).
-    of_ordinary : (n,) ndarray
-        For each ordinary cell, the share of anomalies that are stranger.
-    """
-
-    of_strange: Doubles
-    of_ordinary: Doubles
+    of_anomalies: Doubles  # (m,) for each anomaly, the share of ordinary cells that score lower (ties count half)
+    of_ordinary: Doubles  # (n,) for each ordinary cell, the share of anomalies that score higher
 
     @property
     def auc(self) -> float:
         """Area under the ROC curve: the probability that an anomaly scores higher than an ordinary cell."""
-        return float(self.of_strange.mean())
+        return float(self.of_anomalies.mean())
 
 
-def placements(strange: Doubles, ordinary: Doubles) -> Placements:
-    """Compare every anomaly with every ordinary cell; higher scores are stranger."""
-    return Placements(_placed(strange, ordinary), 1 - _placed(ordinary, strange))
+def placements(anomalies: Doubles, ordinary: Doubles) -> Placements:
+    """Compare every anomaly with every ordinary cell; anomalies are expected to score higher."""
+    return Placements(_placed(anomalies, ordinary), 1 - _placed(ordinary, anomalies))
 
 
 def _placed(values: Doubles, among: Doubles) -> Doubles:
@@ -47,32 +39,32 @@ def _placed(values: Doubles, among: Doubles) -> Doubles:
 
 def auc_variance(found: Placements) -> float:
     """Return DeLong's variance of the AUC; infinite with fewer than two anomalies or two ordinary cells."""
-    m, n = len(found.of_strange), len(found.of_ordinary)
+    m, n = len(found.of_anomalies), len(found.of_ordinary)
     if min(m, n) < 2:
         return math.inf
-    return float(found.of_strange.var(ddof=1) / m + found.of_ordinary.var(ddof=1) / n)
+    return float(found.of_anomalies.var(ddof=1) / m + found.of_ordinary.var(ddof=1) / n)
 
 
-def auc(strange: Doubles, ordinary: Doubles, resampler: Resampler | None = None) -> Interval:
+def auc(anomalies: Doubles, ordinary: Doubles, resampler: Resampler | None = None) -> Interval:
     """Return the AUC with its interval.
 
     Parameters
     ----------
-    strange, ordinary : ndarrays
-        Scores of anomalies and of ordinary cells, higher is stranger.
+    anomalies, ordinary : ndarrays
+        Scores of anomalies and of ordinary cells, higher for anomalies.
     resampler : Resampler, optional
         Draws of the *ordinary* cells' slides. The interval is then never narrower than theirs; anomalies are always
         taken as independent.
 
     Notes
     -----
-    Wald interval on DeLong's variance. Where every anomaly is stranger than every ordinary cell that variance is zero;
+    Wald interval on DeLong's variance. Where every anomaly scores above every ordinary cell that variance is zero;
     ``min(m, n)`` disjoint pairs were then all ordered rightly, and the exact interval of that is given instead.
     """
-    m, n = len(strange), len(ordinary)
+    m, n = len(anomalies), len(ordinary)
     if min(m, n) == 0:
         return Interval(None, None, None, m + n, "none")
-    found = placements(strange, ordinary)
+    found = placements(anomalies, ordinary)
     value, spread = found.auc, math.sqrt(auc_variance(found))
     pairs = min(m, n)
     if value in (0.0, 1.0) or pairs < 2:
@@ -90,22 +82,22 @@ def auc(strange: Doubles, ordinary: Doubles, resampler: Resampler | None = None)
 
 def auc_difference(first: Placements, second: Placements) -> tuple[float, float, float]:
     """Return ``first - second`` of two scores of the same cells, with its interval (DeLong et al. 1988, equation 5)."""
-    m, n = len(first.of_strange), len(first.of_ordinary)
+    m, n = len(first.of_anomalies), len(first.of_ordinary)
     value = first.auc - second.auc
     if min(m, n) < 2:
         return value, -1.0, 1.0
-    variance = (first.of_strange - second.of_strange).var(ddof=1) / m
+    variance = (first.of_anomalies - second.of_anomalies).var(ddof=1) / m
     variance += (first.of_ordinary - second.of_ordinary).var(ddof=1) / n
     half = normal_quantile() * math.sqrt(variance)
     return value, value - half, value + half
 
 
-def roc(strange: Doubles, ordinary: Doubles) -> tuple[Doubles, Doubles]:
+def roc(anomalies: Doubles, ordinary: Doubles) -> tuple[Doubles, Doubles]:
     """Return the false and true positive rates at every threshold, from none called to all called."""
-    values = np.concatenate([strange, ordinary])
-    is_strange = np.concatenate([np.ones(len(strange)), np.zeros(len(ordinary))])
+    values = np.concatenate([anomalies, ordinary])
+    is_anomaly = np.concatenate([np.ones(len(anomalies)), np.zeros(len(ordinary))])
     order = np.argsort(-values, kind="stable")
     last = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
-    true = np.cumsum(is_strange[order])[last] / len(strange)
-    false = np.cumsum(1 - is_strange[order])[last] / len(ordinary)
+    true = np.cumsum(is_anomaly[order])[last] / len(anomalies)
+    false = np.cumsum(1 - is_anomaly[order])[last] / len(ordinary)
     return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])

@@ -7,7 +7,7 @@ that an interval says how the figure would vary with other slides, not with othe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,52 +30,28 @@ Figure = Callable[[Weights], Doubles]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its interval.
+    """A figure with its interval."""
 
-    Attributes
-    ----------
-    value : float or None
-        None where there is nothing to measure it on.
-    low, high : float or None
-    of : int
-        Cells it is measured on.
-    method : str
-    """
-
-    value: float | None
+    value: float | None  # None where there is nothing to measure it on
     low: float | None
     high: float | None
-    of: int
+    of: int  # cells it is measured on
     method: str
 
     def json(self) -> dict[str, float | int | str | None]:
         """Return it as the report holds it."""
-        return {"value": self.value, "low": self.low, "high": self.high, "of": self.of, "method": self.method}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Resampler:
-    """How often each of M cells was drawn in each of D draws.
+    """How often each of M cells was drawn in each of D draws."""
 
-    Attributes
-    ----------
-    weights : (D, M) ndarray
-    slides : int or None
-        Number of slides drawn from; None where cells were drawn.
-    """
-
-    weights: Weights
-    slides: int | None
+    weights: Weights  # (D, M)
+    slides: int | None  # number of slides drawn from; None where cells were drawn
 
     def take(self, chosen: Flags, slide: Sequence[str] | None = None) -> Resampler:
-        """Return the same draws, restricted to some of the cells.
-
-        Parameters
-        ----------
-        chosen : (M,) bool ndarray
-        slide : sequence of str, optional
-            Slide of each of the M cells, where slides are drawn: to count those that are left.
-        """
+        """Return the same draws, restricted to some of the cells; ``slide`` of all M serves to count those left."""
         left = None if slide is None else len({name for name, kept in zip(slide, chosen, strict=True) if kept})
         return Resampler(self.weights[:, chosen], left)
 
@@ -98,13 +74,8 @@ class Resampler:
     def figure(self, of: Figure, cells: int, never_below_zero: bool = False) -> Interval:
         """Return any other figure with its percentile interval (Efron & Tibshirani 1993, chapter 13).
 
-        Parameters
-        ----------
-        of : Figure
-        cells : int
-            Cells that it is measured on.
-        never_below_zero : bool
-            The figure is a mean of absolute values, which chance raises: its interval is corrected for that.
+        ``cells`` is the number that it is measured on. A figure that is ``never_below_zero``, a mean of absolute
+        values, is raised by chance: its interval is corrected for that.
         """
         if cells == 0:
             return Interval(None, None, None, 0, "none")

@@ -19,7 +19,7 @@ from click.testing import Result
 from cytoserve_cli import outputs
 from cytoserve_cli.main import app
 from cytoserve_client import CellsAnalysis, EncodedImage, OwnOverlay, UnreadableFile
-from cytoserve_client.images import FORMATS
+from cytoserve_contract.limits import IMAGE_FORMATS
 from cytoserve_files import path_of
 from cytoserve_files.pictures import SUFFIXES, begins_as
 from cytoserve_files.selection import gather
@@ -200,7 +200,7 @@ def test_an_image_is_read_whatever_its_ending(server: FakeServer, tmp_path: Path
     assert len(server.fake.calls) == 6
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", IMAGE_FORMATS)
 def test_every_accepted_format_is_known_by_its_beginning(form: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40)).save(buffer, form)

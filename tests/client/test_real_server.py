@@ -25,7 +25,7 @@ from cytoserve_client import _constants as c
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._plan import image_request
 from cytoserve_client._transport import SyncTransport
-from cytoserve_client._wire import CELL_MODEL, INFER
+from cytoserve_client._wire import CELL_MODEL, INFER, Call
 from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer
 from cytoserve_reports import SampleReport, summarise
@@ -340,7 +340,7 @@ def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: l
         transport = SyncTransport(config)
         try:
             with pytest.raises(errors.BadParameter):
-                transport.attempt(INFER, request, choice.timeout)
+                transport.attempt(Call(INFER, request, choice.timeout))
         finally:
             transport.close()
 

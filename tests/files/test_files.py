@@ -373,7 +373,6 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path
 def test_reading(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("é\r\nb".encode())
     assert files.read_text(tmp_path / "a") == "é\nb"
-    assert files.read_bytes(tmp_path / "a", 2) == "é".encode()
     with pytest.raises(FileNotFoundError):
         files.read_bytes(tmp_path / "gone")
 

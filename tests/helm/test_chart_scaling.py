@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from chart import Helm
 
-from benchmarks.scale import FIELDS, OUT, PAGE, Day, Laboratory, Rule, Scenario, scenarios, table
+from benchmarks import figures
+from benchmarks.scale import FIELDS, Day, Laboratory, Rule, Scenario, scenarios
 
 SAME_ALL_DAY = (1.0,) * 24
 
@@ -82,8 +83,8 @@ def test_stat_goes_first_and_a_limit_that_is_too_low_leaves_routine_waiting() ->
 
 
 def test_the_page_holds_the_figures_of_the_result() -> None:
-    found = json.loads(OUT.read_text(encoding="utf-8"))
-    assert table(found) in PAGE.read_text(encoding="utf-8"), "run `python -m benchmarks.scale`"
+    found = figures.read("scale")
+    assert figures.scale() in (figures.ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     kept = [{key: item[key] for key in asdict(scenarios()[0])} for item in found["scenarios"]]
     assert kept == [asdict(scenario) for scenario in scenarios()]
     assert found["laboratory"] == json.loads(json.dumps(asdict(Laboratory())))

@@ -171,9 +171,9 @@ def test_panels_do_not_lie_on_each_other() -> None:
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """Names that the real local Triton exports, with percentiles switched on, after a first cell and a first field."""
-    original = local_server.command_line
+    original = local_server.triton_arguments
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_server, "command_line", lambda *args: [*original(*args), *SUMMARY_FLAGS])
+        patch.setattr(local_server, "triton_arguments", lambda *args: [*original(*args), *SUMMARY_FLAGS])
         with LocalServer(model_repository=ROOT / "model_repository") as server:
             field = (ROOT / "examples/synthetic_field.png").read_bytes()
             with grpc.InferenceServerClient(server.grpc_url) as client:

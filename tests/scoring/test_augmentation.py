@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cytoserve_contract.values import FLAG_INVALID
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
 from cytoserve_scoring.classifier.engine import ScoringEngine
@@ -16,7 +17,6 @@ from cytoserve_scoring.classifier.racing_rule import RacingRule
 from cytoserve_scoring.classifier.replay import near_ties, replay
 from cytoserve_scoring.classifier.scores import tied_pair
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
-from cytoserve_scoring.constants import FLAG_INVALID
 from cytoserve_scoring.errors import CytoserveError
 from scipy import ndimage, stats
 

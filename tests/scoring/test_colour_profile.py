@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from cytoserve_scoring.errors import UnsupportedMode
 from cytoserve_scoring.vision.crops import cut_crop
-from cytoserve_scoring.vision.imaging import decode_image
 from PIL import Image, ImageCms
-from test_imaging import encoded, picture
+from test_imaging import decode_image, encoded, picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PRIMARIES = {

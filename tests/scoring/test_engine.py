@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cytoserve_contract.models import MAX_BATCH
+from cytoserve_contract.values import FLAG_INVALID, FLAG_SEGMENTED_WHITE_CELL
 from cytoserve_scoring.classifier.engine import ScoringEngine
-from cytoserve_scoring.classifier.race import ROWS_PER_CALL
 from cytoserve_scoring.classifier.score_profile import pattern
 from cytoserve_scoring.classifier.scores import conformal_p_value, paired_statistic, softmax_posterior
 from cytoserve_scoring.classifier.settings import ScoringConfig
-from cytoserve_scoring.constants import FLAG_INVALID, FLAG_SEGMENTED_WHITE_CELL
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
 from scipy import special, stats
 
@@ -79,7 +79,7 @@ def test_a_cell_gets_the_same_answer_alone_and_in_company():
 def test_calls_never_exceed_the_denoisers_batch():
     world = World()
     ScoringEngine(make_config()).score(cells(np.linspace(0, 2, 100)), np.zeros(100, np.int32), world)
-    assert max(world.rows) <= ROWS_PER_CALL
+    assert max(world.rows) <= MAX_BATCH
     assert sum(world.rows) == 100 * 6 * 3
 
 

@@ -7,13 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 from cytoserve_contract.models import CELL_EXTRACTOR
-from cytoserve_scoring.constants import (
-    FLAG_OUT_OF_SCALE,
-    FLAG_POOR_IMAGE,
-    FLAG_SEGMENTED_WHITE_CELL,
-    FLAG_TOUCHES_BORDER,
-    RED_CELL_DIAMETER_UM,
-)
+from cytoserve_contract.values import FLAG_OUT_OF_SCALE, FLAG_POOR_IMAGE, FLAG_SEGMENTED_WHITE_CELL, FLAG_TOUCHES_BORDER
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadShape
 from cytoserve_scoring.serving.outputs import encode
 from cytoserve_scoring.vision.crops import cut_crop

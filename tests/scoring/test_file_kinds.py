@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from cytoserve_scoring.errors import InvalidImage, NotAnImage, TruncatedImage, UnsupportedMode
 from cytoserve_scoring.vision.file_kinds import codec_is_built_in
-from cytoserve_scoring.vision.imaging import decode_image
 from PIL import Image, features
-from test_imaging import encoded, picture, tiff_tags, tiff_with
+from test_imaging import decode_image, encoded, picture, tiff_tags, tiff_with
 
 WIDTH, HEIGHT = 48, 40
 

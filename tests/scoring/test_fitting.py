@@ -12,12 +12,11 @@ from cytoserve_scoring.classifier.fitting import (
     fit,
     fit_budget,
     fit_temperature,
-    upper_bound,
 )
 from cytoserve_scoring.classifier.replay import replay
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.errors import BadShape
-from scipy import special, stats
+from scipy import special
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil", "platelet")
 
@@ -41,12 +40,6 @@ def test_the_temperature_is_found_again():
     probability = special.softmax(-scores / 0.004, axis=1)
     labels = np.array([rng.choice(8, p=p) for p in probability])
     assert fit_temperature(scores, labels) == pytest.approx(0.004, rel=0.08)
-
-
-def test_the_bound_is_that_of_scipy():
-    for wrong, count in ((0, 10), (3, 120), (7, 7)):
-        expected = stats.binomtest(wrong, count).proportion_ci(0.9, "exact").high  # two-sided 90 % is one-sided 95 %
-        assert upper_bound(wrong, count, 0.95) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():

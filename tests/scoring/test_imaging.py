@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
-from cytoserve_scoring import constants
+from cytoserve_contract import limits
 from cytoserve_scoring.errors import (
     EmptyImage,
     InvalidImage,
@@ -23,13 +23,17 @@ from cytoserve_scoring.errors import (
     TruncatedImage,
     UnsupportedMode,
 )
-from cytoserve_scoring.vision.imaging import decode_image
+from cytoserve_scoring.vision.imaging import decode_picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 LOSSLESS = {"PNG": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}, "BMP": {}}
 EVERY = {**LOSSLESS, "JPEG": {"quality": 95}}
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    return decode_picture(data).pixels
 
 
 def picture(width: int = 48, height: int = 40) -> Image.Image:
@@ -244,7 +248,7 @@ def test_too_small(size: tuple[int, int], error: type[InvalidImage]) -> None:
 
 
 def test_the_smallest_accepted_side() -> None:
-    side = constants.MIN_SIDE
+    side = limits.MIN_SIDE
     assert decode_image(encoded(picture(side, side), "PNG")).shape == (side, side, 3)
 
 
@@ -254,7 +258,7 @@ def test_ten_thousand_pixels_wide_is_fine_within_the_limit() -> None:
 
 def test_too_many_bytes() -> None:
     with pytest.raises(TooManyBytes, match="40 MiB"):
-        decode_image(b"\x89PNG\r\n\x1a\n" + b"\0" * constants.MAX_FILE_BYTES)
+        decode_image(b"\x89PNG\r\n\x1a\n" + b"\0" * limits.MAX_FILE_BYTES)
 
 
 def bombs() -> dict[str, bytes]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cytoserve_scoring.constants import FLAG_TOUCHES_BORDER
+from cytoserve_contract.values import FLAG_TOUCHES_BORDER
 from cytoserve_scoring.vision.cells import decode_cells
-from cytoserve_scoring.vision.imaging import decode_image
 from cytoserve_scoring.vision.lit_area import find_outside
 from PIL import Image
-from test_imaging import encoded
+from test_imaging import decode_image, encoded
 
 CENTRE = np.array([45, 45, 115, 115], np.float32)
 """Box of a cell in the middle of a picture of 160 px."""

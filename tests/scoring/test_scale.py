@@ -6,13 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from cytoserve_scoring.constants import (
-    FLAG_OUT_OF_SCALE,
-    MAX_AREA_UM2,
-    MAX_SEGMENTER_PIXELS,
-    PBC_UM_PER_PIXEL,
-    RED_CELL_DIAMETER_UM,
-)
+from cytoserve_contract.limits import MAX_AREA_UM2, MAX_SEGMENTER_PIXELS
+from cytoserve_contract.values import FLAG_OUT_OF_SCALE
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL, RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
 from cytoserve_scoring.vision.scale import (
     GUESS_FALLBACK_UM,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cytoserve_scoring.constants import CROP_SIZE, WHITE_LEVEL
+from cytoserve_contract.limits import CROP_SIZE
+from cytoserve_scoring.constants import WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain
 from cytoserve_scoring.vision.stain import AZURE, EOSIN, normalise_stain, nuclear_disc, stain_map
 from cytoserve_training.augment import normalise_stain as normalise_stain_in_training

@@ -11,10 +11,9 @@ def test_calibration_error_of_worked_cells() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])
     expected = 4 / 6 * abs(0.75 - 0.95) + 2 / 6 * abs(0.5 - 0.55)
-    found = calibration.expected_calibration_error(confidence, right, bins=10)
-    assert found == pytest.approx(expected)
-    doubled = np.array([[2.0, 2, 2, 2, 0, 0]])
-    assert calibration.calibration_error_figure(confidence, right, bins=10)(doubled)[0] == pytest.approx(0.2)
+    figure = calibration.calibration_error_figure(confidence, right, bins=10)
+    doubled = [2.0, 2, 2, 2, 0, 0]
+    assert figure(np.array([[1.0] * 6, doubled])) == pytest.approx([expected, 0.2])
 
 
 def test_bins_hold_every_cell_once_and_edges_belong_below() -> None:
@@ -29,8 +28,9 @@ def test_honest_confidences_are_within_what_chance_allows_and_others_are_not() -
     rng = np.random.default_rng(11)
     confidence = rng.uniform(0.4, 1, 3000)
     allowed = calibration.chance_level(confidence)
-    honest = calibration.expected_calibration_error(confidence, rng.random(3000) < confidence)
-    boasting = calibration.expected_calibration_error(confidence, rng.random(3000) < confidence - 0.1)
+    once = np.ones((1, 3000))
+    honest = calibration.calibration_error_figure(confidence, rng.random(3000) < confidence)(once)
+    boasting = calibration.calibration_error_figure(confidence, rng.random(3000) < confidence - 0.1)(once)
     assert honest < allowed["percentile_95"] * 1.2
     assert boasting > 3 * allowed["percentile_95"]
     assert boasting == pytest.approx(0.1, abs=0.03)

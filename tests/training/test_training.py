@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from cytoserve_contract.limits import CROP_SIZE
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder, circular_window
-from cytoserve_scoring.constants import CROP_SIZE, PBC_UM_PER_PIXEL, WHITE_LEVEL
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL, WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain, cut_crop
 from cytoserve_training.augment import Augmentation, augment, change_stain, gaussian_blur, occlude
 from cytoserve_training.cells import CLASSES, CellSet, cut

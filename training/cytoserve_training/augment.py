@@ -29,35 +29,18 @@ from torch.nn import functional as F
 class Augmentation:
     """Ranges of the random changes; zero switches one off.
 
-    Attributes
-    ----------
-    scale : float
-        Log-uniform half range of the magnification.
-    shift_um : float
-        Half range of the centre, micrometres.
-    strong : float
-        Share of cells whose stain and sharpness are changed by the wide ranges; the others get the narrow ones.
-    brightness, channel_gain : float
-        Log-uniform half ranges of the lamp's level and of its colour after white balance.
-    density : (low, high)
-        Log-uniform range of the factor on all optical densities (stain strength), wide.
-    stain_strength : float
-        Log-uniform half range of the factor on each dye alone, wide.
-    stain_hue : float
-        Standard deviation of each dye's unit absorption vector, wide.
-    blur : float
-        Largest sigma of the Gaussian blur, crop pixels (0.25 um), wide.
-    sharpen : float
-        Largest share of an unsharp mask.
-    noise : float
-        Largest standard deviation of sensor noise, grey levels.
-    narrow : float
-        Factor on the wide ranges for cells that are not drawn as ``strong``.
-    occlude : float
-        Share of cells seen through a tight box, its outside filled with white as serving does.
+    ``scale`` is the log-uniform half range of the magnification, ``shift_um`` the half range of the centre in
+    micrometres, ``brightness`` and ``channel_gain`` the log-uniform half ranges of the lamp's level and colour.
+
+    A share ``strong`` of the cells gets the full ranges of stain and sharpness, the others ``narrow`` times these:
+    ``density``, the log-uniform range of the factor on all optical densities; ``stain_strength``, the half range of the
+    factor on each dye; ``stain_hue``, the standard deviation of each dye's unit absorption vector; ``blur``, the
+    largest sigma in crop pixels (0.25 um); ``sharpen``, the largest share of an unsharp mask; ``noise``, the largest
+    standard deviation of sensor noise in grey levels.
+
+    A share ``occlude`` of the cells is seen through a tight box, white outside, as serving does.
     """
 
-    rotate: bool = True
     scale: float = 0.15
     shift_um: float = 0.7
     strong: float = 0.5
@@ -196,8 +179,7 @@ def sampling_grid(
         if generator is None:
             raise ValueError("augmentation needs a random generator, so that a run can be repeated")
         scale = torch.exp(uniform(count, -ranges.scale, ranges.scale, generator))
-        if ranges.rotate:
-            angle = torch.rand(count, generator=generator) * (2 * math.pi)
+        angle = torch.rand(count, generator=generator) * (2 * math.pi)
         flip = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1
         spread = ranges.shift_um / um_per_pixel
         shift = uniform(count * 2, -spread, spread, generator).reshape(count, 2)

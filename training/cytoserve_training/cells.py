@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import open_regular
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL, PBC_UM_PER_PIXEL
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,12 +38,8 @@ CLASSES = (
 class CellSet:
     """Cell images of one split.
 
-    Attributes
-    ----------
-    images : (N, 160, 160, 3) uint8 tensor, as stored
-    gains : (N, 3) float32 tensor, white-balance gains of each image
-    labels : (N,) int64 tensor, indices into :data:`CLASSES`
-    names : tuple of str, ``class/file`` of each image
+    (N, 160, 160, 3) uint8 as stored, (N, 3) float32 white-balance gains, (N,) int64 indices into :data:`CLASSES`, and
+    ``class/file`` of each image.
     """
 
     images: Tensor

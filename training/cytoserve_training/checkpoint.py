@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import install, output_file, write_text
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
@@ -20,7 +21,6 @@ from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profile
 from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
 from cytoserve_scoring.classifier.replay import near_ties
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
-from cytoserve_scoring.constants import CROP_SIZE, CROP_UM_PER_PIXEL
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,12 +35,8 @@ from cytoserve_training.probes import BankConfig, build_bank, choose_bank, laten
 class PackConfig:
     """What is packed and on what it is fitted.
 
-    Attributes
-    ----------
-    choosing_per_class : int
-        Validation cells a class that choose the bank and the racing rule.
-    calibrating : int
-        Most of the other validation cells, in their natural mixture, that calibrate.
+    ``choosing_per_class`` validation cells a class choose the bank and the racing rule; at most ``calibrating`` others,
+    in their natural mixture, calibrate.
     """
 
     data: str = "../shared/data/pbc"
@@ -50,15 +46,6 @@ class PackConfig:
     calibrating: int = 800
     threads: int = 2
     bank: BankConfig = field(default_factory=BankConfig)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Bank, weights and scoring of a run."""
-
-    bank: Probes
-    weight: Any
-    scoring: dict[str, Any]
 
 
 def part_cells(cells: CellSet, config: PackConfig) -> tuple[Tensor, Tensor]:
@@ -89,29 +76,36 @@ def pack(config: PackConfig) -> Path:
     latents = [latents_of(cut(cells.images[rows], cells.gains[rows]), autoencoder.encode) for rows in parts]
     labels = [cells.labels[rows].numpy() for rows in parts]
     candidates = build_bank(config.bank, tuple(latents[0].shape[1:]))
-    raw = class_errors(unet, latents[0], candidates, channel_weight, mask, alphas_cumprod).double().numpy()
+
+    def errors(rows: Tensor, probes: Probes) -> Any:
+        return class_errors(unet, rows, probes, channel_weight, mask, alphas_cumprod).double().numpy()
+
+    raw = errors(latents[0], candidates)
     found = choose_bank(raw, labels[0], candidates.timestep, margin.get("log_scale"), config.bank.probes)
     bank = Probes(candidates.timestep[found.order], candidates.noise[found.order])
-    others = class_errors(unet, latents[1], bank, channel_weight, mask, alphas_cumprod).double().numpy()
-    chosen, kept = raw[:, found.order] * found.weight[None, :, None], others * found.weight[None, :, None]
+    weight = found.weight[None, :, None]
+    chosen, kept = raw[:, found.order] * weight, errors(latents[1], bank) * weight
     matrix, offset = (part.numpy() for part in autoencoder.quarter_turn())
     augmentation = TieAugmentation(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
-
-    def measure(rows: Any) -> Any:
-        known = class_errors(unet, rows, bank, channel_weight, mask, alphas_cumprod).double().numpy()
-        return known * found.weight[None, :, None]
-
-    ties = TieErrors(augmentation, (latents[0].numpy(), latents[1].numpy()), measure)
+    both = (latents[0].numpy(), latents[1].numpy())
+    ties = TieErrors(augmentation, both, lambda rows: errors(rows, bank) * weight)
     scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, ties)
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
         f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
         f"{len(parts[1])} others calibrated; parted by hash of the name"
     )
-    write(Path(config.out), unet, autoencoder, Fitted(bank, found.weight, scoring), channel_weight, mask)
+    channels = torch.as_tensor(found.weight)[:, None] * channel_weight[None] / len(channel_weight)
+    probes = {
+        "timestep": bank.timestep,
+        "noise": bank.noise.half(),
+        "weight": channels.float()[:, :, None, None].contiguous(),
+        "mask": mask,
+    }
+    write(Path(config.out), unet, autoencoder, probes, scoring)
     training = json.loads((Path(config.run) / "config.json").read_text())
-    told = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
-    write_text(Path(config.out) / "training.json", json.dumps(told, indent=1) + "\n")
+    shown = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
+    write_text(Path(config.out) / "training.json", json.dumps(shown, indent=1) + "\n")
     with output_file(Path(config.run) / "val_errors.npz") as file:
         np.savez_compressed(
             file,
@@ -131,13 +125,8 @@ def pack(config: PackConfig) -> Path:
 class TieErrors:
     """Where the errors of turned near ties come from.
 
-    Attributes
-    ----------
-    augmentation : TieAugmentation
-    latents : pair of (M, c, h, w) arrays
-        Of the choosing and of the calibrating cells.
-    measure : callable
-        (R, c, h, w) latents -> (R, P, C) errors.
+    ``latents`` are the (M, c, h, w) arrays of the choosing and the calibrating cells; ``measure`` returns the (R, P, C)
+    errors of (R, c, h, w) latents.
     """
 
     augmentation: TieAugmentation
@@ -196,9 +185,8 @@ def write(
     out: Path,
     unet: UNet2DConditionModel,
     autoencoder: PatchPCAAutoencoder,
-    fitted: Fitted,
-    channel_weight: Tensor,
-    mask: Tensor,
+    probes: dict[str, Tensor],
+    scoring: dict[str, Any],
 ) -> None:
     """Write all folders of the checkpoint aside, then move each into place."""
     aside = out.with_name(out.name + ".new")
@@ -207,18 +195,9 @@ def write(
     autoencoder.save(aside / "vae")
     build_scheduler().save_pretrained(aside / "scheduler")
     (aside / "scoring").mkdir()
-    weight = torch.as_tensor(fitted.weight)[:, None] * channel_weight[None] / len(channel_weight)
-    save_file(
-        {
-            "timestep": fitted.bank.timestep,
-            "noise": fitted.bank.noise.half(),
-            "weight": weight.float()[:, :, None, None].contiguous(),
-            "mask": mask,
-        },
-        aside / "scoring" / "probes.safetensors",
-    )
+    save_file(probes, aside / "scoring" / "probes.safetensors")
     documents = {
-        "scoring/scoring.json": fitted.scoring,
+        "scoring/scoring.json": scoring,
         "classes.json": {"classes": list(CLASSES)},
         "preprocessing.json": {"size": CROP_SIZE, "um_per_pixel": CROP_UM_PER_PIXEL, "circular": True},
         "model_index.json": {

@@ -91,9 +91,8 @@ def row_error(prediction: Tensor, target: Tensor, channel_weight: Tensor, mask: 
 class PairwiseMargin(nn.Module):
     """Logistic loss on the difference between a rival's error and the true class's error.
 
-    ``log(1 + exp(-s_t (e_rival - e_true)))`` with a scale ``s_t`` learned per band of timesteps. It asks of the
-    generative model what it will be used for: that the right class predicts the noise best (a one-rival sample of the
-    softmax over all classes). Rivals are drawn where they have been hard so far.
+    ``log(1 + exp(-s_t (e_rival - e_true)))`` with a scale ``s_t`` learned per band of timesteps: the right class shall
+    predict the noise best (a one-rival sample of the softmax over all classes). Hard rivals are drawn more often.
     """
 
     def __init__(self, classes: int, bands: int = 10, scale: float = 100.0) -> None:

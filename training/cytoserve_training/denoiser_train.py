@@ -42,7 +42,7 @@ class DenoiserTrainConfig:
 
     ``start_from`` names the folder of an earlier run whose autoencoder, averaged weights and margin scales this one
     begins with. Timesteps are drawn as ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the
-    probe bank will ask.
+    probe bank lies.
     """
 
     data: str = "../shared/data/pbc"
@@ -228,13 +228,7 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Probes:
-    """A bank of (timestep, noise) pairs.
-
-    Attributes
-    ----------
-    timestep : (P,) int64 tensor
-    noise : (P, C, h, w) float32 tensor
-    """
+    """A bank of probes: (P,) int64 timesteps and (P, C, h, w) float32 noise."""
 
     timestep: Tensor
     noise: Tensor

@@ -1,4 +1,4 @@
-"""Hold the red-cell ruler against the known scale of PBC, and the white cells of BCCD against those of PBC."""
+"""Compare the scale by red cells with the known one of PBC, and the white cells of BCCD with those of PBC."""
 
 from __future__ import annotations
 
@@ -65,13 +65,7 @@ def _spread(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
 
 
 def calibrate(data: Path, model: Path, cache: Path | None, count: int, single: int) -> dict[str, Any]:
-    """Return the percentiles 5, 25, 50, 75, 95 of what the ruler says.
-
-    Parameters
-    ----------
-    count : int
-        Images per set for the detector; ``single`` images per class for the single-cell road.
-    """
+    """Return percentiles of the measured scale: ``count`` fields a set, ``single`` single cells a class."""
     net, settings = DetectorNet.load(model), ExtractionSettings()
     out: dict[str, Any] = {"percentiles": POINTS, "pbc_um_per_pixel": PBC_UM_PER_PIXEL}
     for name, pattern in (("pbc_train", "train/*/*.webp"), ("pbc_val", "val/*/*.webp")):
@@ -96,7 +90,7 @@ def calibrate(data: Path, model: Path, cache: Path | None, count: int, single: i
 
 
 def _white_cells(net: DetectorNet, data: Path, cache: Path | None, count: int) -> dict[str, Any]:
-    """Compare white cells cut by the ruler: neutrophils of pbc/train against BCCD's training fields."""
+    """Compare white cells at the scale by red cells: neutrophils of pbc/train against BCCD's training fields."""
     settings = ExtractionSettings()
     fields = [f for f in clean_and_split(data, cache) if f.source == "bccd" and f.part == "train"]
     # The crops of bccd_cells are named after their field, which tells a field's class.

@@ -32,7 +32,7 @@ ALTERED_FIELD = 0.65
 ALTERED_MARGIN = 0.12
 """An altered copy is matched when it correlates this much, and this much better than with any other field.
 
-Seen on the 188 altered copies: every pair looked at above these two numbers was a true one, while unrelated
+Seen on the 188 altered copies: every pair checked above these two numbers was a true one, while unrelated
 images stay below 0.60 (450 Raabin fields against 292 BCCD fields in eight orientations).
 """
 SAME_CELL = 0.90
@@ -50,24 +50,11 @@ _BCCD_KINDS = {"WBC": 0, "RBC": 1, "Platelets": 2}
 class LabelledField:
     """One field with its boxes.
 
-    Parameters
-    ----------
-    path : str
-        Image file, relative to the smear folder.
-    source : str
-        ``bccd``, ``txl_bccd``, ``txl_bccd_altered``, ``txl_raabin`` or ``txl_pbc``.
-    part : str
-        ``train``, ``validation``, ``test`` or ``dropped``.
-    stretch : (float, float)
-        Factors that undo a squeeze along x and y; (1, 1) where the pixels are square.
-    boxes : tuple of (x0, y0, x1, y1)
-        Pixels of the file as it is stored (before ``stretch``).
-    kinds : tuple of int
-        Rows of ``cytoserve_scoring.constants.KINDS``.
-    twin : str
-        The BCCD field that this one repeats, or an empty string.
-    reason : str
-        Why the field was dropped, or an empty string.
+    ``path`` is the image file, relative to the smear folder. ``source`` is ``bccd``, ``txl_bccd``,
+    ``txl_bccd_altered``, ``txl_raabin`` or ``txl_pbc``; ``part`` is ``train``, ``validation``, ``test`` or ``dropped``
+    (then ``reason`` says why). ``stretch`` undoes a squeeze along x and y. ``boxes`` are (x0, y0, x1, y1) in pixels of
+    the file as stored, before ``stretch``; ``kinds`` are rows of ``cytoserve_contract.values.KINDS``. ``twin`` is the
+    BCCD field that this one repeats, if any.
     """
 
     path: str
@@ -125,8 +112,7 @@ def fingerprint(image: Image.Image, orientations: bool = False) -> NDArray[np.fl
     -------
     (1024,) ndarray of float32, or (8, 1024) with ``orientations``: rotations by 90 degrees, then the same flipped.
     """
-    side = FINGERPRINT_SIDE
-    grey = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), np.float32)
+    grey = np.asarray(image.convert("L").resize((FINGERPRINT_SIDE,) * 2, Image.Resampling.BOX), np.float32)
     views = [np.rot90(base, turn) for base in (grey, grey[:, ::-1]) for turn in range(4)] if orientations else [grey]
     flat = np.stack([view.ravel() for view in views])
     flat = flat - flat.mean(axis=1, keepdims=True)
@@ -184,10 +170,10 @@ def bccd_fields(smears: Path) -> tuple[list[LabelledField], NDArray[np.float32]]
     return fields, prints[:, 0]
 
 
-def pbc_prints(pbc: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the fingerprints of every image of ``pbc/val`` and ``pbc/test`` with their names."""
+def pbc_prints(pbc: Path) -> NDArray[np.float32]:
+    """Return the (M, 1024) fingerprints of every image of ``pbc/val`` and ``pbc/test``."""
     paths = sorted(path for part in ("val", "test") for path in (pbc / part).glob("*/*.webp"))
-    return [str(path) for path in paths], np.stack([fingerprint(_open(path)) for path in paths])
+    return np.stack([fingerprint(_open(path)) for path in paths])
 
 
 def _place_bccd_copy(
@@ -261,8 +247,7 @@ def clean_and_split(data: Path, cache: Path | None = None) -> list[LabelledField
     if cache is not None and cache.exists():
         return [_from_json(entry) for entry in json.loads(cache.read_text())]
     bccd, prints = bccd_fields(data / "smears")
-    _, forbidden = pbc_prints(data / "pbc")
-    fields = bccd + txl_fields(data / "smears", bccd, prints, forbidden)
+    fields = bccd + txl_fields(data / "smears", bccd, prints, pbc_prints(data / "pbc"))
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_text(cache, json.dumps([asdict(field) for field in fields]))
@@ -278,18 +263,9 @@ def _from_json(entry: dict[str, object]) -> LabelledField:
 
 
 def red_cell_side(field: LabelledField, size: tuple[int, int], least: int = 4) -> float:
-    """Return the median side of the red-cell boxes that do not touch the edge, in unstretched pixels.
+    """Return the median side, ``sqrt(width * height)``, of red-cell boxes off the edge, in unstretched pixels.
 
-    Parameters
-    ----------
-    size : (width, height)
-        Of the image as it is stored.
-    least : int
-        With fewer boxes than this the answer is NaN.
-
-    Returns
-    -------
-    float : the median of ``sqrt(width * height)``, or NaN.
+    ``size`` is (width, height) of the image as stored. With fewer than ``least`` such boxes the answer is NaN.
     """
     boxes = field.box_array()[field.kind_array() == 1]
     inside = (boxes[:, 0] > 3) & (boxes[:, 1] > 3) & (boxes[:, 2] < size[0] - 3) & (boxes[:, 3] < size[1] - 3)

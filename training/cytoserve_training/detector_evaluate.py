@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from PIL import Image
 
 from cytoserve_training.detector_classical import find_cells
 from cytoserve_training.detector_data import LabelledField, clean_and_split, red_cell_side
-from cytoserve_training.detector_metrics import FieldMatch, f1_score, match, summary
+from cytoserve_training.detector_metrics import FieldMatch, match, summary
 
 LOW_THRESHOLDS = (0.03, 0.03, 0.03)
-"""Average precision looks at the whole curve, so weak detections are kept for it."""
+"""Average precision covers the whole curve, so weak detections are kept for it."""
 
 
 @dataclass(frozen=True)
 class FieldResult:
-    """What was found in one field."""
+    """Detections of one field, and its scale in um per pixel: first guess, final value, and where that came from."""
 
     found: Detections
     guess_um: float
@@ -71,9 +71,9 @@ def match_field(found: Detections, field: LabelledField) -> list[FieldMatch]:
 
 
 def evaluate(
-    net: DetectorNet, fields: Sequence[LabelledField], smears: Path, with_truth: bool = False, rounds: int = 1000
+    net: DetectorNet, fields: Sequence[LabelledField], smears: Path, with_truth: bool = False
 ) -> tuple[dict[str, Any], list[FieldResult]]:
-    """Return the figures of ``fields`` and what was found in each.
+    """Return the figures of ``fields`` and the result of each.
 
     Parameters
     ----------
@@ -85,19 +85,19 @@ def evaluate(
     for field in fields:
         pixels = read_field(smears, field)
         results.append(run_field(net, pixels, true_scale(field, pixels.shape) if with_truth else None, settings))
-    return figures_of(list(zip(results, fields, strict=True)), rounds), results
+    return figures_of(list(zip(results, fields, strict=True))), results
 
 
-def figures_of(pairs: Sequence[tuple[FieldResult, LabelledField]], rounds: int = 1000) -> dict[str, Any]:
-    """Return the figures of results held against labels."""
+def figures_of(pairs: Sequence[tuple[FieldResult, LabelledField]]) -> dict[str, Any]:
+    """Return the figures of results compared with labels."""
     matches = [match_field(result.found, field) for result, field in pairs]
-    return summary(matches, ExtractionSettings().thresholds[0], rounds)
+    return summary(matches, ExtractionSettings().thresholds[0])
 
 
-def evaluate_classical(fields: Sequence[LabelledField], smears: Path, rounds: int = 1000) -> dict[str, Any]:
+def evaluate_classical(fields: Sequence[LabelledField], smears: Path) -> dict[str, Any]:
     """Return the same figures for the threshold-and-watershed baseline."""
     matches = [match_field(find_cells(read_field(smears, field)), field) for field in fields]
-    return summary(matches, 0.0, rounds)
+    return summary(matches, 0.0)
 
 
 def relabelled(fields: Sequence[LabelledField], everything: Sequence[LabelledField]) -> list[LabelledField]:
@@ -132,7 +132,7 @@ def report(data: Path, model: Path, out: Path, cache: Path | None = None, part: 
         "true_scale": evaluate(net, fields, smears, with_truth=True)[0],
         "classical": evaluate_classical(fields, smears),
         "fields_relabelled_by_txl": len(twins),
-        # The pictures are the same, so what was found in them is too; only the labels differ.
+        # The pictures are the same, so the detections are too; only the labels differ.
         "those_with_bccd_labels": figures_of([(by_name[field.path], field) for field in same]),
         "those_with_txl_labels": figures_of([(by_name[field.twin], field) for field in twins]),
         "scale": scale_errors(fields, results, smears),
@@ -157,22 +157,6 @@ def scale_errors(fields: Sequence[LabelledField], results: Sequence[FieldResult]
         "final_over_truth": np.round(np.nanpercentile(table[:, 1], points), 3).tolist(),
         "sources": {name: sum(r.source == name for r in results) for name in sorted({r.source for r in results})},
     }
-
-
-def best_threshold(figure: Callable[[float], float]) -> float:
-    """Return the score at which ``figure`` (of a threshold) is largest, in the middle of the first plateau."""
-    grid = np.arange(0.05, 0.9, 0.01)
-    values = np.array([figure(float(value)) for value in grid])
-    top = np.flatnonzero(values >= values.max() - 1e-9)
-    run = top[: 1 + int(np.argmax(np.append(np.diff(top) > 1, True)))]
-    return float(grid[run[len(run) // 2]])
-
-
-def choose_thresholds(net: DetectorNet, fields: Sequence[LabelledField], smears: Path) -> list[float]:
-    """Return per kind the score with the best F1 on ``fields`` (the validation part), end to end."""
-    settings = replace(ExtractionSettings(), thresholds=LOW_THRESHOLDS)
-    matches = [match_field(run_field(net, read_field(smears, f), None, settings).found, f) for f in fields]
-    return [best_threshold(lambda t, k=kind: f1_score([row[k] for row in matches], t)) for kind in range(3)]  # type: ignore[misc]
 
 
 def main() -> None:

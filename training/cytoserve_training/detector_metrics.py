@@ -92,9 +92,7 @@ def interval(
     return figure(np.arange(count)), float(low), float(high)
 
 
-def summary(
-    matches: Sequence[Sequence[FieldMatch]], white_threshold: float, rounds: int = 1000
-) -> dict[str, tuple[float, float, float]]:
+def summary(matches: Sequence[Sequence[FieldMatch]], white_threshold: float) -> dict[str, tuple[float, float, float]]:
     """Return the figures of a set of fields, each as (value, low, high).
 
     Parameters
@@ -112,11 +110,9 @@ def summary(
 
     count = len(matches)
     out = {
-        f"ap50_{name}": interval(lambda rows, kind=kind: ap(kind, rows), count, rounds)  # type: ignore[misc]
+        f"ap50_{name}": interval(lambda rows, kind=kind: ap(kind, rows), count)  # type: ignore[misc]
         for kind, name in enumerate(("white_cell", "red_cell", "platelet"))
     }
-    out["map50"] = interval(mean_ap, count, rounds)
-    out["f1_white_cell"] = interval(
-        lambda rows: f1_score([matches[row][0] for row in rows], white_threshold), count, rounds
-    )
+    out["map50"] = interval(mean_ap, count)
+    out["f1_white_cell"] = interval(lambda rows: f1_score([matches[row][0] for row in rows], white_threshold), count)
     return out

@@ -23,18 +23,10 @@ RED_CELL_BOX_PX = 52.0
 class SampleConfig:
     """How samples are drawn.
 
-    Parameters
-    ----------
-    crop : int
-        Side of the square crop, a multiple of 32.
-    scale_low, scale_high : float
-        Range of the log-uniform factor on the true scale.
-    stretch : float
-        Largest log stretch of one axis against the other.
-    least_visible : float
-        A box of which less than this part of the area is inside the crop is not asked for and not punished.
-    spread : float
-        Sigma of a centre's Gaussian, as a part of the box side.
+    ``crop`` is the side of the square crop, a multiple of 32; ``scale_low`` to ``scale_high`` the range of the
+    log-uniform factor on the true scale; ``stretch`` the largest log stretch of one axis against the other; ``spread``
+    the sigma of a centre's Gaussian, as a part of the box side. A box with less than ``least_visible`` of its area
+    inside the crop does not count in the loss.
     """
 
     crop: int = 224

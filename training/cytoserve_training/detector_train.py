@@ -1,7 +1,7 @@
 """Train the detector: seeded, resumable, the same code on CPU and GPU.
 
-Every step draws its batch from a generator seeded by (seed, step), so a run that was stopped and taken up again sees
-the same samples as one that was not.
+Every step draws its batch from a generator seeded by (seed, step), so a resumed run sees the same samples as one that
+was never stopped.
 """
 
 from __future__ import annotations
@@ -23,34 +23,23 @@ from torch.nn import functional
 
 from cytoserve_training.detector_data import clean_and_split
 from cytoserve_training.detector_samples import FieldStore, SampleConfig, draw_sample
+from cytoserve_training.plots import plot_metrics
 
 SOURCE_SHARE = {"bccd": 0.42, "txl_bccd": 0.14, "txl_bccd_altered": 0.08, "txl_pbc": 0.18, "txl_raabin": 0.18}
 """How often each source is drawn. BCCD and TXL label the same fields differently; the network learns the average."""
 
 BCCD_SHARE = {"bccd": 0.72, "txl_bccd": 0.10, "txl_bccd_altered": 0.02, "txl_pbc": 0.08, "txl_raabin": 0.08}
-"""The same for the second stage, which settles on the foreign site's own labels."""
+"""The same for the second stage, which settles on the external site's own labels."""
 
 
 @dataclass(frozen=True)
 class DetectorTrainConfig:
     """One training run.
 
-    Parameters
-    ----------
-    data : Path
-        The shared data folder (``smears`` and ``pbc`` inside).
-    run : Path
-        Folder of checkpoints, metrics and the plot; a run found there is taken up again.
-    out : Path or None
-        Where the finished model goes (``models/reference/segmenter``); None leaves it in ``run``.
-    steps, batch, learning_rate, weight_decay, warmup : training schedule; cosine decay to 1 % of the rate.
-    ema : float
-        Decay of the weights' running average; the average is what is saved.
-    threads : int
-        Of torch on the CPU.
-    share : how often each source is drawn.
-    start_from : Path or None
-        Checkpoint (``last.pt``) of another run whose average weights are the start.
+    ``data`` holds ``smears`` and ``pbc``. ``run`` takes checkpoints, metrics and the plot; a run that is there already
+    is resumed. ``out`` takes the finished model: the running average of the weights, with decay ``ema``; None leaves
+    it in ``run``. ``share`` is how often each source is drawn. ``start_from`` is the checkpoint (``last.pt``) of
+    another run whose average weights are the start.
     """
 
     data: Path
@@ -78,8 +67,8 @@ class DetectorTrainConfig:
 def second_stage(first: DetectorTrainConfig, run: Path, out: Path | None = None) -> DetectorTrainConfig:
     """Return the configuration of the second stage, which starts from the average weights of the ``first``.
 
-    Cells cut by the window (not by the field's own edge) are left out of the loss here, so that what an annotator does
-    at a field's edge can be learned; the first stage asked for both alike.
+    Cells cut by the window (not by the field's own edge) do not count in its loss, so the network learns how annotators
+    label a field's edge; in the first stage both count alike.
     """
     return replace(
         first,
@@ -263,7 +252,7 @@ def _step(
 
 
 def train(config: DetectorTrainConfig) -> Path:
-    """Train or take up a training run.
+    """Train, or resume a training run.
 
     Returns
     -------
@@ -291,7 +280,7 @@ def train(config: DetectorTrainConfig) -> Path:
     _run(state, store, held, chances / chances.sum(), config)
     folder = config.out or config.run / "average"
     state.average.save(folder)
-    plot(config.run)
+    plot_metrics(config.run / "metrics.jsonl", config.run / "metrics.png", ("centers", "sides"))
     return folder
 
 
@@ -322,29 +311,3 @@ def _note(log, state: _State, values: dict[str, float]) -> None:  # type: ignore
     row = {"step": state.step, "seconds": round(state.seconds, 1), **{k: round(v, 6) for k, v in values.items()}}
     log.write(json.dumps(row) + "\n")
     log.flush()
-
-
-def plot(run: Path) -> Path:
-    """Draw ``metrics.jsonl`` of a run into ``metrics.png`` beside it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    for axis, name in zip(axes, ("centers", "sides"), strict=True):
-        axis.plot(
-            [r["step"] for r in rows if name in r], [r[name] for r in rows if name in r], lw=0.7, label="training"
-        )
-        for key in sorted({key for row in rows for key in row if key.startswith(f"val_{name}_")}):
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            axis.plot(*zip(*points, strict=True), marker="o", ms=3, label=key[len(f"val_{name}_") :])
-        axis.set(title=f"{name} loss", xlabel="step")
-        axis.legend(fontsize=7)
-    axes[0].set_ylim(0, 4)
-    figure.tight_layout()
-    with output_file(run / "metrics.png") as file:
-        figure.savefig(file, dpi=110, format="png")
-    pyplot.close(figure)
-    return run / "metrics.png"

@@ -9,7 +9,7 @@ from cytoserve_files import output_file
 
 
 def plot_metrics(metrics: Path, out: Path, keys: tuple[str, ...]) -> None:
-    """Draw the named columns of a JSON-lines file against ``step``, one panel each."""
+    """Draw columns of a JSON-lines file against ``step``, one panel each, with their ``val_KEY_*`` columns."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -18,9 +18,13 @@ def plot_metrics(metrics: Path, out: Path, keys: tuple[str, ...]) -> None:
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure, axes = plt.subplots(1, len(keys), figsize=(5 * len(keys), 3.5), squeeze=False)
     for axis, key in zip(axes[0], keys, strict=True):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None)
+        validation = sorted({name for row in rows for name in row if name.startswith(f"val_{key}_")})
+        for name in (key, *validation):
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="." if len(points) < 60 else None, label=name)
+        if validation:
+            axis.legend(fontsize=7)
         axis.set_title(key)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)

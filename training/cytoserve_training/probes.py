@@ -27,18 +27,9 @@ Floats = NDArray[np.float64]
 class BankConfig:
     """Size and range of the bank, and the risk guarantee of accepted cells.
 
-    Attributes
-    ----------
-    candidates : int
-        Probes that are tried.
-    probes : int
-        Probes that are kept, in the order in which they will be evaluated.
-    low, high : float
-        Range of the timesteps, as shares of the schedule.
-    alpha : float
-        Default level of the racing rule.
-    look_again_below, look_again_from : float, int
-        Paired statistic below which a near tie is evaluated in other quarter turns, and the least budget for it.
+    ``probes`` of the ``candidates`` are kept, in the order in which they are evaluated; ``low`` and ``high`` bound the
+    timesteps, as shares of the schedule. ``alpha`` is the default level of the racing rule. A near tie whose paired
+    statistic is below ``look_again_below`` is evaluated in other quarter turns from the budget ``look_again_from`` on.
     """
 
     candidates: int = 20
@@ -109,8 +100,7 @@ def greedy_order(errors: Floats, labels: NDArray[np.int64], keep: int) -> list[i
 
     Notes
     -----
-    What is maximised is :func:`log_likelihood` of the summed errors: it rewards a wide margin where accuracy alone is
-    level.
+    Maximised is :func:`log_likelihood` of the summed errors: it rewards a wide margin where accuracy alone is level.
     """
     chosen: list[int] = []
     total = np.zeros_like(errors[:, 0])

@@ -1,7 +1,7 @@
 """Fit the scoring of a packed model again, on the graphs that are served.
 
 Weights, probe bank and parting of ``pbc/val`` stay as :mod:`.checkpoint` packed them; racing rule, anomaly profiles,
-temperature, thresholds and references are fitted anew. Needed whenever the engine's rules change. Errors come from
+temperature, thresholds and references are fitted again. Needed whenever the engine's rules change. Errors come from
 the exported encoder and denoiser through ONNX Runtime and the crops from the service's own decoder, so that what is
 fitted is what will be served, to the last bit of the arithmetic.
 """
@@ -37,16 +37,8 @@ ROWS_PER_CALL = 128
 class RefitConfig:
     """What is fitted again, and on what.
 
-    Attributes
-    ----------
-    checkpoint : str
-        Its ``scoring/scoring.json`` is replaced.
-    repository : str
-        Model repository that was exported from the checkpoint.
-    run : str
-        Folder that keeps the computed errors; found there, they are taken again.
-    pack : PackConfig
-        The parting of the validation cells and the bank's settings, as when the checkpoint was packed.
+    The ``scoring/scoring.json`` of ``checkpoint`` is replaced; ``repository`` was exported from it. ``run`` keeps the
+    computed errors, which a later refit reuses. ``pack`` is as when the checkpoint was packed.
     """
 
     checkpoint: str = "models/reference"
@@ -110,14 +102,7 @@ class ServedGraphs:
 
 @dataclass(frozen=True)
 class Measured:
-    """One part of the validation cells.
-
-    Attributes
-    ----------
-    latents : (M, c, h, w) ndarray of float32
-    errors : (M, P, C) ndarray of float64
-    labels : (M,) ndarray of int64
-    """
+    """One part of the validation cells: (M, c, h, w) latents, (M, P, C) errors and (M,) labels."""
 
     latents: Floats
     errors: NDArray[np.float64]
@@ -137,14 +122,12 @@ def refit(config: RefitConfig) -> Path:
     known = ScoringConfig.from_json(packed)
     graphs = ServedGraphs(Path(config.repository), config.pack.threads)
     choosing, calibrating = measure_parts(config, graphs, known)
-    if known.augmentation is None:
-        ties = None
-    else:
 
-        def measure(rows: torch.Tensor) -> NDArray[np.float64]:
-            found = graphs.errors(rows.numpy(), known.probes, len(known.classes), "near ties, turned")
-            return found.astype(np.float64)
+    def measure(rows: torch.Tensor) -> NDArray[np.float64]:
+        return graphs.errors(rows.numpy(), known.probes, len(known.classes), "near ties, turned").astype(np.float64)
 
+    ties = None
+    if known.augmentation is not None:
         ties = TieErrors(known.augmentation, (choosing.latents, calibrating.latents), measure)
     scoring = fit_scoring(
         choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, ties

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cytoserve_contract.limits import CROP_UM_PER_PIXEL
 from cytoserve_files import output_file
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
-from cytoserve_scoring.constants import CROP_UM_PER_PIXEL, RED_CELL_DIAMETER_UM, WHITE_LEVEL
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
 from PIL import Image

@@ -17,8 +17,8 @@ CURVE_POINTS = 200
 MAIN = "anomaly_score"
 
 
-def strangeness(cells: Answered) -> dict[str, Doubles]:
-    """Return every score of strangeness, higher is stranger, NaN where it is unknown.
+def anomaly_scores(cells: Answered) -> dict[str, Doubles]:
+    """Return every anomaly score, higher for anomalies, NaN where it is unknown.
 
     ``anomaly_score``: squared distance to the ordinary patterns of the answered class (`Answered.anomaly`).
     ``p_value``: one minus it. ``zeta``: minus the published score.
@@ -34,19 +34,19 @@ def strangeness(cells: Answered) -> dict[str, Doubles]:
 
 
 def describe_anomalies(
-    strange: Answered, cells: Answered, resampler: Resampler, groups: Groups | None
+    anomalies: Answered, cells: Answered, resampler: Resampler, groups: Groups | None
 ) -> dict[str, Any]:
     """Return AUC and ROC of every score, differences to the published one, and what happened to the anomalies."""
-    high, low = strangeness(strange), strangeness(cells)
+    high, low = anomaly_scores(anomalies), anomaly_scores(cells)
     usable = [name for name in high if np.isfinite(high[name]).any() and np.isfinite(low[name]).any()]
-    everyone = np.ones(len(strange), bool)
-    own = draw([""] * len(strange), None, None)
+    everyone = np.ones(len(anomalies), bool)
+    own = draw([""] * len(anomalies), None, None)
     out: dict[str, Any] = {
-        "cells": len(strange),
-        "unscored": int((~strange.scored).sum()),
-        "accepted": own.share(strange.accepted, everyone).json(),
-        "flagged_anomalous": own.share(np.array(["anomalous" in r for r in strange.reasons]), everyone).json(),
-        "labels": {name: int((strange.label == number).sum()) for number, name in enumerate(strange.classes)},
+        "cells": len(anomalies),
+        "unscored": int((~anomalies.scored).sum()),
+        "accepted": own.share(anomalies.accepted, everyone).json(),
+        "flagged_anomalous": own.share(np.array(["anomalous" in r for r in anomalies.reasons]), everyone).json(),
+        "labels": {name: int((anomalies.label == number).sum()) for number, name in enumerate(anomalies.classes)},
         "auc": {name: _auc(high[name], low[name], resampler).json() for name in usable},
         "roc": {name: _curve(high[name], low[name]) for name in usable},
     }
@@ -90,20 +90,20 @@ def by_group(high: Doubles, low: Doubles, resampler: Resampler, groups: Groups) 
     The interval of the difference takes the anomalies as shared: both AUCs rise and fall with them.
     """
     names, out = np.array(groups.group), {}
-    strange = high[_known(high)]
+    anomalies = high[_known(high)]
     for name in sorted(set(groups.group)):
         inside, outside = (names == name) & _known(low), (names != name) & _known(low)
         part = Resampler(resampler.weights[:, inside], resampler.slides)
-        row: dict[str, Any] = {**auc(strange, low[inside], part).json(), "difference_to_others": None}
-        if inside.sum() > 1 and outside.sum() > 1 and len(strange) > 1:
-            row["difference_to_others"] = _difference(strange, low[inside], low[outside])
+        row: dict[str, Any] = {**auc(anomalies, low[inside], part).json(), "difference_to_others": None}
+        if inside.sum() > 1 and outside.sum() > 1 and len(anomalies) > 1:
+            row["difference_to_others"] = _difference(anomalies, low[inside], low[outside])
         out[name] = row
     return out
 
 
-def _difference(strange: Doubles, here: Doubles, there: Doubles) -> dict[str, Any]:
-    first, second = placements(strange, here), placements(strange, there)
-    variance = (first.of_strange - second.of_strange).var(ddof=1) / len(strange)
+def _difference(anomalies: Doubles, here: Doubles, there: Doubles) -> dict[str, Any]:
+    first, second = placements(anomalies, here), placements(anomalies, there)
+    variance = (first.of_anomalies - second.of_anomalies).var(ddof=1) / len(anomalies)
     variance += first.of_ordinary.var(ddof=1) / len(here) + second.of_ordinary.var(ddof=1) / len(there)
     value, half = first.auc - second.auc, normal_quantile() * float(np.sqrt(variance))
     return {"value": value, "low": value - half, "high": value + half, "method": "DeLong"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cytoserve_client import CellsAnalysis
-from cytoserve_client.results import CellAnswer, Failure
 from cytoserve_files import shown
 from numpy.typing import NDArray
 
@@ -25,37 +25,20 @@ NOT_SCORED = "not_scored"
 
 @dataclass(frozen=True)
 class Answered:
-    """Answers about M cells and C classes, in the order of the cells.
+    """Answers about M cells and C classes, in the order of the cells; NaN is not computed."""
 
-    Attributes
-    ----------
-    classes : tuple of str
-    names : tuple of str
-        Relative file names.
-    truth : (M,) int64 ndarray, -1 where there is none (anomalies)
-    label : (M,) int64 ndarray, -1 where a cell was not scored
-    posterior : (M, C) float64 ndarray, NaN where not scored
-    scores : (M, C) float64 ndarray, error per class, lower is better, NaN where not computed
-    conformal : (M, C) float64 ndarray, p-values, NaN where not computed
-    anomaly : (M,) float64 ndarray, squared distance to the ordinary patterns of the answered class, or NaN
-    p_value : (M,) float64 ndarray, share of reference cells at least as strange, NaN where not computed
-    evaluations : (M,) int64 ndarray
-    accepted : (M,) bool ndarray
-    reasons : tuple of tuple of str
-    """
-
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    truth: Integers
-    label: Integers
-    posterior: Doubles
-    scores: Doubles
-    conformal: Doubles
-    anomaly: Doubles
-    p_value: Doubles
-    evaluations: Integers
-    accepted: Flags
-    reasons: tuple[tuple[str, ...], ...]
+    classes: tuple[str, ...]  # C
+    names: tuple[str, ...]  # M relative file names
+    truth: Integers  # (M,) -1 where there is none (anomalies)
+    label: Integers  # (M,) -1 where a cell was not scored
+    posterior: Doubles  # (M, C)
+    scores: Doubles  # (M, C) error per class, lower is better
+    conformal: Doubles  # (M, C) p-values
+    anomaly: Doubles  # (M,) squared distance to the ordinary patterns of the answered class
+    p_value: Doubles  # (M,) share of reference cells with an anomaly score at least as high
+    evaluations: Integers  # (M,)
+    accepted: Flags  # (M,)
+    reasons: tuple[tuple[str, ...], ...]  # M
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,43 +64,23 @@ class Answered:
     def take(self, chosen: Flags | Integers) -> Answered:
         """Return some of the cells."""
         index = np.arange(len(self))[chosen]
-        return Answered(
-            classes=self.classes,
-            names=tuple(self.names[i] for i in index),
-            truth=self.truth[index],
-            label=self.label[index],
-            posterior=self.posterior[index],
-            scores=self.scores[index],
-            conformal=self.conformal[index],
-            anomaly=self.anomaly[index],
-            p_value=self.p_value[index],
-            evaluations=self.evaluations[index],
-            accepted=self.accepted[index],
-            reasons=tuple(self.reasons[i] for i in index),
-        )
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "classes"}
+        some: dict[str, Any] = {
+            name: tuple(values[i] for i in index) if isinstance(values, tuple) else values[index]
+            for name, values in columns.items()
+        }
+        return replace(self, **some)
 
 
 def of_labelled(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered, list[dict[str, str]]]:
-    """Return the answers about the images of a labelled folder, and the images without a label.
-
-    Raises
-    ------
-    NothingScored
-        No cell has a label.
-    """
+    """Return the answers about the images of a labelled folder (see `arrays`), and the images without a label."""
     names = {shown(file): cells.name(file) for file in cells.files}
     truth = {shown(file): name for file, name in zip(cells.files, cells.truth, strict=True)}
     return arrays(analysis, names, truth), failures(analysis, names)
 
 
 def of_anomalies(analysis: CellsAnalysis, files: Sequence[Path], folder: Path) -> tuple[Answered, list[dict[str, str]]]:
-    """Return the answers about the images of anomalies below a folder, and the images without a label.
-
-    Raises
-    ------
-    NothingScored
-        No cell has a label.
-    """
+    """Return the answers about the images of anomalies below a folder (see `arrays`), and those without a label."""
     names = {shown(file): shown(f"{folder.name}/{file.relative_to(folder).as_posix()}") for file in files}
     return arrays(analysis, names, None), failures(analysis, names)
 
@@ -127,7 +90,6 @@ def arrays(analysis: CellsAnalysis, names: Mapping[str, str], truth: Mapping[str
 
     Parameters
     ----------
-    analysis : CellsAnalysis
     names : mapping of str to str
         From an answer's ``source`` to the name to keep.
     truth : mapping of str to str, or None
@@ -161,17 +123,13 @@ def arrays(analysis: CellsAnalysis, names: Mapping[str, str], truth: Mapping[str
 
 def failures(analysis: CellsAnalysis, names: Mapping[str, str]) -> list[dict[str, str]]:
     """Return every image without a label, with a stable code and what to do: refused ones and unscored ones."""
-    refused = [_entry(failure, names) for failure in analysis.failures]
-    return refused + [_unscored(cell, names) for cell in analysis.cells if cell.label is None]
-
-
-def _entry(failure: Failure, names: Mapping[str, str]) -> dict[str, str]:
-    return {"file": names.get(failure.source, failure.source), "error": failure.error, "message": failure.message}
-
-
-def _unscored(cell: CellAnswer, names: Mapping[str, str]) -> dict[str, str]:
-    why = ", ".join(cell.reasons) or "no reason given"
-    return {"file": names[cell.source], "error": NOT_SCORED, "message": f"answered without a label ({why})"}
+    refused = [(names.get(item.source, item.source), item.error, item.message) for item in analysis.failures]
+    unscored = [
+        (names[cell.source], NOT_SCORED, f"answered without a label ({', '.join(cell.reasons) or 'no reason given'})")
+        for cell in analysis.cells
+        if cell.label is None
+    ]
+    return [dict(zip(("file", "error", "message"), row, strict=True)) for row in refused + unscored]
 
 
 def _table(rows: Sequence[Mapping[str, float] | None], classes: Sequence[str]) -> Doubles:

@@ -16,10 +16,11 @@ import numpy as np
 from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
-from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget, upper_bound
+from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget
 from cytoserve_scoring.classifier.scores import conformal_p_value
 from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
+from cytoserve_statistics.shares import upper_bound
 from scipy import special
 
 from cytoserve_validation.answers import Answered, Flags
@@ -38,31 +39,15 @@ OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_
 
 @dataclass(frozen=True)
 class Made:
-    """What the file says about how it was made.
-
-    Attributes
-    ----------
-    site : str
-    created : str
-        UTC, ISO 8601.
-    bound_to : Served
-        Weights and scoring rules that the file may be used with.
-    data_sha256 : str
-    budget : int
-        Probes per class that were asked for.
-    um_per_pixel : float or None
-        Scale that was given with the cells.
-    anomaly_level : float
-        Cells with an anomaly p-value below it go to review.
-    """
+    """What the file says about how it was made."""
 
     site: str
-    created: str
-    bound_to: site_file.ServedModel
+    created: str  # UTC, ISO 8601
+    bound_to: site_file.ServedModel  # weights and scoring rules that the file may be used with
     data_sha256: str
-    budget: int
-    um_per_pixel: float | None
-    anomaly_level: float = ANOMALY_LEVEL
+    budget: int  # probes per class that were requested
+    um_per_pixel: float | None  # as given with the cells
+    anomaly_level: float = ANOMALY_LEVEL  # cells with an anomaly p-value below it go to review
 
 
 def now() -> str:
@@ -70,29 +55,16 @@ def now() -> str:
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
 
 
-def check_promise(tolerated_error: float, confidence: float) -> RiskGuarantee:
-    """Return the promise.
-
-    Raises
-    ------
-    BadSetting
-    """
-    for name, value in (("tolerated error", tolerated_error), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
-    return RiskGuarantee(tolerated_error, confidence)
+def check_share(name: str, value: float) -> float:
+    """Return a setting's value; `BadSetting` if it is not between 0 and 1."""
+    if not 0 < value < 1:
+        raise BadSetting(f"the {name} must lie between 0 and 1, it is {value}")
+    return value
 
 
-def check_anomaly_level(level: float) -> float:
-    """Return the level.
-
-    Raises
-    ------
-    BadSetting
-    """
-    if not 0 < level < 1:
-        raise BadSetting(f"the anomaly level must lie between 0 and 1, it is {level}")
-    return level
+def check_guarantee(tolerated_error: float, confidence: float) -> RiskGuarantee:
+    """Return the risk guarantee; `BadSetting` if one of the two is not between 0 and 1."""
+    return RiskGuarantee(check_share("tolerated error", tolerated_error), check_share("confidence", confidence))
 
 
 def check_site(site: str) -> str:
@@ -139,21 +111,21 @@ def budget_of(info: ServiceInfo, asked: int | None) -> tuple[int, int]:
     BadSetting
         The budget is outside the bank.
     UnboundModel
-        The server does not tell how many probes it has.
+        The server does not declare how many probes it has.
     """
-    told = info.model_extra or {}
-    probes = told.get("probes")
+    declared = info.model_extra or {}
+    probes = declared.get("probes")
     if not isinstance(probes, int) or probes < 1:
         raise UnboundModel("the server does not tell how many probes its bank has; export the model again")
-    default = told.get("default_budget")
+    default = declared.get("default_budget")
     budget = asked if asked is not None else default if isinstance(default, int) else probes
     if not 1 <= budget <= probes:
         raise BadSetting(f"the budget must be from 1 to {probes}, the probes of this model's bank; it is {budget}")
     return budget, probes
 
 
-def needed_cells(promise: RiskGuarantee) -> int:
-    """Return how many accepted cells without any error it takes before the promise can be made.
+def needed_cells(guarantee: RiskGuarantee) -> int:
+    """Return how many accepted cells without any error the risk guarantee takes at least.
 
     The exact bound of 0 wrong among n is ``1 - (1 - confidence)^(1/n)``; it meets the tolerated error from
     ``n = ln(1 - confidence) / ln(1 - tolerated_error)`` on.
@@ -163,13 +135,13 @@ def needed_cells(promise: RiskGuarantee) -> int:
     >>> needed_cells(RiskGuarantee(0.01, 0.95)), needed_cells(RiskGuarantee(0.10, 0.90))
     (299, 22)
     """
-    return math.ceil(math.log(1 - promise.confidence) / math.log(1 - promise.tolerated_error))
+    return math.ceil(math.log(1 - guarantee.confidence) / math.log(1 - guarantee.tolerated_error))
 
 
 def build(
     found: Answered,
     info: ServiceInfo,
-    promise: RiskGuarantee,
+    guarantee: RiskGuarantee,
     made: Made,
     probes: int,
     failed: Sequence[Mapping[str, str]],
@@ -179,13 +151,13 @@ def build(
     Raises
     ------
     NothingScored
-        The server did not tell the scores of all classes.
+        The server did not return the scores of all classes.
     """
     cells = found.take(found.scored)
     if not np.isfinite(cells.scores).all():
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
     answers = LabelledAnswers(cells.label, cells.scores, cells.anomaly, cells.evaluations)
-    fitted = fit_budget(answers, cells.truth, found.classes, promise)
+    fitted = fit_budget(answers, cells.truth, found.classes, guarantee)
     top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
     per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
     whole = {
@@ -207,19 +179,19 @@ def build(
         },
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
-        **document({made.budget: fitted}, probes, promise, len(cells)),
-        "seen": seen(cells, fitted.settings, promise, made.anomaly_level),
+        **document({made.budget: fitted}, probes, guarantee, len(cells)),
+        "seen": seen(cells, fitted.settings, guarantee, made.anomaly_level),
         "warnings": warnings(fitted.settings, found.classes, made.anomaly_level),
-        "curves": {"risk_coverage": curve(top, cells.right, promise.confidence)},
+        "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level: float) -> dict[str, Any]:
+def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, level: float) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
-    The promise is made for the threshold alone: other reasons only take cells out, but which ones is not tested by it.
-    The second count shows on these same cells whether that did harm.
+    The risk guarantee holds for the threshold alone: other reasons only take cells out, but which ones is not tested
+    by it. The second count shows on these same cells whether that did harm.
     """
     top = special.softmax(-cells.scores / fitted.temperature, axis=1).max(axis=1)
     threshold = fitted.accept_threshold
@@ -227,9 +199,9 @@ def seen(cells: Answered, fitted: BudgetSettings, promise: RiskGuarantee, level:
     kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
     kept &= _ordinary(cells, fitted.anomaly_reference or {}, level)
     return {
-        "by_threshold": _count(cells, passed, promise),
-        "with_every_reason": _count(cells, kept, promise),
-        "needed_without_error": needed_cells(promise),
+        "by_threshold": _count(cells, passed, guarantee),
+        "with_every_reason": _count(cells, kept, guarantee),
+        "needed_without_error": needed_cells(guarantee),
     }
 
 
@@ -242,9 +214,9 @@ def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
     return ordinary
 
 
-def _count(cells: Answered, accepted: Flags, promise: RiskGuarantee) -> dict[str, Any]:
+def _count(cells: Answered, accepted: Flags, guarantee: RiskGuarantee) -> dict[str, Any]:
     count, wrong = int(accepted.sum()), int((accepted & ~cells.right).sum())
-    upper = upper_bound(wrong, count, promise.confidence) if count else None
+    upper = upper_bound(wrong, count, guarantee.confidence) if count else None
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 

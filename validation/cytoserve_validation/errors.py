@@ -1,19 +1,4 @@
-"""What can be wrong with labelled cells and with the files made from them, as a tree.
-
-::
-
-    ValidationError
-    +-- BadLabelledFolder     no folder, or not one folder per class
-    |   +-- UnknownClass      a folder is named like no class of the model
-    |   +-- NoCells           no image in any class folder
-    |   +-- RepeatedImage     the same image file is there twice
-    +-- BadGroups             the table of groups does not fit the folder
-    +-- UnboundModel          the server does not say which weights it runs
-    +-- NothingScored         no labelled cell got an answer
-    +-- AlreadyThere          the file to write exists
-    +-- BadTarget             the file to write cannot be written
-    +-- BadSetting            a number outside its range
-"""
+"""What can be wrong with labelled cells and with the files made from them."""
 
 from __future__ import annotations
 
@@ -35,7 +20,7 @@ class NoCells(BadLabelledFolder):
 
 
 class RepeatedImage(BadLabelledFolder):
-    """The same image is there twice: every promise counts cells as different ones."""
+    """The same image is there twice: every risk guarantee counts cells as different ones."""
 
 
 class BadGroups(ValidationError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ RISES_BY_CHANCE = "calibration_error"
 def guess_among(cells: Answered, present: Sequence[int]) -> Integers:
     """Return the label of each cell if only some classes had been in the race: the least score among them.
 
-    -1 for cells that were not scored. Classes that left early stand with the error that the server estimates for them.
+    -1 for cells that were not scored. Classes that were dropped early have the error that the server estimates.
     """
     best = np.full(len(cells), -1, np.int64)
     scored = np.flatnonzero(np.isfinite(cells.scores[:, list(present)]).any(axis=1))
@@ -85,10 +85,7 @@ def headline(cells: Answered, resampler: Resampler) -> dict[str, dict[str, Any]]
 def describe(cells: Answered, resampler: Resampler, level: float) -> dict[str, Any]:
     """Return everything that is measured on one set of cells.
 
-    Parameters
-    ----------
-    level : float
-        Confidence of the one-sided bounds on the error among accepted cells.
+    ``level`` is the confidence of the one-sided bounds on the error among accepted cells.
     """
     accepted = int(cells.accepted.sum())
     wrong = int((cells.accepted & ~cells.right).sum())
@@ -183,13 +180,9 @@ def sets(cells: Answered, resampler: Resampler) -> dict[str, Any] | None:
 def evaluations(cells: Answered) -> dict[str, Any]:
     """Return the cost per scored cell: mean, median, 95th percentile, most."""
     spent = cells.evaluations[cells.scored]
-    kinds: dict[str, Callable[[Integers], Any]] = {
-        "mean": np.mean,
-        "median": np.median,
-        "percentile_95": lambda values: np.percentile(values, 95),
-        "most": np.max,
-    }
-    return {name: float(kind(spent)) for name, kind in kinds.items()}
+    found = {"mean": spent.mean(), "median": np.median(spent)}
+    found |= {"percentile_95": np.percentile(spent, 95), "most": spent.max()}
+    return {name: float(value) for name, value in found.items()}
 
 
 def restricted(cells: Answered, resampler: Resampler) -> dict[str, Any] | None:

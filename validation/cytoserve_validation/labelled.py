@@ -23,23 +23,12 @@ NAMES_SHOWN = 5
 
 @dataclass(frozen=True)
 class LabelledCells:
-    """The images of a labelled folder.
-
-    Attributes
-    ----------
-    root : Path
-    files : tuple of Path
-        Sorted by their name relative to ``root``.
-    truth : tuple of str
-        Name of the folder that each file lies in.
-    ignored : tuple of Skipped
-        Files that were passed over, by their relative names, with the reason; they are told, not read.
-    """
+    """The images of a labelled folder."""
 
     root: Path
-    files: tuple[Path, ...]
-    truth: tuple[str, ...]
-    ignored: tuple[Skipped, ...] = ()
+    files: tuple[Path, ...]  # sorted by their name relative to root
+    truth: tuple[str, ...]  # name of the folder that each file lies in
+    ignored: tuple[Skipped, ...] = ()  # files that were not read, by their relative names, with the reason
 
     def name(self, file: Path) -> str:
         """Return a file's name relative to the folder, with forward slashes, as valid text (`cytoserve_files`)."""
@@ -49,11 +38,6 @@ class LabelledCells:
     def names(self) -> tuple[str, ...]:
         """Relative names of all files."""
         return tuple(self.name(file) for file in self.files)
-
-    def per_class(self, classes: Sequence[str]) -> dict[str, int]:
-        """Return the number of files of each class, zeros included."""
-        found = Counter(self.truth)
-        return {name: found[name] for name in classes}
 
 
 def scan(folder: Path) -> LabelledCells:
@@ -154,18 +138,11 @@ def without_repeats(cells: LabelledCells, hashes: Sequence[str]) -> tuple[Labell
     return fewer, [hashes[i] for i in kept]
 
 
-def check_classes(cells: LabelledCells, classes: Sequence[str]) -> list[str]:
-    """Return the classes of the model that have no cell.
-
-    Raises
-    ------
-    UnknownClass
-        A folder is named like no class.
-    """
+def check_classes(cells: LabelledCells, classes: Sequence[str]) -> None:
+    """Raise `UnknownClass` if a folder is named like no class of the model."""
     unknown = sorted(set(cells.truth) - set(classes))
     if unknown:
         raise UnknownClass(f"folder(s) {some(unknown)} are no class of this model; its classes: {', '.join(classes)}")
-    return [name for name in classes if name not in set(cells.truth)]
 
 
 def file_hashes(files: Sequence[Path]) -> list[str]:
@@ -218,18 +195,10 @@ def refuse_repeats(names: Sequence[str], hashes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Groups:
-    """What each labelled cell belongs to.
-
-    Attributes
-    ----------
-    group : tuple of str
-        One per cell, in the order of the folder's files.
-    slide : tuple of str, or None
-        One per cell; None where the table has no such column.
-    """
+    """What each labelled cell belongs to: one entry per cell, in the order of the folder's files."""
 
     group: tuple[str, ...]
-    slide: tuple[str, ...] | None
+    slide: tuple[str, ...] | None  # None where the table has no such column
 
     def of(self, names: Sequence[str], cells: LabelledCells) -> Groups:
         """Return the rows of the cells of these names, in the order given."""

@@ -31,13 +31,7 @@ PER_CLASS: Final = ("sensitivity", "specificity", "positive_predictive_value", "
 
 
 def render(report: Part) -> str:
-    """Return the page.
-
-    Parameters
-    ----------
-    report : mapping
-        The document of `report.build`.
-    """
+    """Return the page of a document of `report.build`."""
     plots = {title: base64.b64encode(svg.encode()).decode() for title, svg in all_plots(report).items()}
     return _environment().get_template("page.html.jinja").render(report=report, plots=plots)
 

@@ -106,21 +106,21 @@ def _diagonal(axes: Axes) -> None:
 
 def _bars(axes: Axes, bins: list[dict[str, Any]]) -> None:
     x = [b["confidence"] for b in bins]
-    y = np.array([b["accuracy"] for b in bins])
+    axes.errorbar(x, *_accuracy(bins), fmt="o", color=ACCENT, ecolor=ACCENT, capsize=2, markersize=4, zorder=3)
+
+
+def _accuracy(bins: list[dict[str, Any]]) -> tuple[Doubles, list[Doubles]]:
+    """Return each bin's accuracy, and how far its interval reaches below and above."""
+    low, y, high = (np.array([b[key] for b in bins], np.float64) for key in ("low", "accuracy", "high"))
     # The exact interval holds the share; the last digit may not.
-    low = np.maximum(0, y - np.array([b["low"] for b in bins]))
-    high = np.maximum(0, np.array([b["high"] for b in bins]) - y)
-    axes.errorbar(x, y, [low, high], fmt="o", color=ACCENT, ecolor=ACCENT, capsize=2, markersize=4, zorder=3)
+    return y, [np.maximum(0, y - low), np.maximum(0, high - y)]
 
 
 def psychometric(axes: Axes, found: Mapping[str, Any]) -> None:
     """Draw accuracy against uncertainty on a scale that does not squeeze the sure cells, with the fitted curve."""
     bins = found["bins"]
     x: Doubles = np.array([max(1 - b["confidence"], 1e-6) for b in bins], np.float64)
-    y = np.array([b["accuracy"] for b in bins])
-    low = np.maximum(0, y - np.array([b["low"] for b in bins]))
-    high = np.maximum(0, np.array([b["high"] for b in bins]) - y)
-    axes.errorbar(x, y, [low, high], fmt="o", color=ACCENT, capsize=2, markersize=4)
+    axes.errorbar(x, *_accuracy(bins), fmt="o", color=ACCENT, capsize=2, markersize=4)
     fit = found["fit"]
     if fit:
         curve = Psychometric(fit["guess"], fit["lapse"], fit["threshold_log_odds"], fit["width_log_odds"])
@@ -153,7 +153,7 @@ def risk_coverage(axes: Axes, overall: Mapping[str, Any]) -> None:
 
 
 def coverage(axes: Axes, sets: Mapping[str, Any]) -> None:
-    """Draw, per class, how often the prediction set holds the truth, and the promise."""
+    """Draw, per class, how often the prediction set holds the truth, and the level it is made for."""
     rows = sets["per_class"]
     _forest(axes, {name: row["coverage"] for name, row in rows.items()})
     axes.axvline(1 - sets["error"], color=WARN, linestyle="--")
@@ -177,7 +177,7 @@ def _forest(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def anomaly_roc(axes: Axes, found: Mapping[str, Any]) -> None:
-    """Draw the ROC curve of every score of strangeness."""
+    """Draw the ROC curve of every anomaly score."""
     _diagonal(axes)
     shades = {
         "anomaly_score": (ACCENT, 2.0),

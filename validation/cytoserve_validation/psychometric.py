@@ -25,21 +25,11 @@ def log_odds(confidence: Doubles) -> Doubles:
 
 @dataclass(frozen=True)
 class Psychometric:
-    """A fitted curve ``accuracy(x) = guess + (1 - guess - lapse) * Phi((x - threshold) / width)``, x in log-odds.
+    """A fitted curve ``accuracy(x) = guess + (1 - guess - lapse) * Phi((x - threshold) / width)``, x in log-odds."""
 
-    Attributes
-    ----------
-    guess : float
-        Accuracy by chance, one over the number of classes; not fitted.
-    lapse : float
-        Share wrong however sure the model is, 0 to 0.1.
-    threshold, width : float
-        Place and spread in log-odds of the top posterior.
-    """
-
-    guess: float
-    lapse: float
-    threshold: float
+    guess: float  # accuracy by chance, one over the number of classes; not fitted
+    lapse: float  # share wrong however sure the model is, 0 to 0.1
+    threshold: float  # log-odds of the top posterior
     width: float
 
     def accuracy(self, confidence: Doubles) -> Doubles:

@@ -36,37 +36,17 @@ INDEPENDENT: Final = (
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Where the cells come from.
+    """Where the cells come from."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the labelled folder, without its path.
-    data_sha256 : str
-    created : str
-        UTC, ISO 8601.
-    um_per_pixel : float or None
-    budget : int or None
-        Probes per class that were asked for; None: the server's default.
-    failed : sequence of mapping
-        Images without an answer or a label.
-    remarks : sequence of str
-        What else a reader must know about the data: repeated files, ignored files.
-    strange_failed : sequence of mapping
-        The same for the anomalies.
-    calibration : object
-        What the server tells about the site calibration in force; None: the model's own.
-    """
-
-    name: str
+    name: str  # of the labelled folder, without its path
     data_sha256: str
-    created: str
+    created: str  # UTC, ISO 8601
     um_per_pixel: float | None
-    budget: int | None
-    failed: Sequence[Mapping[str, str]] = ()
-    remarks: Sequence[str] = ()
-    strange_failed: Sequence[Mapping[str, str]] = ()
-    calibration: Any = None
+    budget: int | None  # probes per class that were requested; None: the server's default
+    failed: Sequence[Mapping[str, str]] = ()  # images without an answer or a label
+    remarks: Sequence[str] = ()  # what else a reader must know about the data: repeated files, ignored files
+    anomalies_failed: Sequence[Mapping[str, str]] = ()  # the same for the anomalies
+    calibration: Any = None  # the site calibration in force, as the server declares it; None: the model's own
 
 
 def build(
@@ -74,7 +54,7 @@ def build(
     model: ModelInfo,
     source: MeasuredSet,
     groups: Groups | None = None,
-    strange: Answered | None = None,
+    anomalies: Answered | None = None,
     level: float = 0.95,
 ) -> dict[str, Any]:
     """Measure everything; the same answers give the same document.
@@ -85,7 +65,7 @@ def build(
         With their true classes.
     groups : Groups, optional
         In the order of ``cells``.
-    strange : Answered, optional
+    anomalies : Answered, optional
         Cells unlike the classes of the model.
     level : float
         Confidence of the one-sided bounds on the error among accepted cells.
@@ -96,7 +76,7 @@ def build(
     resampler = draw(strata, slides, groups.group if groups else None)
     failed = [item for item in source.failed if item["error"] != "not_scored"]
     absent = [name for c, name in enumerate(cells.classes) if not (cells.truth == c).any()]
-    right, asked = int(cells.right.sum()), len(cells) + len(failed)
+    right, images = int(cells.right.sum()), len(cells) + len(failed)
     return {
         "schema": SCHEMA,
         "notice": NOTICE,
@@ -108,20 +88,20 @@ def build(
             "data_sha256": source.data_sha256,
             "um_per_pixel": source.um_per_pixel,
             "budget": source.budget,
-            "images": asked,
+            "images": images,
             "per_class": {name: int((cells.truth == c).sum()) for c, name in enumerate(cells.classes)},
             "absent": absent,
             "slides": resampler.slides,
             "failed": [dict(item) for item in source.failed],
-            "accuracy_if_failures_count_as_wrong": right / asked,
+            "accuracy_if_failures_count_as_wrong": right / images,
         },
         "method": {"draws": DRAWS, "seed": SEED, "interval_level": 0.95},
-        "notes": _notes(resampler.slides, absent, failed, source, strange),
+        "notes": _notes(resampler.slides, absent, failed, source, anomalies),
         "overall": describe(cells, resampler, level),
         "restricted": restricted(cells, resampler),
         "groups": None if groups is None else describe_groups(cells, resampler, groups, level),
-        "anomalies": None if strange is None else describe_anomalies(strange, cells, resampler, groups),
-        "anomalies_failed": [dict(item) for item in source.strange_failed],
+        "anomalies": None if anomalies is None else describe_anomalies(anomalies, cells, resampler, groups),
+        "anomalies_failed": [dict(item) for item in source.anomalies_failed],
     }
 
 
@@ -130,7 +110,7 @@ def _notes(
     absent: Sequence[str],
     failed: Sequence[Mapping[str, str]],
     source: MeasuredSet,
-    strange: Answered | None,
+    anomalies: Answered | None,
 ) -> list[str]:
     if slides is None:
         notes = [INDEPENDENT]
@@ -148,7 +128,7 @@ def _notes(
         notes.append(
             f"{len(failed)} image(s) got no answer; they are named, and outside every figure but the last of the data."
         )
-    if strange is not None:
+    if anomalies is not None:
         notes.append("Anomalies are taken as independent of one another.")
     return [*notes, *source.remarks]
 

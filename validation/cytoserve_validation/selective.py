@@ -52,10 +52,7 @@ def area_under_risk(confidence: Doubles, right: Flags) -> float:
 def curve(confidence: Doubles, right: Flags, level: float) -> list[dict[str, Any]]:
     """Return at most ``CURVE_POINTS`` points of the curve, each with the one-sided exact bound of its risk.
 
-    Parameters
-    ----------
-    level : float
-        Confidence of the bound, which holds point by point, not for all of them at once.
+    The bound has confidence ``level`` point by point, not for all of them at once.
     """
     thresholds, coverage, risk = ranked(confidence, right)
     chosen = np.unique(np.linspace(0, len(thresholds) - 1, CURVE_POINTS).round().astype(int))

@@ -10,7 +10,7 @@ MOST_NEIGHBOURS = 10
 
 
 def zeta(scores: Doubles) -> Doubles:
-    """Return the anomaly score of the published method for (M, C) class errors; *low* is strange.
+    """Return the anomaly score of the published method for (M, C) class errors; *low* for anomalies.
 
     With errors ``e_0 <= e_1 <= ...`` less their smallest, divided by the mean error over classes, and
     ``k = min(C - 1, 10)``::
@@ -19,7 +19,7 @@ def zeta(scores: Doubles) -> Doubles:
 
     Source: the code published with Deltadahl et al. 2025 (Nature Machine Intelligence 7, 1791), as described by its
     readers; that the mean is over the classes of the cell is our reading. It knows no absolute error. Classes that
-    left early enter with the error that the server estimates for them.
+    were dropped early enter with the error that the server estimates for them.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """What the container runs: ``python3 -m cytoserve_deploy.container.entrypoint serve | warm | verify | probe``.
 
 ``serve`` compares the models with the hashes of their manifest and then *becomes* ``tritonserver`` (exec), so that
-signals reach it without a go-between. ``warm`` starts the same server on loopback, waits for one inference and stops
+signals reach it directly. ``warm`` starts the same server on loopback, waits for one inference and stops
 it: that builds TensorRT engines into the cache on the node's own GPU. ``probe`` sends one real inference over gRPC
 (Kubernetes' exec probes, ``helm test``).
 
@@ -39,7 +39,7 @@ ENV_KEY: Final = "CYTOSERVE_RESTRICTED_KEY"
 CACHE: Final = Path("/var/cache/cytoserve")
 """Where the image has its writable volume for TensorRT engines (`cytoserve_export.configs`)."""
 WARM_PORTS: Final = {"http_port": 18000, "grpc_port": 18001, "metrics_port": 18002}
-"""Other ports than those of the service, so that nobody takes the server of ``warm`` for it."""
+"""Other ports than those of the service, so that the server of ``warm`` is not mistaken for it."""
 
 
 def assemble(
@@ -92,7 +92,7 @@ def serve(options: ServerOptions, repositories: Sequence[str]) -> None:
     """Replace this process by the server."""
     prepare_cache(options.model_config_name)
     command, env = assemble(options, repositories, os.environ)
-    # the key must not outlive its way into the arguments: the server's children inherit the environment
+    # the arguments hold the key now: keep it out of the environment, which the server's children inherit
     env.pop(ENV_KEY, None)
     _say(f"starting {command[0]}; gRPC {options.grpc_port}, HTTP {options.http_port}, metrics {options.metrics_port}")
     sys.stdout.flush()
@@ -104,10 +104,8 @@ def warm(options: ServerOptions, repositories: Sequence[str], timeout_s: float) 
 
     Raises
     ------
-    ServerDied
-        It ended by itself.
-    ServerNotReady
-        It had not answered after `timeout_s`.
+    ServerDied, ServerNotReady
+        It ended by itself, or had not answered after `timeout_s`.
     """
     prepare_cache(options.model_config_name)
     command, env = assemble(options, repositories, os.environ)

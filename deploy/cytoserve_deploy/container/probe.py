@@ -1,4 +1,4 @@
-"""One real inference over gRPC, with a deadline: what a probe of the container and ``helm test`` ask."""
+"""One real inference over gRPC, with a deadline: for the probes of the container and ``helm test``."""
 
 from __future__ import annotations
 
@@ -25,16 +25,9 @@ UM_PER_PIXEL: Final = 0.18
 
 @dataclass(frozen=True)
 class Target:
-    """Where to ask.
+    """A server: ``HOST:PORT``, PEM files, and the name expected in its certificate (empty: the host).
 
-    Attributes
-    ----------
-    url : str
-        ``HOST:PORT``.
-    tls_ca, tls_cert, tls_key : str
-        PEM files; a CA switches TLS on, certificate and key are shown to the server.
-    tls_server_name : str
-        Name expected in the server's certificate; empty: the host of `url`.
+    A CA switches TLS on; certificate and key are shown to the server.
     """
 
     url: str
@@ -47,15 +40,9 @@ class Target:
 def ask(target: Target, model: str, deadline_s: float) -> str:
     """Send one request and check its answer; return a sentence about it.
 
-    Parameters
-    ----------
-    target : Target
-        Where.
-    model : str
-        ``service_info`` (cheap: one Python model) or ``cell_analysis`` (the whole chain with one drawn cell; where a
-        CytoDiffusion repository has no ensemble, ``encoder`` and ``scorer`` with one empty crop).
-    deadline_s : float
-        Seconds for connecting and answering together.
+    ``model`` is ``service_info`` (cheap: one Python model) or ``cell_analysis`` (the whole chain with one drawn cell;
+    where a CytoDiffusion repository has no ensemble, ``encoder`` and ``scorer`` with one empty crop). The deadline, in
+    seconds, is for connecting and answering together.
 
     Raises
     ------
@@ -114,7 +101,7 @@ def _info(answer: Any) -> str:
 
 
 def _cell(answer: Any, sent: str = "drawn cell") -> str:
-    """Check what every answer of a sound server fulfils, whatever class it gives a drawn cell."""
+    """Check what holds for every correct answer, whatever class it gives a drawn cell."""
     label, posterior, decision = (answer.as_numpy(name) for name in ("LABEL", "POSTERIOR", "DECISION"))
     if any(array is None for array in (label, posterior, decision)):
         raise ProbeFailed("cell_analysis answered without LABEL, POSTERIOR or DECISION; is this a CytoServe?")

@@ -1,4 +1,4 @@
-"""Connections of this room: loopback is never asked for through a proxy of the environment."""
+"""Connections of this package; those to loopback ignore the environment's proxy."""
 
 from __future__ import annotations
 
@@ -28,16 +28,10 @@ def channel_arguments(url: str, server_name: str = "") -> list[tuple[str, Any]]:
 
 
 def triton_client(url: str, server_name: str = "", **tls: Any) -> Any:
-    """Return a `tritonclient.grpc.InferenceServerClient`.
+    """Return a `tritonclient.grpc.InferenceServerClient` for ``HOST:PORT``; see `channel_arguments`.
 
-    Parameters
-    ----------
-    url : str
-        ``HOST:PORT``; a server that is not this machine is reached through the operator's proxy, as gRPC does.
-    server_name : str
-        See `channel_arguments`.
-    **tls
-        Handed on: ``ssl``, ``root_certificates``, ``private_key``, ``certificate_chain``.
+    Another machine is reached through the operator's proxy, as gRPC does. `tls` is passed on: ``ssl``,
+    ``root_certificates``, ``private_key``, ``certificate_chain``.
     """
     from tritonclient import grpc
 
@@ -45,7 +39,7 @@ def triton_client(url: str, server_name: str = "", **tls: Any) -> Any:
 
 
 def loopback_get_ok(url: str, timeout_s: float = 2.0) -> bool:
-    """Return True if a GET of a URL of this machine answers 200; no proxy is asked."""
+    """Return True if a GET of a URL of this machine answers 200; no proxy is used."""
     try:
         with _DIRECT.open(url, timeout=timeout_s) as answer:
             return bool(answer.status == 200)

@@ -1,4 +1,4 @@
-"""Let the requests under way end before Triton is told to stop.
+"""Let the requests under way end before Triton is stopped.
 
 On SIGTERM Triton refuses at once what its models ask of each other (2.51: "Server not ready"), so a field that is
 half way fails although its time is not over. Hence two steps before the signal: a file tells the first step of every
@@ -34,20 +34,10 @@ WORKING: Final = "RD"
 
 
 def drain(file: str, members: Callable[[], list[int]], limit_s: float) -> bool:
-    """Refuse new requests, return when the processes have come to rest or `limit_s` is over.
+    """Refuse new requests and wait at most `limit_s` seconds until the processes are at rest; return whether they are.
 
-    Parameters
-    ----------
-    file : str
-        See `cytoserve_contract.names.ENV_DRAIN_FILE`.
-    members : callable
-        Returns the process ids of the server.
-    limit_s : float
-        Seconds.
-
-    Returns
-    -------
-    bool : whether they came to rest.
+    The existence of `file` is the sign to refuse (`cytoserve_contract.names.ENV_DRAIN_FILE`); `members` returns the
+    process ids of the server.
     """
     until = time.monotonic() + limit_s
     Path(file).touch()

@@ -1,4 +1,4 @@
-"""Where one server of the wheel lies: its ports, its scratch folder with links and backends, its environment."""
+"""One server of the wheel: its ports, its scratch folder with links and backends, its environment."""
 
 from __future__ import annotations
 
@@ -26,18 +26,10 @@ ENV_ONNX_THREADS: Final = "CYTOSERVE_ONNX_THREADS"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one started server lies.
+    """Ports and files of one started server.
 
-    Attributes
-    ----------
-    grpc_port, http_port, metrics_port : int
-        Its ports on loopback.
-    scratch : Path
-        Its private folder: links to the models, backends, and the log if no other place was given.
-    shm_prefix : str
-        Beginning of the names of its files in ``/dev/shm``.
-    log : Path
-        Its log.
+    ``scratch`` is its private folder: links to the models, backends, and the log if no other place was given;
+    ``shm_prefix`` begins the names of its files in ``/dev/shm``.
     """
 
     grpc_port: int
@@ -59,7 +51,7 @@ class Layout:
 
     @property
     def drain_file(self) -> Path:
-        """File that tells the models to refuse new requests (`cytoserve_deploy.launch.drain`)."""
+        """File whose existence makes the models refuse new requests (`cytoserve_deploy.launch.drain`)."""
         return self.scratch / "draining"
 
 

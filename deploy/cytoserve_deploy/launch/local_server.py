@@ -50,17 +50,8 @@ STUB_TRACE: Final = "\\n\\nAt:\\n"
 class LocalServer:
     """The bundled Triton server as a context manager.
 
-    Parameters
-    ----------
-    options : ServerOptions
-        How to start it.
-    **changes
-        Single fields of `ServerOptions` that differ from `options`.
-
-    Attributes
-    ----------
-    is_ready : bool
-        True from the first answered inference until `stop`.
+    `changes` are fields of `ServerOptions` that differ from `options`. ``is_ready`` is True from the first answered
+    inference until `stop`.
 
     Examples
     --------
@@ -218,8 +209,8 @@ class LocalServer:
         """Refuse models that are not those of their manifests, unless the caller or the environment says otherwise."""
         skip = self.options.skip_verification
         if truth(ENV_SKIP, os.environ.get(ENV_SKIP)) if skip is None else skip:
-            told = ", ".join(map(str, folders))
-            logger.warning("the hashes of %s are NOT checked (skip_verification or %s is set)", told, ENV_SKIP)
+            names = ", ".join(map(str, folders))
+            logger.warning("the hashes of %s are NOT checked (skip_verification or %s is set)", names, ENV_SKIP)
             return
         for folder in folders:
             verify_files(folder)
@@ -281,15 +272,7 @@ class LocalServer:
 
 
 def important_lines(log: str, count: int = LOG_LINES) -> str:
-    """Pick the lines of a Triton log that say why it ended: errors and tracebacks, else its end.
-
-    Parameters
-    ----------
-    log : str
-        The whole log.
-    count : int
-        Number of lines to keep, the last ones.
-    """
+    """Return the last `count` lines of a Triton log that say why it ended: errors and tracebacks, else its end."""
     lines = [line for line in log.splitlines() if line.strip() and not NOISE.search(line)]
     telling = [line.split(STUB_TRACE)[0] for line in lines if TELLING.search(line)]
     return "\n".join((telling or lines)[-count:]) or "(the log is empty)"

@@ -17,12 +17,7 @@ ENV_REPOSITORY: Final = ENV_MODEL_REPOSITORY
 
 
 def find_repository(given: str | os.PathLike[str] | None = None) -> Path:
-    """Return the model repository: the argument, else the environment, else the checkout's.
-
-    Parameters
-    ----------
-    given : path, optional
-        What the caller asked for.
+    """Return the model repository: the argument, else the environment's, else the checkout's.
 
     Raises
     ------
@@ -58,7 +53,7 @@ def find_synthesis_repository(repository: Path) -> Path:
 
 
 def check_repository(repository: Path) -> list[str]:
-    """Return the names of the models in `repository`; see that each has the files its configuration needs.
+    """Return the names of the models in `repository`; check that each has the files its configuration needs.
 
     Raises
     ------
@@ -91,17 +86,10 @@ def _needed_files(config: str) -> list[str]:
 
 
 def lay_out(repository: Path, target: Path, instances: dict[str, int]) -> None:
-    """Make `target` a repository of links to `repository`, with other instance counts where asked.
+    """Make the new folder `target` a repository of links to `repository`, with other counts of `instances` by model.
 
-    Parameters
-    ----------
-    repository : Path
-        The repository as committed or exported; it is not written to.
-    target : Path
-        New folder. Its path must have no blanks: Triton's Python backend hands it to a shell unquoted, which is
-        why the links are needed even where nothing changes.
-    instances : dict of str to int
-        Model name to number of instances.
+    The path of `target` must have no blanks: Triton's Python backend passes it to a shell unquoted, which is why the
+    links are needed even where nothing changes.
     """
     target.mkdir(parents=True)
     for folder in sorted(p for p in repository.iterdir() if (p / "config.pbtxt").is_file()):

@@ -30,22 +30,11 @@ OUR_BACKENDS: Final = Path(__file__).parent / "backends"
 
 @dataclass(frozen=True)
 class TritonRuntime:
-    """Where the parts of the bundled server lie.
+    """Paths of the bundled server.
 
-    Attributes
-    ----------
-    binary : Path
-        The executable ``tritonserver``.
-    libraries : Path
-        Folder of the shared libraries the binary was linked to.
-    python_backend : Path
-        Folder of Triton's Python backend, without a stub.
-    stub : Path
-        The Python backend's stub for the running Python.
-    libpython : Path
-        Folder that holds the ``libpython3.X.so.1.0`` the stub is linked to.
-    interpreter : Path
-        Folder of the running interpreter's executable, which must hold ``python3``.
+    ``binary`` is ``tritonserver``, ``libraries`` the folder of its shared libraries, ``python_backend`` the folder of
+    Triton's Python backend and ``stub`` that backend's stub for the running Python. ``libpython`` is the folder of the
+    ``libpython3.X.so.1.0`` the stub is linked to; ``interpreter`` that of the running ``python3``.
     """
 
     binary: Path
@@ -120,9 +109,9 @@ def find_interpreter() -> Path:
 
     Notes
     -----
-    The stub embeds Python in isolated mode, which ignores ``PYTHONPATH`` and ``PYTHONHOME``. What it does is look for
-    ``python3`` on ``PATH`` and take that one's prefix, virtual environment, and ``.pth`` files included (seen with the
-    stub of 3.11; CPython ``Modules/getpath.py``). So this folder goes first on the server's ``PATH``.
+    The stub embeds Python in isolated mode, which ignores ``PYTHONPATH`` and ``PYTHONHOME``, but takes the prefix of
+    the ``python3`` on ``PATH``, its virtual environment and ``.pth`` files included (seen with the stub of 3.11;
+    CPython ``Modules/getpath.py``). So this folder goes first on the server's ``PATH``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A small process between the caller and ``tritonserver``: when the caller goes, however it goes, nothing stays.
+"""A small process between the caller and ``tritonserver``: however the caller ends, nothing is left behind.
 
 Run as ``python -m cytoserve_deploy.launch.supervisor PLAN``; ``PLAN`` is JSON (see `Plan`). It starts the server in a
 process group of its own, prints the server's process id, and waits. It stops the server when its standard input
@@ -42,24 +42,9 @@ SIGNALLED: Final = 128
 class Plan:
     """What to run and what to clean up after it.
 
-    Attributes
-    ----------
-    command : list of str
-        The server's command line.
-    log : str
-        File that takes the server's output, appended to.
-    scratch : str
-        Folder to remove at the end.
-    shm_prefix : str
-        Files in ``/dev/shm`` that begin with this are removed at the end.
-    drain_file : str
-        See `cytoserve_deploy.launch.drain.drain`.
-    drain_s : float
-        Seconds that requests under way get before SIGTERM.
-    grace_s : float
-        Seconds the server gets to end by itself after SIGTERM.
-    parent : int
-        Process id of the caller.
+    The output of ``command`` is appended to ``log``. At the end the folder ``scratch`` and the files in ``/dev/shm``
+    whose names begin with ``shm_prefix`` are removed. Requests under way get ``drain_s`` seconds before SIGTERM
+    (`cytoserve_deploy.launch.drain.drain`), the server ``grace_s`` after it. ``parent`` is the caller's process id.
     """
 
     command: list[str]
@@ -130,22 +115,9 @@ def _stop(server: subprocess.Popen[bytes], grace_s: float) -> int:
 
 
 def sweep(group: int, shm_prefix: str, scratch: str | None, patience_s: float = 5.0) -> list[int]:
-    """End what is left of the process group, remove its shared memory and scratch folder.
+    """End the remaining processes of the group, remove its shared memory and scratch folder (None: leave it).
 
-    Parameters
-    ----------
-    group : int
-        Process group, which is the server's process id.
-    shm_prefix : str
-        See `Plan`.
-    scratch : str or None
-        See `Plan`; None leaves the folder.
-    patience_s : float
-        Seconds to wait for killed processes to go.
-
-    Returns
-    -------
-    list of int : process ids that are still there (empty unless the kernel holds one up).
+    Returned are the ids of processes still there after `patience_s` seconds (none, unless the kernel holds one up).
     """
     until = time.monotonic() + patience_s
     left = group_members(group)

@@ -27,13 +27,8 @@ def triton_arguments(
 ) -> list[str]:
     """Return the arguments of ``tritonserver``, without the executable.
 
-    Parameters
-    ----------
-    options : ServerOptions
-    repositories : iterable of paths
-        Folders of models.
-    layout : Layout, optional
-        Of the server of the wheel, whose ports and backends it then names; NVIDIA's container has its own backends.
+    With `layout` they are for the server of the wheel and name its ports and backends; NVIDIA's container has its own
+    backends.
 
     Raises
     ------

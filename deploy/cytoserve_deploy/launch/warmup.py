@@ -62,14 +62,7 @@ def warm_up(grpc_url: str, timeout_s: float) -> None:
     """Send one drawn cell through ``cell_analysis`` and one empty field through ``smear_analysis``.
 
     A repository of a CytoDiffusion checkpoint holds neither: there one empty crop goes through ``encoder`` and
-    ``scorer``.
-
-    Parameters
-    ----------
-    grpc_url : str
-        ``HOST:PORT``.
-    timeout_s : float
-        Seconds for each request.
+    ``scorer``. Each request has `timeout_s` seconds.
 
     Raises
     ------
@@ -94,12 +87,9 @@ def warm_up(grpc_url: str, timeout_s: float) -> None:
 
 
 def scores_latents_only(client: Any) -> bool:
-    """Tell whether this server has no ensemble, but the chain that a CytoDiffusion repository holds.
+    """Return whether a loaded server has no ensemble, but the chain that a CytoDiffusion repository holds.
 
-    Parameters
-    ----------
-    client : tritonclient.grpc.InferenceServerClient
-        Of a server whose models are loaded. The repository's index is not asked: a site may have restricted it.
+    The repository's index is not used: a site may have restricted it.
     """
     return not client.is_model_ready("cell_analysis") and all(map(client.is_model_ready, ("encoder", "scorer")))
 
@@ -107,12 +97,7 @@ def scores_latents_only(client: Any) -> bool:
 def score_empty_crop(client: Any, timeout_s: float) -> Any:
     """Send one crop of background to ``encoder`` and its latent to ``scorer``; return the scorer's answer.
 
-    Parameters
-    ----------
-    client : tritonclient.grpc.InferenceServerClient
-        The crop's size is read from the encoder's configuration.
-    timeout_s : float
-        Seconds for each of the two requests.
+    The crop's size is read from the encoder's configuration; each request has `timeout_s` seconds.
 
     Raises
     ------

@@ -30,15 +30,7 @@ from cytoserve_deploy.rollout.waiting import require_ready
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did.
-
-    Attributes
-    ----------
-    changed : bool
-        False where everything was so already.
-    text : str
-        One sentence for people.
-    """
+    """Result of a step: whether it changed anything, and one sentence for people."""
 
     changed: bool
     text: str
@@ -108,17 +100,12 @@ def ensure_entry(cluster: Cluster, line: str, active: str) -> None:
 
 
 def promote(cluster: Cluster, line: Line, version: str, record: dict[str, str | None]) -> Outcome:
-    """Let the version answer, and remember which one did before.
-
-    Parameters
-    ----------
-    record : dict
-        Annotations about the checks, or about why there were none.
+    """Let the version answer, and remember which one did before; ``record`` are annotations about the checks.
 
     Raises
     ------
     WrongStep
-        If it is not ready, by KServe's word and by a pod and an endpoint.
+        If it is not ready: KServe's condition, a pod and an endpoint.
     """
     name = line.service_of(version)["metadata"]["name"]
     if line.entry is not None and line.live == name:
@@ -205,7 +192,7 @@ def delete_version(cluster: Cluster, line: Line, version: str) -> Outcome:
 def delete_all(cluster: Cluster, name: str) -> Outcome:
     """Delete everything that was made here for a line, found by its label; what the chart made is Helm's to remove.
 
-    Works after ``helm uninstall``, too, when the line's own InferenceService is gone and ``NAME-live`` is left.
+    Also works after ``helm uninstall``, when the line's own InferenceService is gone and ``NAME-live`` is left.
     """
     gone = []
     for kind in (SERVICE, INFERENCE_SERVICE, SERVING_RUNTIME):

@@ -1,6 +1,6 @@
-"""What a candidate must show before it is promoted: the same decisions as the running version, about as fast.
+"""Checks before a candidate is promoted: the same decisions as the running version, about as fast.
 
-Both are asked over gRPC about the same golden set (`golden`, or the site's own cells).
+Both classify the same golden set over gRPC (`golden`, or the site's own cells).
 """
 
 from __future__ import annotations
@@ -26,14 +26,9 @@ from cytoserve_deploy.rollout.golden import GoldenSet
 class Limits:
     """What is tolerated.
 
-    Attributes
-    ----------
-    agreement : float
-        Least share of cells with the same label and the same decision (accept or review), 0 to 1.
-    p99_ratio : float
-        Largest ratio of the 99th percentiles of latency, candidate to running version.
-    requests : int
-        Single cells timed on each side; a 99th percentile of less than 100 is their maximum.
+    ``agreement`` is the least share of cells with the same label and decision (accept or review), 0 to 1; ``p99_ratio``
+    the largest ratio of the 99th percentiles of latency, candidate to running version; ``requests`` the single cells
+    timed on each side (a 99th percentile of less than 100 is their maximum).
     """
 
     agreement: float = 0.95
@@ -49,21 +44,9 @@ class Limits:
 class Report:
     """The figures.
 
-    Attributes
-    ----------
-    cells, answered, agreed : int
-        Cells asked about, cells that both sides gave a label, cells with the same label and decision.
-    agreement, agreement_low, agreement_high : float
-        Share of all cells that agreed and its exact 95 % interval.
-    running_p99_s, candidate_p99_s, p99_ratio : float
-        99th percentile of the seconds of a request with one cell, nearest rank, and their ratio.
-    running_weights, candidate_weights : str
-        What ``service_info`` says.
-    golden_sha256 : str
-    refusals : tuple of str
-        Why it may not be promoted; empty: it may.
-    differing : tuple of str
-        Up to ten cells that differ, with both answers.
+    Of ``cells``, ``answered`` got a label from both sides and ``agreed`` the same label and decision: a share of
+    ``agreement``, with its exact 95 % interval. The 99th percentiles (seconds, nearest rank) are of requests with one
+    cell. ``refusals`` say why the candidate may not be promoted (none: it may); ``differing`` shows up to ten cells.
     """
 
     cells: int
@@ -104,7 +87,7 @@ def of_servers(
     limits: Limits,
     tell: Callable[[str], None],
 ) -> Report:
-    """Ask the servers at two addresses and compare.
+    """Compare the servers at two addresses.
 
     Raises
     ------
@@ -131,21 +114,21 @@ def compare(
     limits: Limits,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Ask both servers and compare.
+    """Compare two servers.
 
     Raises
     ------
     ChecksFailed
-        If one of them cannot even be asked (the message says which), or they have different classes.
+        If one of them does not answer (the message says which), or they have different classes.
     """
-    told = []
+    answers = []
     for name, client in (("running version", running), ("candidate", candidate)):
         tell(f"asking the {name} about {len(golden.cells)} cells")
         try:
-            told.append((client.info(), client.classify(list(golden.cells), golden.um_per_pixel)))
+            answers.append((client.info(), client.classify(list(golden.cells), golden.um_per_pixel)))
         except CytoserveClientError as error:
             raise ChecksFailed(f"the {name} cannot be checked: {error} [{error.code}]") from error
-    (running_info, before), (candidate_info, after) = told
+    (running_info, before), (candidate_info, after) = answers
     if running_info.classes != candidate_info.classes:
         raise ChecksFailed(
             f"the candidate has other classes ({', '.join(candidate_info.classes)}) than the running version "
@@ -158,7 +141,7 @@ def compare(
     low, high = clopper_pearson(agreed, total)
     p99 = [percentile_99(seconds) for seconds in slow]
     ratio = p99[1] / p99[0]
-    failures = [f"{side}: {item.source}: {item.message}" for side, a in (("candidate", after),) for item in a.failures]
+    failures = [f"candidate: {item.source}: {item.message}" for item in after.failures]
     refusals = [f"{len(failures)} cell(s) got no answer, first {failures[0]}"] if failures else []
     if agreed / total < limits.agreement:
         refusals.append(
@@ -207,12 +190,7 @@ def agreement(
 def time_in_turns(
     running: Client, candidate: Client, golden: GoldenSet, requests: int
 ) -> tuple[list[float], list[float]]:
-    """Time single cells on both servers in turns, so that what else the machines do hits both.
-
-    Returns
-    -------
-    two lists of float, seconds.
-    """
+    """Return seconds of single cells on both servers, timed in turns so that other load on the machines hits both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(requests):
         cell = golden.cells[number % len(golden.cells)]

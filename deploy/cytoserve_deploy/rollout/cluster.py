@@ -64,18 +64,10 @@ ENDPOINTS: Final = Kind("discovery.k8s.io", "v1", "endpointslices")
 
 
 class Cluster:
-    """A namespace of a cluster.
+    """A namespace of a cluster; by default that of the kubeconfig's current context, else ``default``.
 
-    Parameters
-    ----------
-    namespace : str, optional
-        The context's by default, else ``default``.
-    kubeconfig : str, optional
-        File; $KUBECONFIG and ~/.kube/config by default, and inside a pod its service account.
-    context : str, optional
-        Context of the kubeconfig; its current one by default.
-    dry_run : bool
-        Let the API server judge every change, schema and permissions included, and keep none.
+    The kubeconfig is by default $KUBECONFIG or ~/.kube/config, and inside a pod its service account. With ``dry_run``
+    the API server checks every change, schema and permissions included, and keeps none.
 
     Raises
     ------
@@ -143,16 +135,9 @@ class Cluster:
     def change(self, kind: Kind, name: str, edit: Callable[[Object], bool]) -> tuple[Object, bool]:
         """Read an object, edit it, write it back; read again and repeat where somebody else was faster (409).
 
-        Parameters
-        ----------
-        edit : callable
-            Changes the object in place and returns whether it changed anything. Called once per try, each time with
-            what the server holds then, so it must decide from the object and not from memory.
-
-        Returns
-        -------
-        dict, bool
-            The object as it stands, and whether this call changed it.
+        ``edit`` changes the object in place and returns whether it changed anything. It is called once per try with
+        what the server holds then, so it must decide from the object alone. Returned are the object as it stands, and
+        whether this call changed it.
 
         Raises
         ------
@@ -193,10 +178,8 @@ class Cluster:
     def _replace(self, kind: Kind, name: str, body: Object) -> Object:
         with asking("update", kind, name, self.namespace):
             if kind.group:
-                written = self.custom.replace_namespaced_custom_object(
-                    *self._custom(kind), name, body, **self._writing()
-                )
-                return dict(written)
+                where = (*self._custom(kind), name, body)
+                return dict(self.custom.replace_namespaced_custom_object(*where, **self._writing()))
             return self._core("replace", kind, name, self.namespace, body, **self._writing())
 
     def _custom(self, kind: Kind) -> tuple[str, str, str, str]:

@@ -1,9 +1,9 @@
-"""The golden set: synthetic cells that running version and candidate are both asked about.
+"""The golden set: synthetic cells that running version and candidate both classify.
 
 48 cells sampled from the diffusion model (`sampling`; files in ``golden/``), and altered copies of a part of them:
-out of focus, pale, dark. The plain ones are cells that a sound model is sure about, the altered ones lie where
-decisions change first. They are not photographs and hold no truth about a diagnosis: they show that two servers
-decide alike, not that either is right. For that, `cytoserve validate` on labelled cells of the site.
+out of focus, pale, dark. A sound model is sure about the plain ones; on the altered ones decisions change first. They
+are no photographs and have no true diagnosis: they show that two servers decide alike, not that either is right. For
+that, run `cytoserve validate` on labelled cells of the site.
 """
 
 from __future__ import annotations
@@ -42,17 +42,7 @@ DARK: Final = 0.75
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Cells to ask about.
-
-    Attributes
-    ----------
-    cells : tuple of EncodedImage
-        PNG files, marked as synthetic.
-    um_per_pixel : float or None
-        Their physical scale; None lets the server measure it.
-    sha256 : str
-        Over all files in their order: two reports with the same hash asked the same.
-    """
+    """Cells to classify, their physical scale (None: the server measures it), and one hash over all files in order."""
 
     cells: tuple[EncodedImage, ...]
     um_per_pixel: float | None

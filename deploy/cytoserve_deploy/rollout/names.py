@@ -1,4 +1,4 @@
-"""Names that Kubernetes, KServe and this package use, each said once.
+"""Names that Kubernetes, KServe and this package use.
 
 KServe's are from its source, v0.15.2 to v0.20.0: ``pkg/constants/constants.go``,
 ``reconcilers/service/service_reconciler.go``.
@@ -12,10 +12,6 @@ from typing import Final
 from cytoserve_deploy.errors import ObjectRefused
 
 GROUP: Final = "serving.kserve.io"
-SERVICES: Final = "inferenceservices"
-SERVICES_VERSION: Final = "v1beta1"
-RUNTIMES: Final = "servingruntimes"
-RUNTIMES_VERSION: Final = "v1alpha1"
 
 MODE_ANNOTATION: Final = f"{GROUP}/deploymentMode"
 STANDARD_MODES: Final = ("Standard", "RawDeployment")
@@ -30,11 +26,9 @@ LINE_LABEL: Final = f"{PREFIX}/line"
 """On everything made here: the InferenceService's name that `cytoserve deploy` is called with."""
 VERSION_LABEL: Final = f"{PREFIX}/version"
 CONTENT_ANNOTATION: Final = f"{PREFIX}/content-sha256"
-"""Hash of what was asked for: the same again is nothing to do, something else is another version."""
+"""Hash of the release: applying the same again changes nothing, and other content needs another version."""
 PREVIOUS_ANNOTATION: Final = f"{PREFIX}/previous"
 TAKEN_BACK_ANNOTATION: Final = f"{PREFIX}/taken-back"
-CHECKS_ANNOTATION: Final = f"{PREFIX}/checks"
-OVERRIDE_ANNOTATION: Final = f"{PREFIX}/checks-skipped"
 
 MANAGER: Final = "cytoserve-deploy"
 MANAGER_LABEL: Final = "app.kubernetes.io/managed-by"

@@ -13,25 +13,18 @@ from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import Object
 
 MODEL_SCHEMES: Final = ("pvc", "s3", "oci")
-"""Where models may lie: what the chart's ``model.uri`` takes, too."""
+"""Schemes of the models' address, as in the chart's ``model.uri``."""
 _FOREIGN_LABELS: Final = (n.MANAGER_LABEL, "helm.sh/chart")
 _FOREIGN_PREFIXES: Final = ("checksum/", "meta.helm.sh/", "kubectl.kubernetes.io/", "argocd.argoproj.io/")
 
 
 @dataclass(frozen=True)
 class Release:
-    """What the new version shall be: everything not given is as in the running one.
+    """The new version; everything not given is as in the running one.
 
-    Attributes
-    ----------
-    version : str
-        Name of the version, part of Kubernetes names: small letters, digits, ``-``.
-    model_uri : str or None
-        Where the models are (``pvc://``, ``s3://``, ``oci://``).
-    image : str or None
-        The server's image. It stands in the ServingRuntime, so a copy of that is made for this version.
-    manifest_sha256 : str or None
-        Hash of the models' ``manifest.json`` that the entrypoint insists on; an argument in the ServingRuntime, too.
+    ``version`` becomes part of Kubernetes names: small letters, digits, ``-``. ``model_uri`` is where the models are
+    (``pvc://``, ``s3://``, ``oci://``). The server's ``image`` and ``manifest_sha256`` (the hash of the models'
+    ``manifest.json`` that the entrypoint requires) stand in the ServingRuntime, which is copied for this version.
     """
 
     version: str
@@ -56,7 +49,7 @@ class Release:
 
     @property
     def sha256(self) -> str:
-        """Hash of what is asked for."""
+        """Hash of the release's fields."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
@@ -126,11 +119,7 @@ def candidate_service(template: Object, line: str, release: Release) -> Object:
     return {
         "apiVersion": template["apiVersion"],
         "kind": template["kind"],
-        "metadata": {
-            "name": n.service_name(line, release.version),
-            "labels": _labels(template, line, release),
-            "annotations": {**_annotations(template), n.CONTENT_ANNOTATION: release.sha256},
-        },
+        "metadata": _metadata(template, line, release),
         "spec": {
             **copy.deepcopy(template["spec"]),
             "predictor": release_predictor(template["spec"]["predictor"], release, line),
@@ -160,11 +149,7 @@ def candidate_runtime(runtime: Object, line: str, release: Release) -> Object:
     return {
         "apiVersion": runtime["apiVersion"],
         "kind": runtime["kind"],
-        "metadata": {
-            "name": n.service_name(line, release.version),
-            "labels": _labels(runtime, line, release),
-            "annotations": {**_annotations(runtime), n.CONTENT_ANNOTATION: release.sha256},
-        },
+        "metadata": _metadata(runtime, line, release),
         "spec": spec,
     }
 
@@ -217,17 +202,14 @@ def is_ready(service: Object) -> bool:
     return condition(service, "Ready").get("status") == "True"
 
 
-def _labels(template: Object, line: str, release: Release) -> dict[str, str]:
-    kept = {k: v for k, v in (template["metadata"].get("labels") or {}).items() if k not in _FOREIGN_LABELS}
-    return {
-        **kept,
-        n.MANAGER_LABEL: n.MANAGER,
-        n.LINE_LABEL: line,
-        n.VERSION_LABEL: release.version,
-    }
-
-
-def _annotations(template: Object) -> dict[str, str]:
-    held = template["metadata"].get("annotations") or {}
+def _metadata(template: Object, line: str, release: Release) -> Object:
+    """Return name, labels and annotations of a version's object made from another one."""
+    held = template["metadata"]
+    labels = {k: v for k, v in (held.get("labels") or {}).items() if k not in _FOREIGN_LABELS}
     foreign = (*_FOREIGN_PREFIXES, f"{n.PREFIX}/")
-    return {key: value for key, value in held.items() if not key.startswith(foreign)}
+    annotations = {k: v for k, v in (held.get("annotations") or {}).items() if not k.startswith(foreign)}
+    return {
+        "name": n.service_name(line, release.version),
+        "labels": {**labels, n.MANAGER_LABEL: n.MANAGER, n.LINE_LABEL: line, n.VERSION_LABEL: release.version},
+        "annotations": {**annotations, n.CONTENT_ANNOTATION: release.sha256},
+    }

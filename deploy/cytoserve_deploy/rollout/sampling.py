@@ -36,21 +36,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the cells are sampled.
-
-    Attributes
-    ----------
-    per_class : int
-        Cells of each class.
-    steps : int
-        Evaluations of the noise predictor per cell.
-    seed : int
-        Of the first latents.
-    um_per_pixel : float
-        Scale of the crops that the decoder draws.
-    quality : int
-        JPEG quality of the sheet.
-    """
+    """How the cells are sampled: ``steps`` evaluations a cell, ``seed`` of the first latents, JPEG ``quality``."""
 
     per_class: int = 6
     steps: int = 40
@@ -59,8 +45,8 @@ class Recipe:
     quality: int = 92
 
 
-def signal(timesteps: int = TIMESTEPS) -> NDArray[np.float64]:
-    """Return the (timesteps,) products of alphas of the cosine schedule.
+def signal() -> NDArray[np.float64]:
+    """Return the (TIMESTEPS,) products of alphas of the cosine schedule.
 
     Source: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 17, with its bound
     of 0.999 on every beta; the denoiser was trained with it.
@@ -69,20 +55,16 @@ def signal(timesteps: int = TIMESTEPS) -> NDArray[np.float64]:
     def bar(t: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
 
-    t = np.arange(timesteps, dtype=np.float64)
-    betas = np.minimum(1 - bar((t + 1) / timesteps) / bar(t / timesteps), 0.999)
+    t = np.arange(TIMESTEPS, dtype=np.float64)
+    betas = np.minimum(1 - bar((t + 1) / TIMESTEPS) / bar(t / TIMESTEPS), 0.999)
     return np.cumprod(1 - betas)
 
 
 def sample(predictor: Any, labels: NDArray[np.int32], shape: tuple[int, int, int], recipe: Recipe) -> Floats:
     """Sample (B, c, h, w) latents of (B,) classes by DDIM with eta = 0.
 
-    Source: Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", equation 12.
-
-    Parameters
-    ----------
-    predictor : onnxruntime.InferenceSession
-        (LATENT_NOISY, TIMESTEP, CLASS) -> NOISE.
+    Source: Song, Meng & Ermon 2021, "Denoising Diffusion Implicit Models", equation 12. ``predictor`` is an
+    ``onnxruntime.InferenceSession``: (LATENT_NOISY, TIMESTEP, CLASS) -> NOISE.
     """
     alphas = signal()
     z = np.random.default_rng(recipe.seed).standard_normal((len(labels), *shape)).astype(np.float32)

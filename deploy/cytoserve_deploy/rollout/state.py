@@ -1,4 +1,4 @@
-"""Where a roll-out stands, read from the cluster's objects: nothing is remembered anywhere else."""
+"""The state of a roll-out, read from the cluster's objects; it is stored nowhere else."""
 
 from __future__ import annotations
 
@@ -8,34 +8,16 @@ from typing import Any
 from cytoserve_deploy.errors import NotDeployed
 from cytoserve_deploy.rollout import names as n
 from cytoserve_deploy.rollout.cluster import ENDPOINTS, INFERENCE_SERVICE, POD, SERVICE, Cluster, Object
-from cytoserve_deploy.rollout.objects import (
-    active_of,
-    annotation,
-    condition,
-    is_ready,
-    label,
-    require_standard,
-)
+from cytoserve_deploy.rollout.objects import active_of, annotation, condition, is_ready, label, require_standard
 
 
 @dataclass(frozen=True)
 class Version:
     """One version of a line.
 
-    Attributes
-    ----------
-    version : str
-        Its name; ``unnamed`` for what was not made here.
-    service : str
-        Its InferenceService.
-    role : str
-        ``live``, ``candidate``, ``previous``, ``taken back`` or ``idle``.
-    traffic : int
-        Percent of the requests.
-    ready : bool
-    model_uri : str or None
-    why : str
-        What KServe says where it is not ready.
+    ``version`` is its name (``unnamed`` where it was not made here), ``service`` its InferenceService, ``role`` one of
+    ``live``, ``candidate``, ``previous`` and ``taken back``, ``traffic`` the percent of the requests. ``why`` is
+    KServe's message where it is not ready.
     """
 
     version: str
@@ -51,15 +33,8 @@ class Version:
 class Line:
     """An InferenceService and its versions.
 
-    Attributes
-    ----------
-    name : str
-    services : dict of str to dict
-        InferenceServices by name.
-    entry : dict or None
-        The Service that clients call.
-    with_pod, with_endpoint : frozenset of str
-        InferenceServices that have a ready pod, and those whose Service has a ready endpoint.
+    ``services`` are the InferenceServices by name, ``entry`` the Service that clients call; ``with_pod`` and
+    ``with_endpoint`` name the InferenceServices that have a ready pod, and a Service with a ready endpoint.
     """
 
     name: str

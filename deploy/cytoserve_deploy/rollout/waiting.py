@@ -1,4 +1,4 @@
-"""Wait until a version is ready, telling why it is not: conditions of KServe, then its pods and their events."""
+"""Wait until a version is ready and report why it is not: KServe's conditions, then its pods and their events."""
 
 from __future__ import annotations
 
@@ -30,17 +30,7 @@ _GPU: Final = ("nvidia.com/", "gpu", "amd.com/")
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a version is not ready.
-
-    Attributes
-    ----------
-    kind : type of NotReadyInTime
-        The error that is raised when waiting ends with it.
-    text : str
-        What is wrong and what to do.
-    hopeless : bool
-        Whether waiting longer is of no use.
-    """
+    """Why a version is not ready: the error to raise, what to do, and whether waiting longer is of no use."""
 
     kind: type[NotReadyInTime]
     text: str
@@ -55,16 +45,9 @@ def wait(
     tell: Callable[[str], None],
     poll_s: float = POLL_S,
 ) -> None:
-    """Wait until a version is ready.
+    """Wait until a version is ready; ``tell`` is called with a sentence whenever the reason changes.
 
-    Parameters
-    ----------
-    deadline_s : float
-        Seconds; building TensorRT engines takes minutes.
-    tell : callable
-        Called with a sentence whenever the reason changes.
-    poll_s : float
-        Seconds between two looks.
+    Building TensorRT engines takes minutes.
 
     Raises
     ------
@@ -191,7 +174,7 @@ def _latest_event(cluster: Cluster, pod: Object) -> str:
 
 
 def _refused(cluster: Cluster, service: Object) -> Cause | None:
-    """Return what the controller of the pods says: quota and Pod Security speak there and nowhere else."""
+    """Return the pods' controller's message: quota and Pod Security refusals appear only there."""
     deployment = n.predictor_name(service["metadata"]["name"])
     since = _time(service["metadata"].get("creationTimestamp"))
     message = _last(

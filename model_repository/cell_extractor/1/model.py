@@ -1,6 +1,6 @@
 """Maps -> cells and crops (adapter of ``cytoserve_scoring``)."""
 
-from cytoserve_scoring.constants import KINDS
+from cytoserve_contract.values import KINDS
 from cytoserve_scoring.serving.adapter import TritonModel
 from cytoserve_scoring.vision.extraction import extract_cells
 

@@ -1,9 +1,8 @@
 """Test-time augmentation of near ties: the same cell, in the other quarter turns.
 
-What is left of an error after some noise samples is not noise of the samples (112 more on the near ties of ``pbc/val``
-changed nothing) but of the one picture: a denoiser is not quite indifferent to the orientation of a slide, though a
-cell's class is. The two classes that tie are evaluated in the other three quarter turns as well. Only near ties pay for
-it.
+More noise samples do not resolve a near tie (112 more on those of ``pbc/val`` changed nothing): what is left is the
+picture's orientation, to which the denoiser is slightly sensitive though a cell's class is not. The two tied classes
+are therefore evaluated in the other three quarter turns as well.
 
 The turn is made on the latent. A patch-wise linear autoencoder turns its grid and mixes the channels of each patch by
 one affine map, fitted with the autoencoder (``PatchPCAAutoencoder.quarter_turn``); a model without such a map has no
@@ -28,23 +27,15 @@ TURNS: Final = 3
 
 @dataclass(frozen=True)
 class TieAugmentation:
-    """When a near tie is evaluated in the other quarter turns, and how its latent is turned.
-
-    Attributes
-    ----------
-    statistic : float
-        A paired t statistic between the best two classes below this is a near tie.
-    least_budget : int
-        Requests of fewer noise samples per class have no augmentation: a statistic of a few pairs says little.
-    matrix : (c, c) ndarray of float32
-    offset : (c,) ndarray of float32
-        What a quarter turn does to the channels: ``z -> matrix z + offset``, besides turning the grid.
-    """
+    """When a near tie is evaluated in the other quarter turns, and how its latent is turned."""
 
     statistic: float
+    """A paired t statistic between the best two classes below this is a near tie."""
     least_budget: int
+    """Requests of fewer noise samples per class have no augmentation: a statistic of a few pairs says little."""
     matrix: Floats
     offset: Floats
+    """(c, c) and (c,) float32: a quarter turn maps the channels by ``z -> matrix z + offset`` and turns the grid."""
 
     def applies(self, statistic: float, budget: int) -> bool:
         """Return whether a cell whose best two classes have this paired statistic after ``budget`` samples is tied."""
@@ -86,19 +77,13 @@ class TieAugmentation:
 
 @dataclass(frozen=True)
 class AugmentedPair:
-    """Two tied classes of a cell in every orientation.
-
-    Attributes
-    ----------
-    pair : (int, int)
-        The tied classes, the better one first.
-    difference : (1 + TURNS, Q) ndarray of float64
-        Errors of the second minus those of the first, the cell as it came in front, over the Q noise samples that both
-        classes saw: all of the budget, or fewer where a class was dropped early.
-    """
+    """Two tied classes of a cell in every orientation."""
 
     pair: tuple[int, int]
+    """The tied classes, the better one first."""
     difference: NDArray[np.float64]
+    """(1 + TURNS, Q) float64. Errors of the second minus those of the first, the cell as it came in front, over the Q
+    noise samples that both classes saw: all of the budget, or fewer where a class was dropped early."""
 
 
 def revised(scores: Floats, augmented: AugmentedPair) -> tuple[Floats, int, float]:
@@ -108,7 +93,6 @@ def revised(scores: Floats, augmented: AugmentedPair) -> tuple[Floats, int, floa
     ----------
     scores : (C,) ndarray of float32
         Before augmentation; the best class is ``augmented.pair[0]``.
-    augmented : AugmentedPair
 
     Notes
     -----

@@ -1,6 +1,6 @@
 """Latents in, answers out: the face of the classifier towards the scorer.
 
-The engine knows nothing of Triton: it is given a function that evaluates rows of (latent, noise sample, class), and a
+The engine knows nothing of Triton: it takes a function that evaluates rows of (latent, noise sample, class), and a
 function that is called between rounds and may stop it. Race and judge know no latents (:mod:`.race`, :mod:`.judge`).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from cytoserve_contract.values import FLAG_INVALID
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
@@ -16,7 +17,6 @@ from cytoserve_scoring.classifier.judge import judge
 from cytoserve_scoring.classifier.race import Evaluator, Indices, race
 from cytoserve_scoring.classifier.scores import CellScores, Floats
 from cytoserve_scoring.classifier.settings import ScoringConfig
-from cytoserve_scoring.constants import FLAG_INVALID
 from cytoserve_scoring.errors import BadShape
 
 Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
@@ -47,7 +47,7 @@ class ScoringEngine:
         flags : (M,) ndarray of int32
             Bits of ``CELL_FLAGS``. A cell flagged invalid, or whose latent or errors are not finite, is not scored.
         evaluate : callable
-            See :data:`Evaluate`; called with at most :data:`.race.ROWS_PER_CALL` rows.
+            See :data:`Evaluate`; called with at most ``MAX_BATCH`` rows (`cytoserve_contract.models`).
         budget : int, optional
             Most noise samples per class, 1 to ``config.probes``.
         alpha : float, optional
@@ -83,15 +83,7 @@ class ScoringEngine:
 
 
 def turned_latents(latents: Floats, cell: Indices, turn: Indices, augmentation: TieAugmentation | None) -> Floats:
-    """Return the (R, c, h, w) latents of R rows, of (M, c, h, w) latents.
-
-    Parameters
-    ----------
-    cell, turn : (R,) ndarrays
-        Index of a latent, and by how many quarters it is turned.
-    augmentation : TieAugmentation, or None
-        How a latent is turned; None where no row is.
-    """
+    """Return the (R, c, h, w) latents of R rows: by the (R,) index ``cell``, turned by the (R,) quarters ``turn``."""
     rows = latents[cell]
     is_turned = turn > 0
     if augmentation is not None and is_turned.any():

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from cytoserve_statistics.shares import upper_bound
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from cytoserve_scoring.classifier.replay import replay
 from cytoserve_scoring.classifier.score_profile import ScoreProfile
@@ -28,36 +29,26 @@ STRICT_TO_LAX = tuple(1 - float(x) for x in np.geomspace(1e-4, 0.5, 120))
 
 @dataclass(frozen=True)
 class RiskGuarantee:
-    """What is guaranteed of accepted cells, for the site that the calibration cells came from.
-
-    Attributes
-    ----------
-    tolerated_error : float
-        Largest share of wrong labels among accepted cells.
-    confidence : float
-        Probability with which that shall hold, over the draw of the calibration cells.
-    """
+    """What is guaranteed of accepted cells, for the site that the calibration cells came from."""
 
     tolerated_error: float = 0.01
+    """Largest share of wrong labels among accepted cells."""
     confidence: float = 0.95
+    """Probability that this holds, over the draw of the calibration cells."""
 
 
 @dataclass(frozen=True)
 class LabelledAnswers:
-    """What a server answered for M labelled cells at one budget.
-
-    Attributes
-    ----------
-    label : (M,) integer ndarray, -1 where a cell was not scored
-    scores : (M, C) floating ndarray, lower is better
-    anomaly : (M,) floating ndarray, the out-of-distribution score: distance to the profile of the answered class
-    evaluations : (M,) integer ndarray
-    """
+    """What a server answered for M labelled cells at one budget."""
 
     label: NDArray[Any]
+    """(M,) integer, -1 where a cell was not scored."""
     scores: NDArray[Any]
+    """(M, C) floating, lower is better."""
     anomaly: NDArray[Any]
+    """(M,) floating, the out-of-distribution score: distance to the profile of the answered class."""
     evaluations: NDArray[Any]
+    """(M,) integer."""
 
     @classmethod
     def of(cls, answered: CellScores) -> LabelledAnswers:
@@ -67,18 +58,12 @@ class LabelledAnswers:
 
 @dataclass(frozen=True)
 class FittedBudget:
-    """The settings fitted for one budget, and what the calibration cells showed under them.
-
-    Attributes
-    ----------
-    settings : BudgetSettings
-        Without a profile: that is fitted on other cells.
-    seen : dict
-        Balanced accuracy, share accepted, evaluations a cell.
-    """
+    """The settings fitted for one budget, and what the calibration cells showed under them."""
 
     settings: BudgetSettings
+    """Without a profile: that is fitted on other cells."""
     seen: dict[str, float]
+    """Balanced accuracy, share accepted, evaluations a cell."""
 
 
 def fit_temperature(scores: Doubles, labels: NDArray[np.int64]) -> float:
@@ -96,11 +81,6 @@ def fit_temperature(scores: Doubles, labels: NDArray[np.int64]) -> float:
 
     best = optimize.minimize_scalar(loss, bounds=(centre - 8, centre + 8), method="bounded")
     return float(np.exp(best.x))
-
-
-def upper_bound(wrong: int, count: int, confidence: float) -> float:
-    """Return the one-sided exact upper bound of a share (Clopper & Pearson 1934)."""
-    return 1.0 if wrong >= count else float(stats.beta.ppf(confidence, wrong + 1, count - wrong))
 
 
 def accept_threshold(confidence: Doubles, right: NDArray[np.bool_], guarantee: RiskGuarantee) -> float | None:
@@ -171,7 +151,6 @@ def fit_profiles(
 
     Parameters
     ----------
-    config : ScoringConfig
     errors : (M, P, C) ndarray of float64, of ordinary cells
     turned : (TURNS, M, P, C) ndarray, optional
         See :func:`.replay.race_recorded`.

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.reasons import Reason
+from cytoserve_contract.values import (
+    FLAG_OUT_OF_SCALE,
+    FLAG_POOR_IMAGE,
+    FLAG_SEGMENTED_WHITE_CELL,
+    FLAG_TOUCHES_BORDER,
+)
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import revised
@@ -18,12 +25,6 @@ from cytoserve_scoring.classifier.scores import (
     softmax_posterior,
 )
 from cytoserve_scoring.classifier.settings import BudgetSettings, RaceTerms, ScoringConfig
-from cytoserve_scoring.constants import (
-    FLAG_OUT_OF_SCALE,
-    FLAG_POOR_IMAGE,
-    FLAG_SEGMENTED_WHITE_CELL,
-    FLAG_TOUCHES_BORDER,
-)
 
 
 def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: RaceTerms) -> CellScores:
@@ -31,10 +32,8 @@ def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: 
 
     Parameters
     ----------
-    raced : Raced
     flags : (M,) ndarray of int32
         Bits of ``CELL_FLAGS``; some of them are reasons for review.
-    config : ScoringConfig
     terms : RaceTerms
         Those of the race.
     """
@@ -72,7 +71,7 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
         anomaly=np.full((cells, 2), np.nan, np.float32),
         conformal=np.full((cells, classes), np.nan, np.float32),
         decision=np.ones(cells, np.uint8),
-        reasons=["poor_image"] * cells,
+        reasons=[Reason.POOR_IMAGE.value] * cells,
         evaluations=evaluations,
     )
 
@@ -106,14 +105,14 @@ def _reasons(
     # Where cells are checked for anomaly, a class without reference cells must not pass for want of them.
     unchecked = fitted.anomaly_reference is not None and np.isnan(p_value)
     present = {
-        "anomalous": p_value < config.anomaly_level,
-        "kind_conflict": bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
-        "near_tie": statistic < config.tie_statistic,
-        "ambiguous": len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
-        "low_confidence": fitted.accept_threshold is None or ranked[0] < fitted.accept_threshold,
-        "not_calibrated": not terms.calibrated or unchecked,
-        "poor_image": bool(flags & FLAG_POOR_IMAGE),
-        "out_of_scale": bool(flags & FLAG_OUT_OF_SCALE),
-        "touches_border": bool(flags & FLAG_TOUCHES_BORDER),
+        Reason.ANOMALOUS: p_value < config.anomaly_level,
+        Reason.KIND_CONFLICT: bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
+        Reason.NEAR_TIE: statistic < config.tie_statistic,
+        Reason.AMBIGUOUS: len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
+        Reason.LOW_CONFIDENCE: fitted.accept_threshold is None or ranked[0] < fitted.accept_threshold,
+        Reason.NOT_CALIBRATED: not terms.calibrated or unchecked,
+        Reason.POOR_IMAGE: bool(flags & FLAG_POOR_IMAGE),
+        Reason.OUT_OF_SCALE: bool(flags & FLAG_OUT_OF_SCALE),
+        Reason.TOUCHES_BORDER: bool(flags & FLAG_TOUCHES_BORDER),
     }
-    return [name for name, holds in present.items() if holds]
+    return [reason.value for reason, holds in present.items() if holds]

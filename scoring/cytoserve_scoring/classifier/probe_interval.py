@@ -1,4 +1,4 @@
-"""How far would the probability of the answer move under other noise samples? An interval for it.
+"""An interval for the posterior of the answer over the draw of the noise samples.
 
 A score is a mean over a finite number of noise samples, so the posterior made of it is an estimate. What counts is how
 much the lag of each rival behind the answered class differs from sample to sample; all classes share the samples, so
@@ -42,10 +42,8 @@ def probe_lags(errors: NDArray[Any], winner: int, augmented: AugmentedPair | Non
 
     Returns
     -------
-    (P, C) ndarray, NaN where not evaluated. The lag between the classes of a pair is the mean over the turns, sample by
-    sample: a noise that favours a class does so in every turn, so a sample evaluated in four turns is one sample, not
-    four. The other classes are taken against the best before augmentation, as their scores are
-    (:func:`cytoserve_scoring.classifier.augmentation.revised`).
+    (P, C) ndarray, NaN where not evaluated. The lag between the classes of a pair is the mean over the turns; the other
+    classes are taken against the best before augmentation (:func:`.augmentation.revised`).
     """
     values = np.asarray(errors, np.float64)
     if augmented is None:
@@ -70,7 +68,6 @@ def posterior_interval(
     ----------
     scores : (C,) ndarray
         As answered; NaN for classes that were not offered.
-    winner : int
     lags : (P, C) ndarray
         See :func:`probe_lags`.
     temperature : float

@@ -6,8 +6,8 @@ answer for a cell does not depend on what it was batched with.
 
 Noise samples are evaluated in rounds; between rounds the classes that can hardly win any more are dropped
 (:mod:`.racing_rule`), and a cell with one class left is finished. A near tie is then evaluated in the other quarter
-turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. Where the errors come from, a denoiser
-or a record of it, is the evaluator's business.
+turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. The evaluator supplies the errors: a
+denoiser, or a record of one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from cytoserve_contract.models import MAX_BATCH
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation
@@ -29,47 +30,30 @@ Indices = NDArray[np.int64]
 PROBES_PER_ROUND = 4
 """Between two rounds the deadline is checked; a round of one cell is this many noise samples times the classes."""
 
-ROWS_PER_CALL = 256
-"""Most rows handed to one evaluation call: the denoiser's ``max_batch_size``."""
-
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Where the race gets errors from.
-
-    Attributes
-    ----------
-    evaluate : callable
-        ``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Of an evaluator that answers all
-        classes: ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors.
-    all_classes : bool
-        Whether one evaluation answers all classes. The race counts evaluations, so it counts them accordingly.
-    """
+    """Where the race gets errors from."""
 
     evaluate: Callable[[Indices], Floats]
+    """``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Of an evaluator that answers all
+    classes: ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors."""
     all_classes: bool = False
+    """Whether one evaluation answers all classes; evaluations are counted accordingly."""
 
 
 @dataclass(frozen=True)
 class Raced:
-    """What the race of M cells gave.
-
-    Attributes
-    ----------
-    errors : (M, P, C) float32
-        Of the cells as they came, NaN where not evaluated; all NaN for a cell that was given up.
-    scored : (S,) int64
-        Cells all of whose errors are numbers.
-    augmented : dict of int to AugmentedPair
-        By cell, the near ties that were evaluated in the other quarter turns.
-    evaluations : (M,) int32
-        What each cell cost, given up or not.
-    """
+    """What the race of M cells gave."""
 
     errors: Floats
+    """(M, P, C) float32. Of the cells as they came, NaN where not evaluated; all NaN for a cell that was given up."""
     scored: Indices
+    """(S,) int64. Cells all of whose errors are numbers."""
     augmented: dict[int, AugmentedPair]
+    """By cell, the near ties that were evaluated in the other quarter turns."""
     evaluations: NDArray[np.int32]
+    """(M,) int32. What each cell cost, given up or not."""
 
 
 def race(
@@ -80,10 +64,9 @@ def race(
     Parameters
     ----------
     evaluator : Evaluator
-        Called with at most :data:`ROWS_PER_CALL` rows.
+        Called with at most ``MAX_BATCH`` rows.
     sound : (M,) bool ndarray
         Cells to evaluate.
-    terms : RaceTerms
     check : callable
         Called before every round; what it raises ends the race.
 
@@ -188,7 +171,7 @@ class _Counted:
 
     def _evaluate(self, rows: Indices) -> Floats:
         answers = []
-        for part in np.array_split(rows, -(-len(rows) // ROWS_PER_CALL)):
+        for part in np.array_split(rows, -(-len(rows) // MAX_BATCH)):
             np.add.at(self.evaluations, part[:, 0], 1)
             answer = self._evaluator.evaluate(part)
             if answer.shape != (len(part), *self._answer):

@@ -38,8 +38,6 @@ def calibrate_racing(
     alphas: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
     default_alpha: float = 0.02,
     confidence: float = 0.95,
-    prior: float = 3.0,
-    minimum: int = 2,
     confirm: int = 8,
 ) -> RacingRule:
     """Find, per level, the boldest threshold that Learn-then-Test allows.
@@ -57,7 +55,8 @@ def calibrate_racing(
     """
     errors = np.asarray(errors, np.float64)
     full = errors.mean(axis=1).argmin(axis=1)
-    rule = RacingRule((), default_alpha, usual_spread(errors), prior, minimum, confirm, confidence, len(errors))
+    spread, cells = usual_spread(errors), len(errors)
+    rule = RacingRule((), default_alpha, spread, confirm=confirm, confidence=confidence, cells=cells)
     allowed: dict[float, float] = {}
     walking = sorted(float(alpha) for alpha in alphas)
     for threshold in THRESHOLDS:

@@ -1,10 +1,10 @@
 """Which classes can still win: a class is dropped between rounds, at a level that was calibrated over cells.
 
 Noise samples come in one fixed order, the most informative first, so there is no randomness left within a cell that an
-anytime-valid test could use. What is claimed is therefore a statement over *cells*: for cells exchangeable with
-those of the calibration, the answer of the race differs from the answer of the whole budget for at most a share
-``alpha`` of cells, with probability at least ``confidence`` over the draw of the calibration cells (Learn-then-Test,
-Angelopoulos et al., Annals of Applied Statistics 19(2), 2025). Cells of another site are not exchangeable with them.
+anytime-valid test could use. The guarantee is therefore over *cells*: for cells exchangeable with those of the
+calibration, the answer of the race differs from that of the whole budget for at most a share ``alpha`` of cells, with
+probability at least ``confidence`` over the draw of the calibration cells (Learn-then-Test, Angelopoulos et al., Annals
+of Applied Statistics 19(2), 2025). Cells of another site are not exchangeable with them.
 """
 
 from __future__ import annotations
@@ -22,38 +22,26 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RacingRule:
-    """When a class is dropped: when ``statistic >= threshold`` after any round of at least ``minimum`` noise samples.
-
-    Attributes
-    ----------
-    levels : tuple of (alpha, threshold)
-        Calibrated thresholds, the strictest level first.
-    default_alpha : float
-        The level used when a request names none.
-    spread : float
-        Usual standard deviation, over noise samples, of the error difference between a rival and the best class: the
-        prior for a cell of which few samples are known.
-    prior : float
-        Weight of that prior, in noise samples.
-    minimum : int
-        Noise samples before the first class may be dropped.
-    confirm : int
-        Until this many noise samples the best two classes stay, however far apart: the margin over the runner-up is
-        what the confidence rests on, and two numbers are too few for it.
-    confidence : float
-        Probability with which the claim holds.
-    cells : int
-        Calibration cells.
-    """
+    """A class is dropped when ``statistic >= threshold`` after any round of at least ``minimum`` noise samples."""
 
     levels: tuple[tuple[float, float], ...]
+    """Calibrated thresholds, the strictest level first."""
     default_alpha: float
+    """The level used when a request names none."""
     spread: float
+    """Usual standard deviation, over noise samples, of the error difference between a rival and the best class: the
+    prior for a cell of which few samples are known."""
     prior: float = 3.0
+    """Weight of that prior, in noise samples."""
     minimum: int = 2
+    """Noise samples before the first class may be dropped."""
     confirm: int = 8
+    """Until this many noise samples the best two classes stay, however far apart: the margin over the runner-up is what
+    the confidence rests on, and two numbers are too few for it."""
     confidence: float = 0.95
+    """Probability that the guarantee holds."""
     cells: int = 0
+    """Calibration cells."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RacingRule:

@@ -22,7 +22,6 @@ def race_recorded(errors: NDArray[Any], terms: RaceTerms, turned: NDArray[Any] |
     Parameters
     ----------
     errors : (M, P, C) ndarray
-    terms : RaceTerms
     turned : (TURNS, M, P, C) ndarray, optional
         Errors of the turned cells, NaN for cells that are no near tie; without, no tie is augmented.
     """

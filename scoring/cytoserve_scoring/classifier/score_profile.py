@@ -56,18 +56,12 @@ def shared_precision(values: Doubles, means: Doubles, label: NDArray[np.int64]) 
 
 @dataclass(frozen=True)
 class ScoreProfile:
-    """Ordinary patterns of each class.
-
-    Attributes
-    ----------
-    mean : dict of str to (C,) ndarray
-        Mean pattern of ordinary cells answered with that class; a class with too few is absent.
-    precision : (C, C) ndarray
-        Inverse covariance shared by the classes (Lee et al. 2018, equation 2).
-    """
+    """Ordinary patterns of each class."""
 
     mean: dict[str, Doubles]
+    """dict of str to (C,). Mean pattern of ordinary cells answered with that class; a class with too few is absent."""
     precision: Doubles
+    """(C, C). Inverse covariance shared by the classes (Lee et al. 2018, equation 2)."""
 
     @classmethod
     def fit(cls, scores: NDArray[Any], label: NDArray[Any], classes: Sequence[str]) -> ScoreProfile:

@@ -12,35 +12,30 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class CellScores:
-    """Answers for M cells and C classes; rows of cells that could not be scored hold NaN and label -1.
-
-    Attributes
-    ----------
-    label : (M,) int32
-    posterior : (M, C) float32
-    interval : (M, 2) float32, 95 % interval of the top posterior over the draw of the noise samples
-        (:mod:`.probe_interval`; NaN where fewer than two were evaluated)
-    scores : (M, C) float32, mean weighted error per class, lower is better
-    uncertainty : (M,) float32, one minus the top posterior
-    anomaly : (M, 2) float32, out-of-distribution score, the squared distance to the ordinary patterns of the answered
-        class (:mod:`.score_profile`), and its p-value (NaN where there is no profile or no reference)
-    conformal : (M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``
-        (NaN where no reference is given)
-    decision : (M,) uint8, 0 accept, 1 review
-    reasons : list of str, comma-joined reasons, empty for an accepted cell
-    evaluations : (M,) int32
-    """
+    """Answers for M cells and C classes; rows of cells that could not be scored hold NaN and label -1."""
 
     label: NDArray[np.int32]
+    """(M,) int32."""
     posterior: Floats
+    """(M, C) float32."""
     interval: Floats
+    """(M, 2) float32, 95 % interval of the top posterior over the draw of the noise samples. (:mod:`.probe_interval`;
+    NaN where fewer than two were evaluated)"""
     scores: Floats
+    """(M, C) float32, mean weighted error per class, lower is better."""
     uncertainty: Floats
+    """(M,) float32, one minus the top posterior."""
     anomaly: Floats
+    """(M, 2) float32, out-of-distribution score, the squared distance to the ordinary patterns of the answered. class
+    (:mod:`.score_profile`), and its p-value (NaN where there is no profile or no reference)"""
     conformal: Floats
+    """(M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``. (NaN
+    where no reference is given)"""
     decision: NDArray[np.uint8]
+    """(M,) uint8, 0 accept, 1 review."""
     reasons: list[str]
     evaluations: NDArray[np.int32]
+    """(M,) int32."""
 
 
 def softmax_posterior(scores: Floats, temperature: float) -> Floats:

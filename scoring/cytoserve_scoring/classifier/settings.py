@@ -22,93 +22,60 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BudgetSettings:
-    """What was fitted for one budget; the defaults are those of a budget that was not fitted.
-
-    Attributes
-    ----------
-    temperature : float
-        Of the softmax, in units of the error.
-    accept_threshold : float, or None
-        Least top posterior that is accepted; None accepts nothing.
-    profile : ScoreProfile, or None
-        Ordinary score patterns, from which the out-of-distribution score is measured.
-    anomaly_reference : Reference, or None
-        Out-of-distribution scores by the class the cells were answered with; None: no cell is checked for anomaly.
-    conformal_reference : Reference, or None
-        Nonconformities under the true class; None: no prediction sets.
-    """
+    """What was fitted for one budget; the defaults are those of a budget that was not fitted."""
 
     temperature: float = 1.0
+    """Of the softmax, in units of the error."""
     accept_threshold: float | None = None
+    """Least top posterior that is accepted; None accepts nothing."""
     profile: ScoreProfile | None = None
+    """Ordinary score patterns, from which the out-of-distribution score is measured."""
     anomaly_reference: Reference | None = None
+    """Out-of-distribution scores by the class the cells were answered with; None: no cell is checked for anomaly."""
     conformal_reference: Reference | None = None
+    """Nonconformities under the true class; None: no prediction sets."""
 
 
 @dataclass(frozen=True)
 class RaceTerms:
-    """What one request chose, checked against the settings of the model.
-
-    Attributes
-    ----------
-    budget : int
-        Most noise samples per class.
-    classes : (C,) bool ndarray
-        Classes that may win.
-    rule : RacingRule, or None
-        When a class is dropped; None: never.
-    threshold : float
-        Of the rule, for the level chosen; infinite: no class is dropped.
-    augmentation : TieAugmentation, or None
-        When a near tie is evaluated in the other quarter turns; None: never.
-    calibrated : bool
-        Whether temperature and thresholds were measured for requests like this; if not, nothing is accepted.
-    """
+    """What one request chose, checked against the settings of the model."""
 
     budget: int
+    """Most noise samples per class."""
     classes: NDArray[np.bool_]
+    """(C,) bool. Classes that may win."""
     rule: RacingRule | None = None
+    """When a class is dropped; None: never."""
     threshold: float = float("inf")
+    """Of the rule, for the level chosen; infinite: no class is dropped."""
     augmentation: TieAugmentation | None = None
+    """When a near tie is evaluated in the other quarter turns; None: never."""
     calibrated: bool = False
+    """Whether temperature and thresholds were measured for requests like this; if not, nothing is accepted."""
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """What the scorer knows about its model, read from ``scoring.json``.
-
-    Attributes
-    ----------
-    classes : tuple of str
-    latent_shape : (c, h, w)
-    budgets : tuple of BudgetSettings
-        For each budget from 1 to the size of the bank; a budget of ``b`` uses the first ``b`` noise samples.
-    default_budget : int
-        Noise samples per class when the caller names none.
-    ambiguous_from : float
-        A second posterior at or above this adds the reason ``ambiguous``.
-    tie_statistic : float
-        A paired t statistic between the best two classes below this adds ``near_tie``.
-    anomaly_level : float
-        A p-value below this adds ``anomalous``.
-    racing : RacingRule, or None
-        When classes are dropped; None spends the whole budget on every class.
-    calibrated : tuple of int, or None
-        Budgets that the calibration in force measured; None means all.
-    augmentation : TieAugmentation, or None
-        When a near tie is evaluated in the other quarter turns; None never.
-    """
+    """What the scorer knows about its model, read from ``scoring.json``."""
 
     classes: tuple[str, ...]
     latent_shape: tuple[int, int, int]
     budgets: tuple[BudgetSettings, ...]
+    """For each budget from 1 to the size of the bank; a budget of ``b`` uses the first ``b`` noise samples."""
     default_budget: int
+    """Noise samples per class when the caller names none."""
     ambiguous_from: float = 0.2
+    """A second posterior at or above this adds the reason ``ambiguous``."""
     tie_statistic: float = 2.0
+    """A paired t statistic between the best two classes below this adds ``near_tie``."""
     anomaly_level: float = 0.05
+    """A p-value below this adds ``anomalous``."""
     racing: RacingRule | None = None
+    """When classes are dropped; None spends the whole budget on every class."""
     calibrated: tuple[int, ...] | None = None
+    """Budgets that the calibration in force measured; None means all."""
     augmentation: TieAugmentation | None = None
+    """When a near tie is evaluated in the other quarter turns; None never."""
 
     @property
     def probes(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from cytoserve_contract.codes import CODES, marked
 from cytoserve_contract.models import MODELS
 from cytoserve_contract.names import ENV_DRAIN_FILE
-from cytoserve_contract.parameters import MAX_DEADLINE_MS, PARAMETERS
+from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
@@ -54,7 +54,7 @@ class TritonModel:
         self.setup()
 
     def finalize(self) -> None:
-        """Let go of what was made in `initialize` (Triton calls this when it unloads the model)."""
+        """Release what `initialize` made (Triton calls this when it unloads the model)."""
         self.meter.close()
 
     def setup(self) -> None:
@@ -124,77 +124,18 @@ class Request:
         BadParameter
             If it is not of its kind and range.
         """
+        value = self.parameters.get(name)
+        if value is None:
+            return None
         spec = PARAMETERS[name]
-        if spec.kind == "names":
-            return self.names(name)
-        if spec.kind == "integer":
-            return self.integer(name, int(spec.low), int(spec.high))
-        return self.number(name, spec.low, spec.high)
-
-    def integer(self, name: str, low: int, high: int) -> int | None:
-        """Return an integer request parameter (a number or its text), or None if it was not sent.
-
-        Raises
-        ------
-        BadParameter
-            If it is no integer of [low, high].
-        """
-        value = self.parameters.get(name)
-        if value is None:
-            return None
-        try:
-            if isinstance(value, bool) or not isinstance(value, (int, str)):
-                raise ValueError
-            number = int(_plain(value))
-        except ValueError:
-            raise BadParameter(f"{name} must be an integer from {low} to {high}") from None
-        if not low <= number <= high:
-            raise BadParameter(f"{name} must be from {low} to {high}, it is {number}")
-        return number
-
-    def number(self, name: str, low: float, high: float) -> float | None:
-        """Return a request parameter as a number (or its text), or None if it was not sent.
-
-        Raises
-        ------
-        BadParameter
-            If it is no number of [low, high].
-        """
-        value = self.parameters.get(name)
-        if value is None:
-            return None
-        try:
-            if isinstance(value, bool):
-                raise ValueError
-            found = float(_plain(value))
-        except (TypeError, ValueError, OverflowError):
-            raise BadParameter(f"{name} must be a number from {low} to {high}") from None
-        if not low <= found <= high:
-            raise BadParameter(f"{name} must be from {low} to {high}, it is {found}")
-        return found
-
-    def names(self, name: str) -> tuple[str, ...] | None:
-        """Return a request parameter that lists names, comma-joined, or None if it was not sent.
-
-        Raises
-        ------
-        BadParameter
-            If it is no text or names nothing.
-        """
-        value = self.parameters.get(name)
-        if value is None:
-            return None
-        found = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else ()
-        if not found:
-            raise BadParameter(f"{name} must be names joined by commas")
-        return found
+        return _names(name, value) if spec.kind == "names" else _number(spec, value)
 
     def deadline(self) -> float:
         """Return the moment this request is due on this machine's monotonic clock, seconds; infinite if not given.
 
         The parameter ``deadline_ms`` counts from the arrival of the request at the ensemble's first step, which is
-        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. As only a first step
-        asks for it, this is also where a request that has not begun yet is refused when the server is about to stop.
+        why the first step turns it into a moment and hands that on as the tensor ``DEADLINE``. Only a first step
+        calls this, so it also refuses requests while the server is about to stop.
 
         Raises
         ------
@@ -203,15 +144,16 @@ class Request:
         drain = os.environ.get(ENV_DRAIN_FILE)
         if drain and os.path.exists(drain):
             raise Unavailable("the server is stopping and begins no new request; send it again")
-        left = self.integer("deadline_ms", -MAX_DEADLINE_MS, MAX_DEADLINE_MS)
-        if left is None:
+        sent = self.parameters.get("deadline_ms")
+        if sent is None:
             return NO_DEADLINE
+        left = _number(PARAMETERS["deadline_ms"], sent)
         if left <= 0:
             raise DeadlineExceeded("the time given for this request was over on arrival")
         return time.monotonic() + left / 1000.0
 
     def is_cancelled(self) -> bool:
-        """Return True if the caller has gone; Triton tells it only to the model that was called directly."""
+        """Return True if the caller has gone; only the model that was called directly sees this."""
         return bool(self._raw.is_cancelled())
 
     def check(self, deadline: float) -> None:
@@ -222,16 +164,28 @@ class Request:
             raise DeadlineExceeded("the caller cancelled this request")
 
 
-def _plain(value: Any) -> Any:
-    """Return a number or its text, but no text that only Python reads as one (``1_0``, digits of other scripts).
+def _number(spec: ParameterSpec, value: Any) -> int | float:
+    """Return a parameter sent as a number or its text, but no text that only Python reads (``1_0``, other digits)."""
+    whole = spec.kind == "integer"
+    try:
+        if isinstance(value, bool) or (whole and not isinstance(value, (int, str))):
+            raise ValueError
+        if isinstance(value, str) and (not value.isascii() or "_" in value):
+            raise ValueError
+        number = int(value) if whole else float(value)
+    except (TypeError, ValueError, OverflowError):
+        kind = "an integer" if whole else "a number"
+        raise BadParameter(f"{spec.name} must be {kind} from {spec.low} to {spec.high}") from None
+    if not spec.low <= number <= spec.high:
+        raise BadParameter(f"{spec.name} must be from {spec.low} to {spec.high}, it is {number}")
+    return number
 
-    Raises
-    ------
-    ValueError
-    """
-    if isinstance(value, str) and (not value.isascii() or "_" in value):
-        raise ValueError
-    return value
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else ()
+    if not found:
+        raise BadParameter(f"{name} must be names joined by commas")
+    return found
 
 
 def _meter(model: str) -> Meter:
@@ -273,17 +227,7 @@ def moment(tensor: NDArray[np.float64] | None) -> float | None:
 
 
 def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:
-    """Return what to raise for the error of a model that a model called.
-
-    Parameters
-    ----------
-    model : str
-        The one that was called.
-    error : pb_utils.TritonError
-        Its answer.
-    codes : type
-        ``pb_utils.TritonError``, which has the codes.
-    """
+    """Return what to raise for the ``TritonError`` of a called model; ``codes`` is that class, which has the codes."""
     text = error.message().lower()
     # by its text too: Triton 2.51 hands a model's UNAVAILABLE to the model that called it as INTERNAL
     if error.code() == codes.UNAVAILABLE or any(mark in text for mark in NOT_NOW):

@@ -1,14 +1,14 @@
 """What this service counts for Prometheus, and how a Python model counts it.
 
 `FAMILIES` describes every metric of ours once: name, kind, labels, unit. `Meter` turns what happened in one request
-into changes of those metrics. It knows no Triton: it is handed Triton's ``pb_utils`` (or anything with a
-``MetricFamily`` like it) by the model's adapter.
+into changes of those metrics. It imports no Triton: the model's adapter gives it ``pb_utils`` (or anything with a
+``MetricFamily`` like it).
 
-What Triton 2.51 does with them, found by ``tests/integration/test_metrics_on_triton.py`` on the real server: COUNTER,
-GAUGE and HISTOGRAM exist; a family and a metric of the same name and labels are one series of the whole server, so the
-changes of all processes (instances of a model, and other models) add up, and the last `set` of a gauge counts. One
-change travels from the model's process to the server in 0.1 to 0.3 ms, which is why counters are summed over a request
-first; a histogram has no such way, it costs one change a cell.
+What Triton 2.51 does with them, verified by ``tests/integration/test_metrics_on_triton.py`` on the real server:
+COUNTER, GAUGE and HISTOGRAM exist; a family and a metric of the same name and labels are one series of the whole
+server, so the changes of all processes (instances of a model, and other models) add up, and the last `set` of a gauge
+counts. One change travels from the model's process to the server in 0.1 to 0.3 ms, which is why counters are summed
+over a request first; a histogram cannot be summed and costs one change a cell.
 
 Source of the interface: Triton's ``python_backend`` README, "Custom Metrics".
 """
@@ -20,13 +20,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import numpy as np
 from cytoserve_contract.codes import ErrorCode, code_in
 from cytoserve_contract.values import DECISIONS
 from numpy.typing import NDArray
 
+from cytoserve_scoring.classifier.scores import CellScores
 from cytoserve_scoring.errors import BadScale, CytoserveError, DeadlineExceeded, InvalidImage
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -38,25 +39,16 @@ NOT_SCORED: Final = "none"
 
 @dataclass(frozen=True)
 class Family:
-    """One metric: its name on the wire, what it is, and the labels its series carry.
-
-    Attributes
-    ----------
-    name : str
-        Prometheus name; a counter ends in ``_total``, a unit stands in the name where there is one.
-    kind : {"counter", "gauge", "histogram"}
-    help : str
-        Sentence that is exported as ``# HELP``.
-    labels : tuple of str
-    buckets : tuple of float
-        Upper bounds of a histogram, ascending; ``+Inf`` is Triton's to add.
-    """
+    """One metric: its name on the wire, what it is, and the labels its series carry."""
 
     name: str
+    """Prometheus name; a counter ends in ``_total``, a unit stands in the name where there is one."""
     kind: Kind
     help: str
+    """Sentence that is exported as ``# HELP``."""
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, ascending; ``+Inf`` is Triton's to add."""
 
 
 CELLS: Final = Family(
@@ -118,28 +110,6 @@ def error_codes() -> tuple[str, ...]:
     return tuple(sorted(code.value for code in ErrorCode if code.is_servers))
 
 
-class Scores(Protocol):
-    """The answer of the engine as far as it is counted; see `engine.CellScores`."""
-
-    @property
-    def label(self) -> NDArray[np.int32]: ...  # noqa: D102
-
-    @property
-    def posterior(self) -> NDArray[np.float32]: ...  # noqa: D102
-
-    @property
-    def anomaly(self) -> NDArray[np.float32]: ...  # noqa: D102
-
-    @property
-    def decision(self) -> NDArray[np.uint8]: ...  # noqa: D102
-
-    @property
-    def reasons(self) -> Sequence[str]: ...  # noqa: D102
-
-    @property
-    def evaluations(self) -> NDArray[np.int32]: ...  # noqa: D102
-
-
 Labels = tuple[str, ...]
 """Values of a family's labels, in its order."""
 
@@ -153,16 +123,8 @@ class Change:
     value: float
 
 
-def scored(scores: Scores, classes: Sequence[str]) -> Iterator[Change]:
-    """Yield the changes that the scores of one request make; counters are summed over its M cells.
-
-    Parameters
-    ----------
-    scores : Scores
-        Of M cells and C classes; a label of -1 is a cell that was not scored.
-    classes : sequence of str
-        The C names.
-    """
+def scored(scores: CellScores, classes: Sequence[str]) -> Iterator[Change]:
+    """Yield the changes that the scores of one request make; counters are summed over its cells."""
     names = [NOT_SCORED if label < 0 else classes[label] for label in scores.label]
     decisions = [DECISIONS[int(decision)] for decision in scores.decision]
     yield from _summed(CELLS, Counter(zip(names, decisions, strict=True)))
@@ -175,43 +137,25 @@ def scored(scores: Scores, classes: Sequence[str]) -> Iterator[Change]:
         (CONFIDENCE, scores.posterior[rows].max(axis=1, initial=0.0)),
         (P_VALUES, scores.anomaly[rows, 1]),
     ):
-        # classes that were not asked for, or p-values without a reference, are NaN and say nothing
+        # classes that were not offered, or p-values without a reference, are NaN and not counted
         yield from (Change(family, (), float(value)) for value in values[np.isfinite(values)])
 
 
 def found(kinds: NDArray[np.uint8], kind_names: Sequence[str], scale_source: str) -> Iterator[Change]:
-    """Yield the changes that one field makes.
-
-    Parameters
-    ----------
-    kinds : (N,) ndarray of uint8
-        ``KIND`` of the N cells found.
-    kind_names : sequence of str
-        What the numbers mean.
-    scale_source : str
-        ``SCALE_SOURCE``.
-    """
+    """Yield the changes that one field makes: (N,) uint8 kinds of its cells, their names, ``SCALE_SOURCE``."""
     yield Change(FIELDS, (scale_source,), 1)
     yield from _summed(FOUND, Counter((kind_names[kind],) for kind in kinds))
 
 
 def images(model: str, errors: Sequence[str]) -> Iterator[Change]:
-    """Yield the changes that the images of one request make.
-
-    Parameters
-    ----------
-    model : str
-        Which decoder.
-    errors : sequence of str
-        For each image an empty string, or ``[cytoserve:<code>] text``.
-    """
+    """Yield the changes that the images of one request make; an error is empty or ``[cytoserve:<code>] text``."""
     outcomes = ((model, code_in(text) if text else ACCEPTED) for text in errors)
     yield from _summed(IMAGES, Counter(outcomes))
 
 
-def shared_memory(path: str = SHARED_MEMORY) -> Iterator[Change]:
+def shared_memory() -> Iterator[Change]:
     """Yield the fill of the shared memory, in bytes."""
-    state = os.statvfs(path)
+    state = os.statvfs(SHARED_MEMORY)
     yield Change(MEMORY, ("used",), (state.f_blocks - state.f_bfree) * state.f_frsize)
     yield Change(MEMORY, ("size",), state.f_blocks * state.f_frsize)
 
@@ -221,7 +165,7 @@ def _summed(family: Family, counts: Counter[Any]) -> Iterator[Change]:
 
 
 class Meter:
-    """Counts for one Python model. Whatever goes wrong in here, the request does not notice.
+    """Counts for one Python model. A failure in here never fails the request.
 
     Parameters
     ----------
@@ -230,7 +174,7 @@ class Meter:
     triton : module
         Triton's ``pb_utils``.
     report : callable
-        Given one sentence when counting fails for the first time; after that this meter is still.
+        Given one sentence when counting fails for the first time; after that this meter stops counting.
     """
 
     def __init__(self, model: str, triton: Any, report: Callable[[str], None]) -> None:
@@ -258,12 +202,12 @@ class Meter:
             self._broken = True
             self._report(f"{self.model}: metrics stop here, requests go on ({type(error).__name__}: {error})")
 
-    def scored(self, scores: Scores, classes: Sequence[str]) -> None:
+    def scored(self, scores: CellScores, classes: Sequence[str]) -> None:
         """Count the cells of one answer of the engine."""
         self.add(lambda: scored(scores, classes))
 
     def round(self) -> None:
-        """Count one batch of rows that the engine asked for."""
+        """Count one batch of rows that the engine evaluated."""
         self.add(lambda: iter((Change(ROUNDS, (), 1),)))
 
     def found(self, kinds: NDArray[np.uint8], kind_names: Sequence[str], scale_source: str) -> None:
@@ -285,14 +229,9 @@ class Meter:
         self.images([""])
 
     def refused(self, error: BaseException, cancelled: bool = False) -> None:
-        """Count a request that is answered with an error.
+        """Count a request by the code of its error, ``internal`` for one that is not ours.
 
-        Parameters
-        ----------
-        error : exception
-            What ended it; its code counts, ``internal`` for one that is not ours.
-        cancelled : bool
-            The caller had gone, so a `DeadlineExceeded` counts as ``cancelled``.
+        Where the caller had gone, a `DeadlineExceeded` counts as ``cancelled``.
         """
         code = error.code if isinstance(error, CytoserveError) else CytoserveError.code
         if cancelled and isinstance(error, DeadlineExceeded):
@@ -300,7 +239,7 @@ class Meter:
         self.add(lambda: iter((Change(REFUSED, (self.model, code), 1),)))
 
     def memory(self) -> None:
-        """Say how full the shared memory is."""
+        """Record how full the shared memory is."""
         self.add(shared_memory)
 
     def prepare(self, family: Family, label_values: Sequence[Labels]) -> None:
@@ -320,7 +259,7 @@ class Meter:
             self.prepare(family, [()])
 
     def close(self) -> None:
-        """Let go of the series, then of the families: the order Triton asks for."""
+        """Release the series, then the families: the order that Triton requires."""
         self._series.clear()
         self._families.clear()
 

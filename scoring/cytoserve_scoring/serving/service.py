@@ -31,9 +31,9 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
     Returns
     -------
     dict : `service` with the scorer's ``default_budget`` (probes per class), ``default_alpha`` (null where no class
-        leaves early), ``calibrated_budgets`` (null where all are) and ``procedure_sha256`` (what a site's calibration
+        is dropped), ``calibrated_budgets`` (null where all are) and ``procedure_sha256`` (what a site's calibration
         is bound to besides the weights), ``calibration`` (the site's, or null), ``limits`` and ``server`` added.
-        ``server.triton`` is null where the environment does not tell the version; the server's own metadata does.
+        ``server.triton`` is null where the environment does not name the version; the server's own metadata does.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
 
 
 def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
-    """Return what a request gets that chooses nothing, from settings loaded the way the scorer loads its own."""
+    """Return the defaults of a request, from settings loaded as the scorer loads its own."""
     if not scoring_file.is_file():
         return dict.fromkeys(("default_budget", "default_alpha", "calibrated_budgets", "procedure_sha256"))
     config = site.load_engine(scoring_file, folder).config
@@ -68,7 +68,6 @@ def _defaults(scoring_file: Path, folder: str | None) -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    """Return the version of an installed package, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

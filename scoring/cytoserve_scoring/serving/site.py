@@ -1,8 +1,8 @@
 """A site's own calibration: a file of another owner and another life cycle than the model, bound to it by hash.
 
 A hospital runs labelled cells of its own scanner and stain through the server and gets thresholds that hold there.
-The file is plain JSON, so that a person can read what was promised on how many cells; its own hash is over everything
-else in it, so that an edit by hand is noticed. Who made it is for a signature to tell (docs/calibration.md).
+The file is plain JSON, so that a person can read the risk guarantee and the number of cells behind it; its own hash
+covers everything else in it, so that an edit by hand is noticed. A signature says who made it (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -60,18 +60,12 @@ class CalibrationRefused(CytoserveError):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a calibration is bound to.
-
-    Attributes
-    ----------
-    weights_sha256 : str or None
-        Hash of the model's weights; None where the repository declares none.
-    procedure_sha256 : str
-        See :func:`procedure_sha256`.
-    """
+    """What a calibration is bound to."""
 
     weights_sha256: str | None
+    """Hash of the model's weights; None where the repository declares none."""
     procedure_sha256: str
+    """See :func:`procedure_sha256`."""
 
 
 def content_sha256(document: Mapping[str, Any]) -> str:
@@ -216,5 +210,5 @@ def describe(folder: str | Path | None) -> dict[str, Any] | None:
     path = find(folder) if folder else None
     if path is None:
         return None
-    told = json.loads(read_text(path))
-    return {key: told.get(key) for key in ("site", "created", "content_sha256", "promise")}
+    document = json.loads(read_text(path))
+    return {key: document.get(key) for key in ("site", "created", "content_sha256", "promise")}

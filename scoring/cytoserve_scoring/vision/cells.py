@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from cytoserve_contract.limits import CROP_SIZE, MAX_CELLS
+from cytoserve_contract.values import FLAG_INVALID, FLAG_TOUCHES_BORDER
 from numpy.typing import NDArray
 
-from cytoserve_scoring.constants import CROP_SIZE, FLAG_INVALID, FLAG_TOUCHES_BORDER, MAX_CELLS
 from cytoserve_scoring.errors import BadShape, CytoserveError
 from cytoserve_scoring.vision.imaging import decode_picture
 from cytoserve_scoring.vision.lit_area import find_outside
@@ -21,24 +22,16 @@ cell's; micrometres."""
 
 @dataclass(frozen=True)
 class DecodedCells:
-    """The cells of one request.
-
-    Attributes
-    ----------
-    crop : (M, 96, 96, 3) ndarray of uint8
-        Black where the file was bad.
-    flags : (M,) ndarray of int32
-        Bits ``FLAG_*``; ``FLAG_INVALID`` where the file was bad.
-    scale : (M,) ndarray of float32
-        Micrometres per pixel that were used; NaN where the file was bad.
-    error : list of str
-        Empty, or the wire text of what was wrong with the file.
-    """
+    """The cells of one request."""
 
     crop: NDArray[np.uint8]
+    """(M, 96, 96, 3) uint8. Black where the file was bad."""
     flags: NDArray[np.int32]
+    """(M,) int32. Bits ``FLAG_*``; ``FLAG_INVALID`` where the file was bad."""
     scale: NDArray[np.float32]
+    """(M,) float32. Micrometres per pixel that were used; NaN where the file was bad."""
     error: list[str]
+    """Empty, or the wire text of what was wrong with the file."""
 
 
 def decode_cells(

@@ -63,7 +63,6 @@ def to_srgb(image: Image.Image, profile: Any) -> Image.Image:
 
 
 def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    """Return the image converted."""
     converted = ImageCms.applyTransform(image, transform)
     if converted is None:
         raise ValueError("nothing was converted")
@@ -82,7 +81,6 @@ def _check(profile: Any) -> None:
 
 
 def _unusable(why: str) -> UnsupportedMode:
-    """Return the error for a profile that cannot be applied."""
     return UnsupportedMode(
         f"the embedded colour profile {why}, so the stain's colours are not known: export the original as 8-bit sRGB"
     )

@@ -6,29 +6,23 @@ Training and serving cut with this one function, so a crop made by either is the
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoserve_scoring.constants import (
-    BACKGROUND_PERCENTILE,
-    CROP_SIZE,
-    CROP_UM_PER_PIXEL,
-    WHITE_GAIN_LIMITS,
-    WHITE_LEVEL,
-)
+from cytoserve_scoring.constants import BACKGROUND_PERCENTILE, WHITE_GAIN_LIMITS, WHITE_LEVEL
 from cytoserve_scoring.vision.stain import normalise_stain
 
 _SAMPLES = 40_000
-"""Pixels looked at for the background colour: enough for a percentile, bounded for a 50-million-pixel field."""
+"""Pixels sampled for the background colour: enough for a percentile, bounded for a 50-million-pixel field."""
 
 
-def background_gain(field: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the (3,) float32 gains that bring the empty background of a field to one neutral white.
+def background_level(field: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the (3,) float32 level, 1 to 255, of the empty background of a field.
 
     Both dyes of a blood film absorb green, so the background is where green is brightest: the median of each channel
     over the pixels above the 90th percentile of green, on a regular grid. A percentile of each channel alone would take
-    its blue from nuclei, which in some laboratories are brighter in blue than a yellowish background. Gains are
-    bounded, so a field without background is changed little rather than spoilt.
+    its blue from nuclei, which in some laboratories are brighter in blue than a yellowish background.
 
     Parameters
     ----------
@@ -38,9 +32,27 @@ def background_gain(field: NDArray[np.uint8]) -> NDArray[np.float32]:
     sample = field[::stride, ::stride].reshape(-1, 3)
     green = sample[:, 1]
     background = sample[green >= np.percentile(green, BACKGROUND_PERCENTILE)]
-    level = np.maximum(np.median(background, axis=0), 1.0)
+    level: NDArray[np.float32] = np.maximum(np.median(background, axis=0), 1.0)
+    return level
+
+
+def gain_of(level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (3,) float32 gains that bring a background level to one neutral white.
+
+    They are bounded, so a field without background is changed little rather than spoilt.
+    """
     gain: NDArray[np.float32] = np.clip(WHITE_LEVEL / level, *WHITE_GAIN_LIMITS).astype(np.float32)
     return gain
+
+
+def background_gain(field: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the (3,) float32 gains that bring the empty background of a field to one neutral white.
+
+    Parameters
+    ----------
+    field : (H, W, 3) ndarray of uint8
+    """
+    return gain_of(background_level(field))
 
 
 def cut_crop(
@@ -79,6 +91,21 @@ def cut_crop(
     """
     if gain is None:
         gain = background_gain(field)
+    resampled, beyond = resample(field, center, um_per_pixel, size, crop_um_per_pixel)
+    return normalised(resampled, beyond, gain)
+
+
+def resample(
+    field: NDArray[np.uint8],
+    center: tuple[float, float],
+    um_per_pixel: float,
+    size: int = CROP_SIZE,
+    crop_um_per_pixel: float = CROP_UM_PER_PIXEL,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a (size, size, 3) float32 crop in the colours of the field, and which of its pixels lie beyond the field.
+
+    Pixels beyond the field repeat its edge. See :func:`cut_crop`.
+    """
     step = crop_um_per_pixel / um_per_pixel
     sigma = max(0.0, (step - 1.0) / 2.0)
     half = step * size / 2.0
@@ -97,10 +124,16 @@ def cut_crop(
     yy, xx = np.meshgrid(at_y, at_x, indexing="ij")
     for channel in range(3):
         out[..., channel] = ndimage.map_coordinates(window[..., channel], (yy, xx), order=1, mode="nearest")
-    out *= gain
     beyond_y = (center[1] + grid < 0) | (center[1] + grid > field.shape[0])
     beyond_x = (center[0] + grid < 0) | (center[0] + grid > field.shape[1])
-    out[beyond_y] = WHITE_LEVEL
-    out[:, beyond_x] = WHITE_LEVEL
-    crop: NDArray[np.uint8] = np.rint(normalise_stain(out)).astype(np.uint8)
+    return out, beyond_y[:, None] | beyond_x[None, :]
+
+
+def normalised(
+    resampled: NDArray[np.float32], beyond: NDArray[np.bool_], gain: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Return a resampled crop white-balanced, its nuclear hue normalised, white beyond the field."""
+    balanced = resampled * gain
+    balanced[beyond] = WHITE_LEVEL
+    crop: NDArray[np.uint8] = np.rint(normalise_stain(balanced)).astype(np.uint8)
     return crop

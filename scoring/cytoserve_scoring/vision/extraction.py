@@ -1,8 +1,8 @@
-"""The segmenter's maps -> cells: boxes, kinds, the final physical scale, and the crops of the white cells.
+"""The detector's maps -> cells: boxes, kinds, the final physical scale, and the crops of the white cells.
 
 Channels of ``SEGMENTER_MAPS`` (K = 15, stride 2): 0..2 the centre score of white cell, red cell and platelet;
 ``3 + 4 k`` .. ``6 + 4 k`` the distances (left, top, right, bottom) from a pixel's centre to the sides of the cell of
-kind ``k``, in pixels of the segmenter's input.
+kind ``k``, in pixels of the detector's input.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from dataclasses import field as dataclass_field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
-from cytoserve_scoring.constants import (
-    CROP_SIZE,
+from cytoserve_contract.limits import CROP_SIZE, MAX_CELLS
+from cytoserve_contract.values import (
     FLAG_OUT_OF_SCALE,
     FLAG_POOR_IMAGE,
     FLAG_SEGMENTED_WHITE_CELL,
     FLAG_TOUCHES_BORDER,
     KINDS,
-    MAX_CELLS,
-    RED_CELL_DIAMETER_UM,
 )
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadShape
 from cytoserve_scoring.vision.crops import background_gain, cut_crop
 from cytoserve_scoring.vision.lit_area import find_outside
@@ -36,26 +35,12 @@ from cytoserve_scoring.vision.scale import (
     SCALE_BY_FILE,
     SCALE_CONTRADICTED,
     SCALE_GUESSED,
-    PreparedField,
     SegmenterGeometry,
     checked_field,
     checked_scale,
     guess_um_per_pixel,
-    prepare_field,
     segmenter_geometry,
 )
-
-__all__ = [
-    "Detections",
-    "Extraction",
-    "ExtractionSettings",
-    "PreparedField",
-    "detect",
-    "extract_cells",
-    "overlaps",
-    "prepare_field",
-    "refine_scale",
-]
 
 WHITE, RED, PLATELET = range(len(KINDS))
 MAP_CHANNELS: Final = 5 * len(KINDS)
@@ -63,85 +48,57 @@ MAP_CHANNELS: Final = 5 * len(KINDS)
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """Thresholds of the extraction, chosen on the validation fields (docs/segmenter.md).
-
-    Parameters
-    ----------
-    thresholds : (float, float, float)
-        Least centre score of a white cell, a red cell and a platelet.
-    same_kind_overlap : (float, float, float)
-        Intersection over union above which the weaker of two cells of one kind goes, per kind.
-    cross_kind_overlap : float
-        The same between kinds.
-    max_detections : int
-        Peaks kept per kind, strongest first.
-    least_red_cells : int
-        Fewer red cells than this are no ruler.
-    most_red_cells : int
-        The strongest so many are looked at.
-    agreement : float
-        Fewer than ``least_red_cells`` count if they differ from the classical guess by less than this part.
-    white_cell_um : float
-        Usual box side of a white cell: the ruler of last resort.
-    comfortable : (float, float)
-        Range of (true scale / scale used for resampling) in which the segmenter was trained.
-    border_px : float
-        A box nearer than this to the field's edge, in pixels of the field, is cut.
-    empty_range : float
-        A field whose channels all vary by no more grey levels than this is empty.
-    plausible_red_um : (float, float)
-        Median red cell, micrometres, that does not contradict a scale that was given. Real fields at their true scale
-        have 6.7 to 8.8; those of chula_rbc, whose scale is nominal, 6.3 to 9.7 (docs/segmenter.md).
-    plausible_white_um : (float, float)
-        The same for the median box side of the white cells, where too few red cells show.
-    classical_ratio : (float, float)
-        The same for the classical guess over the scale that was given.
-    odd_red_cells : int
-        With fewer whole red cells than this nobody can say that they are odd.
-    most_red_spread : float
-        Interquartile range of their diameters over the median above which they are no ruler.
-    most_elongated : float
-        Part of them longer than 1.25 times their width above which they are no ruler.
-    rim_part : float
-        A rim or mark nearer than this part of the box's side cuts the cell.
-    """
+    """Thresholds of the extraction, chosen on the validation fields (docs/segmenter.md)."""
 
     thresholds: tuple[float, float, float] = (0.3, 0.15, 0.35)
+    """Least centre score of a white cell, a red cell and a platelet."""
     same_kind_overlap: tuple[float, float, float] = (0.45, 0.55, 0.4)
+    """Intersection over union above which the weaker of two cells of one kind goes, per kind."""
     cross_kind_overlap: float = 0.6
+    """The same between kinds."""
     max_detections: int = 20_000
+    """Peaks kept per kind, strongest first."""
     least_red_cells: int = 3
+    """Fewer red cells than this are no ruler."""
     most_red_cells: int = 1000
+    """At most this many are measured, the strongest first."""
     agreement: float = 0.2
+    """Fewer than ``least_red_cells`` count if they differ from the classical guess by less than this part."""
     white_cell_um: float = 14.0
+    """Usual box side of a white cell: the ruler of last resort."""
     comfortable: tuple[float, float] = (0.65, 1.5)
+    """Range of (true scale / scale used for resampling) in which the detector was trained."""
     border_px: float = 1.5
+    """A box nearer than this to the field's edge, in pixels of the field, is cut."""
     plausible_red_um: tuple[float, float] = (6.4, 9.0)
+    """Median red cell, micrometres, that does not contradict a scale that was given. Real fields at their true scale
+    have 6.7 to 8.8; those of chula_rbc, whose scale is nominal, 6.3 to 9.7 (docs/segmenter.md)."""
     plausible_white_um: tuple[float, float] = (7.0, 27.0)
+    """The same for the median box side of the white cells, where too few red cells show."""
     classical_ratio: tuple[float, float] = (0.6, 1.6)
+    """The same for the classical guess over the scale that was given."""
     odd_red_cells: int = 15
+    """Fewer whole red cells than this are never called odd."""
     most_red_spread: float = 0.25
+    """Interquartile range of their diameters over the median above which they are no ruler."""
     most_elongated: float = 0.33
+    """Part of them longer than 1.25 times their width above which they are no ruler."""
     rim_part: float = 0.06
+    """A rim or mark nearer than this part of the box's side cuts the cell."""
     empty_range: float = 16.0
+    """A field whose channels all vary by no more grey levels than this is empty."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Cells found in one field, strongest first.
-
-    Parameters
-    ----------
-    box : (N, 4) ndarray of float32
-        x0, y0, x1, y1 in pixels of the field.
-    kind : (N,) ndarray of uint8
-        Rows of ``KINDS``.
-    score : (N,) ndarray of float32 in 0..1
-    """
+    """Cells found in one field, strongest first."""
 
     box: NDArray[np.float32]
+    """(N, 4) float32. x0, y0, x1, y1 in pixels of the field."""
     kind: NDArray[np.uint8]
+    """(N,) uint8. Rows of ``KINDS``."""
     score: NDArray[np.float32]
+    """(N,) float32 in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -171,13 +128,13 @@ def overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[n
 def detect(
     maps: NDArray[np.float32], place: SegmenterGeometry, settings: ExtractionSettings = ExtractionSettings()
 ) -> Detections:
-    """Turn the segmenter's maps into cells.
+    """Turn the detector's maps into cells.
 
     Parameters
     ----------
     maps : (1, 15, h, w) ndarray of float32
     place : SegmenterGeometry
-        Where the field lies in the segmenter's input.
+        Where the field lies in the detector's input.
 
     Raises
     ------
@@ -241,15 +198,12 @@ def _suppress(box: NDArray[np.float32], kind: NDArray[np.uint8], settings: Extra
 
 
 def _inside(box: NDArray[np.float32], shape: tuple[int, ...], margin: float) -> NDArray[np.bool_]:
-    """Say which boxes lie clear of the field's edge."""
     height, width = shape[:2]
     clear = (box[:, 0] > margin) & (box[:, 1] > margin)
     return np.asarray(clear & (box[:, 2] < width - margin) & (box[:, 3] < height - margin), np.bool_)
 
 
-def red_cell_diameters(
-    found: Detections, shape: tuple[int, ...], settings: ExtractionSettings = ExtractionSettings()
-) -> NDArray[np.float64]:
+def red_cell_diameters(found: Detections, shape: tuple[int, ...], settings: ExtractionSettings) -> NDArray[np.float64]:
     """Return the diameters in pixels of the field of the red cells that can serve as a ruler.
 
     Whole cells (clear of the edge, nearly as wide as high), and of these those that overlap no other cell if there
@@ -264,9 +218,7 @@ def red_cell_diameters(
     return np.asarray(np.sqrt(size[rows].prod(axis=1)) * BOX_TO_DIAMETER, np.float64)
 
 
-def odd_red_cells(
-    found: Detections, shape: tuple[int, ...], settings: ExtractionSettings = ExtractionSettings()
-) -> bool:
+def odd_red_cells(found: Detections, shape: tuple[int, ...], settings: ExtractionSettings) -> bool:
     """Say whether the red cells of a field differ so much in size or shape that their median is no ruler.
 
     Sick blood: elliptocytes, fragments beside large cells. Fewer than ``odd_red_cells`` whole ones prove nothing.
@@ -282,15 +234,11 @@ def odd_red_cells(
 
 
 def _contradicted(
-    found: Detections,
-    field: NDArray[np.uint8],
-    um_per_pixel: float,
-    red_um: float,
-    settings: ExtractionSettings,
+    found: Detections, field: NDArray[np.uint8], um_per_pixel: float, red_um: float, settings: ExtractionSettings
 ) -> bool:
     """Say whether a field contradicts the scale that was given for it.
 
-    Its red cells decide. Without enough of them (a scale far off hides them from the segmenter) the classical guess
+    Its red cells decide. Without enough of them (a scale far off hides them from the detector) the classical guess
     and the size of the white cells do, with wide limits.
     """
     if np.isfinite(red_um):
@@ -316,7 +264,6 @@ def refine_scale(
 
     Parameters
     ----------
-    found : Detections
     shape : (H, W, ...)
         Of the field.
     scale_guess : (2,) ndarray of float32
@@ -332,8 +279,8 @@ def refine_scale(
     source : str
         ``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``.
     doubtful : bool
-        True where crops must carry ``FLAG_OUT_OF_SCALE``. Of a scale that was given only whether the caller's and the
-        file's disagree; what the field says to it is `extract_cells`'s business.
+        True where crops must carry ``FLAG_OUT_OF_SCALE``. For a scale that was given: whether caller and file
+        disagree; `extract_cells` checks it against the field.
     """
     diameters = red_cell_diameters(found, shape, settings)
     pixels = float(np.median(diameters)) if len(diameters) else float("nan")
@@ -364,7 +311,7 @@ def refine_scale(
 def is_empty(field: NDArray[np.uint8], settings: ExtractionSettings) -> bool:
     """Return whether a field holds nothing but background: no channel varies by more than ``empty_range`` grey levels.
 
-    On such a field the segmenter's scores are an extrapolation: it never saw one without a cell.
+    On such a field the detector's scores are an extrapolation: it never saw one without a cell.
     """
     stride = max(1, int(np.sqrt(field.shape[0] * field.shape[1] / 250_000)))
     sample = field[::stride, ::stride].reshape(-1, field.shape[2])
@@ -384,7 +331,7 @@ def extract_cells(
     ----------
     field : (H, W, 3) ndarray of uint8
     maps : (1, 15, h, w) ndarray of float32
-        The segmenter's answer for `cytoserve_scoring.vision.scale.prepare_field` of this field.
+        The detector's answer for `cytoserve_scoring.vision.scale.prepare_field` of this field.
     scale_guess : (2,) ndarray of float32
         The scale that was used there, and where it comes from.
 

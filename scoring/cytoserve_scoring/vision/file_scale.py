@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from cytoserve_contract.limits import MAX_UM_PER_PIXEL, MIN_UM_PER_PIXEL
 from PIL import Image, TiffImagePlugin
 
-from cytoserve_scoring.constants import MAX_UM_PER_PIXEL, MIN_UM_PER_PIXEL
 from cytoserve_scoring.errors import UnsupportedMode
 from cytoserve_scoring.vision.file_kinds import IMAGE_DESCRIPTION
 
@@ -84,7 +84,7 @@ def _sides(unit_um: float, density: Any) -> Sides | None:
 
 
 def _tiff(image: TiffImagePlugin.TiffImageFile) -> Sides | None:
-    """Return the sides of a pixel by OME-XML, ImageJ or the resolution tags, whichever speaks first."""
+    """Return the sides of a pixel by OME-XML, ImageJ or the resolution tags, the first that has them."""
     tags = image.tag_v2
     text = _utf8(str(tags.get(IMAGE_DESCRIPTION, "")))[:MAX_DESCRIPTION]
     ome = _ome(text)

@@ -1,4 +1,4 @@
-"""Decode image files that strangers send, safely.
+"""Decode image files from untrusted senders.
 
 Accepted: JPEG, PNG, TIFF, WebP and BMP with one picture in 8-bit colour. The header is judged before a pixel is
 decoded, so a small file that unpacks to gigabytes costs nothing. What would need invention is refused: colour is the
@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from cytoserve_contract.limits import IMAGE_FORMATS
+from cytoserve_contract.limits import IMAGE_FORMATS, MAX_FILE_BYTES, MAX_PIXELS, MIN_SIDE
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from cytoserve_scoring.constants import MAX_FILE_BYTES, MAX_PIXELS, MIN_SIDE
 from cytoserve_scoring.errors import (
     EmptyImage,
     InvalidImage,
@@ -36,6 +35,7 @@ from cytoserve_scoring.errors import (
 )
 from cytoserve_scoring.vision.colour_profile import to_srgb
 from cytoserve_scoring.vision.file_kinds import (
+    BITS_PER_SAMPLE,
     JPEG_FRAMES,
     TIFF_SIGNATURES,
     foreign_name,
@@ -75,7 +75,6 @@ TURNS: Final = {
 }
 """EXIF orientation to the operation that undoes it (EXIF 2.32, tag 0x0112)."""
 
-TIFF_BITS_PER_SAMPLE: Final = 258
 TIFF_TILE_WIDTH: Final = 322
 TIFF_TILE_LENGTH: Final = 323
 ORIENTATION: Final = 0x0112
@@ -88,33 +87,17 @@ GREY_PART: Final = 0.999
 LEAST_RANGE: Final = 16
 """A picture that varies by no more grey levels shows nothing, whatever its colour: it is an empty field."""
 _GREY_ROWS: Final = 32
-"""Rows looked at in one go: nearly every picture shows its colour in the first."""
+"""Rows checked at a time: nearly every picture shows its colour in the first."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image file.
-
-    Parameters
-    ----------
-    pixels : (H, W, 3) ndarray of uint8, contiguous
-        sRGB in displayed orientation.
-    um_per_pixel : float or None
-        The scale that the file carries, where it can be that of a microscope.
-    """
+    """A decoded image file."""
 
     pixels: NDArray[np.uint8]
+    """(H, W, 3) uint8, contiguous. sRGB in displayed orientation."""
     um_per_pixel: float | None
-
-
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decode one image file to sRGB in displayed orientation; `decode_picture` without the scale.
-
-    Raises
-    ------
-    InvalidImage
-    """
-    return decode_picture(data).pixels
+    """The scale that the file carries, where it can be that of a microscope."""
 
 
 def decode_picture(data: bytes) -> Picture:
@@ -124,10 +107,6 @@ def decode_picture(data: bytes) -> Picture:
     ----------
     data : bytes
         The file's content.
-
-    Returns
-    -------
-    Picture
 
     Raises
     ------
@@ -189,7 +168,6 @@ def _unread(data: bytes) -> InvalidImage | None:
 
 
 def _foreign(what: str) -> NotAnImage:
-    """Return the error for a file whose kind is known and not accepted."""
     return NotAnImage(
         f"the file is {what}, not an image of the formats {', '.join(FORMATS)}; "
         "export one field of view as PNG or uncompressed TIFF"
@@ -197,7 +175,6 @@ def _foreign(what: str) -> NotAnImage:
 
 
 def _check_bytes(data: bytes) -> None:
-    """Raise unless there are bytes, not too many."""
     if len(data) == 0:
         raise EmptyImage("the file is empty (0 bytes); send an image")
     if len(data) > MAX_FILE_BYTES:
@@ -208,9 +185,9 @@ def _check_bytes(data: bytes) -> None:
 
 
 def _check_raw_header(data: bytes) -> None:
-    """Judge what Pillow does not tell or tells only after it has set aside memory.
+    """Check what Pillow does not report, or reports only after allocating memory.
 
-    Pillow reads 16-bit RGB PNG as 8 bit without a word, and the WebP decoder sets aside its canvas when the file
+    Pillow silently reads 16-bit RGB PNG as 8 bit, and the WebP decoder allocates its canvas when the file
     is opened. The offsets are those of the PNG specification (11.2.2) and of RFC 9649 (2.5 to 2.7).
     """
     if data.startswith(PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 26:
@@ -280,17 +257,16 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
         raise _foreign("an Aperio whole-slide scan (SVS)")
     if image.is_animated:
         raise UnsupportedMode("the TIFF holds several pictures; send one picture a file")
-    bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (1,))
+    bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     if max(bits) > 8:
         raise _unsupported(f"{max(bits)}-bit")
     tile = image.tag_v2.get(TIFF_TILE_WIDTH, 1) * image.tag_v2.get(TIFF_TILE_LENGTH, 1)
     if tile > MAX_PIXELS:
-        # libtiff sets aside a whole tile, whatever the picture's own size
+        # libtiff allocates a whole tile, whatever the picture's own size
         raise TooManyPixels(_too_many(f"a tile of {tile / 1e6:.0f} million"))
 
 
 def _check_size(width: int, height: int) -> None:
-    """Raise unless the size that the header announces is within the limits."""
     if width * height > MAX_PIXELS:
         raise TooManyPixels(_too_many(f"{width} x {height}, {width * height / 1e6:.0f} million"))
     if min(width, height) < MIN_SIDE:
@@ -298,14 +274,12 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _too_many(found: str) -> str:
-    """Return the text of `TooManyPixels`."""
     return (
         f"the image announces {found} pixels, the limit is {MAX_PIXELS / 1e6:.0f} million; cut it into fields of view"
     )
 
 
 def _unsupported(what: str) -> UnsupportedMode:
-    """Return the error for a kind of pixel that is refused."""
     return UnsupportedMode(f"the image is {what}; colour is the evidence: send the original as 8-bit RGB")
 
 

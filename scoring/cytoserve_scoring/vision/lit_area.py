@@ -50,16 +50,10 @@ few fields with marks in them (docs/segmenter.md)."""
 
 @dataclass(frozen=True)
 class Outside:
-    """Where a picture shows no film.
-
-    Parameters
-    ----------
-    mask : (h, w) ndarray of bool
-        True where there is no film, on a grid of every ``step``-th pixel.
-    step : int
-    """
+    """Where a picture shows no film."""
 
     mask: NDArray[np.bool_]
+    """(h, w) bool. True where there is no film, on a grid of every ``step``-th pixel."""
     step: int
 
     def touches(self, box: NDArray[np.float32], margin: float) -> bool:
@@ -86,7 +80,7 @@ def find_outside(field: NDArray[np.uint8]) -> Outside | None:
     red, green, blue = (sample[..., channel] for channel in range(3))
     brightest, darkest = (of(of(red, green), blue) for of in (np.maximum, np.minimum))
     mask = _surround(brightest) | _flat_surround(sample) | _marks(sample, brightest, darkest)
-    # where nothing is film there is no rim either: a dark picture is the business of `quality`
+    # a picture without any film has no rim: `quality` judges dark pictures
     return Outside(mask, step) if mask.any() and not mask.all() else None
 
 

@@ -1,4 +1,4 @@
-"""Is a crop good enough to be judged? Measurable reasons for ``poor_image``, no more than three."""
+"""Whether a crop is good enough to be judged: measurable reasons for ``poor_image``."""
 
 from __future__ import annotations
 

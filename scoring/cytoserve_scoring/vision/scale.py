@@ -3,7 +3,7 @@
 A scale that was given is held against the picture: red cells, nuclei, and what the file says of itself.
 
 The ruler is the red cell. A classical guess of its diameter (threshold, distance transform) is good enough to bring a
-field near the segmenter's scale; the segmenter's own red-cell boxes then give the final value (`refine_scale`).
+field near the detector's scale; the detector's own red-cell boxes then give the final value (`refine_scale`).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage, sparse
-
-from cytoserve_scoring.constants import (
+from cytoserve_contract.limits import (
     COARSEST,
     MAX_AREA_UM2,
     MAX_SEGMENTER_PIXELS,
     MAX_UM_PER_PIXEL,
     MIN_UM_PER_PIXEL,
-    RED_CELL_DIAMETER_UM,
     SEGMENTER_UM_PER_PIXEL,
 )
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
 
 GUESS_RANGE: Final = (0.035, 0.45)
@@ -44,7 +44,7 @@ SAME_SCALE: Final = 0.02
 """Part by which the caller's scale and the file's may differ: rounding, not a contradiction."""
 
 SCALE_GUESSED, SCALE_BY_CALLER, SCALE_BY_FILE, SCALE_CONTRADICTED = range(4)
-"""Second number of ``SCALE_GUESS``: nobody gave a scale, the caller did, the file did, or both did and disagree (the
+"""Second number of ``SCALE_GUESS``: no scale was given, the caller gave it, the file did, or both did and disagree (the
 caller's is used)."""
 
 LARGEST_HOLE: Final = 0.012
@@ -57,23 +57,16 @@ _TILE: Final = 1024
 
 @dataclass(frozen=True)
 class SegmenterGeometry:
-    """How a field lies in the segmenter's input.
-
-    Parameters
-    ----------
-    factor : float
-        Input pixels per field pixel.
-    width, height : int
-        Part of the input that shows the field, pixels.
-    padded_width, padded_height : int
-        The whole input, multiples of 32.
-    """
+    """How a field lies in the detector's input."""
 
     factor: float
+    """Input pixels per field pixel."""
     width: int
     height: int
+    """Part of the input that shows the field, pixels."""
     padded_width: int
     padded_height: int
+    """The whole input, multiples of 32."""
 
 
 def checked_scale(um_per_pixel: float | None) -> float | None:
@@ -107,7 +100,7 @@ def checked_field(field: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def segmenter_geometry(shape: tuple[int, ...], um_per_pixel: float) -> SegmenterGeometry:
-    """Return where a field of ``shape`` (H, W, ...) lies in the segmenter's input.
+    """Return where a field of ``shape`` (H, W, ...) lies in the detector's input.
 
     A field that would be larger than ``MAX_SEGMENTER_PIXELS`` is brought in coarser, down to ``COARSEST``.
 
@@ -175,29 +168,18 @@ def resample(field: NDArray[np.uint8], width: int, height: int, factor: float) -
 
 @dataclass(frozen=True)
 class PreparedField:
-    """A field as the segmenter takes it.
-
-    Parameters
-    ----------
-    segmenter_input : (1, 3, h, w) ndarray of float32
-        RGB in 0..1 near 0.15 um per pixel, padded right and below with edge pixels to multiples of 32.
-    scale_guess : (2,) ndarray of float32
-        Micrometres per pixel of the field that were used; where they come from (``SCALE_GUESSED`` and following).
-    """
+    """A field as the detector takes it."""
 
     segmenter_input: NDArray[np.float32]
+    """(1, 3, h, w) float32. RGB in 0..1 near 0.15 um per pixel, padded right and below with edge pixels to multiples of
+    32."""
     scale_guess: NDArray[np.float32]
+    """(2,) float32. Micrometres per pixel of the field that were used; where they come from (``SCALE_GUESSED`` and
+    following)."""
 
 
 def given_scale(um_per_pixel: float | None, file_um_per_pixel: float | None) -> tuple[float | None, int]:
-    """Return the scale that was given, or None, and who gave it (``SCALE_GUESSED`` and following).
-
-    Parameters
-    ----------
-    um_per_pixel : float or None
-        The caller's; None or 0 if not given. It wins.
-    file_um_per_pixel : float or None
-        The file's (`cytoserve_scoring.vision.file_scale`).
+    """Return the scale that was given, or None, and who gave it (``SCALE_GUESSED`` and following); the caller's wins.
 
     Raises
     ------
@@ -213,7 +195,7 @@ def given_scale(um_per_pixel: float | None, file_um_per_pixel: float | None) -> 
 def prepare_field(
     field: NDArray[np.uint8], um_per_pixel: float | None, file_um_per_pixel: float | None = None
 ) -> PreparedField:
-    """Bring a field to the segmenter's scale.
+    """Bring a field to the detector's scale.
 
     Parameters
     ----------
@@ -266,7 +248,7 @@ def _tiles(field: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def typical_diameter(radii: NDArray[np.float64]) -> float:
-    """Return twice the 40 % point of the radii, each weighted by its area: deaf to small debris and to a few giants."""
+    """Return twice the 40 % point of the radii, each weighted by its area: robust to debris and giant cells."""
     if len(radii) == 0:
         return float("nan")
     radii = np.sort(radii)
@@ -285,9 +267,9 @@ def optical_density(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
     return density.astype(np.float32), step
 
 
-def _otsu(values: NDArray[np.float32], high: float, bins: int = 128) -> float:
+def _otsu(values: NDArray[np.float32], high: float) -> float:
     """Return Otsu's threshold of values in 0..high."""
-    counts, edges = np.histogram(np.clip(values, 0, high), bins=bins, range=(0.0, high))
+    counts, edges = np.histogram(np.clip(values, 0, high), bins=128, range=(0.0, high))
     centers = (edges[1:] + edges[:-1]) / 2
     below, mass = np.cumsum(counts), np.cumsum(counts * centers)
     above = below[-1] - below

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from cytoserve_contract.values import FLAG_OUT_OF_SCALE, FLAG_POOR_IMAGE
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoserve_scoring.constants import FLAG_OUT_OF_SCALE, FLAG_POOR_IMAGE, RED_CELL_DIAMETER_UM
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.vision.crops import cut_crop
 from cytoserve_scoring.vision.quality import poor_image
 from cytoserve_scoring.vision.scale import (
@@ -26,7 +27,8 @@ from cytoserve_scoring.vision.scale import (
 )
 
 SINGLE_TO_DIAMETER: Final = 1.11
-"""The same for single-cell images, which nothing refines afterwards: calibrated on pbc/train to 0.18 um per pixel."""
+"""`scale.GUESS_TO_DIAMETER` for single-cell images, whose scale is not refined later: calibrated on
+pbc/train to 0.18 um per pixel."""
 
 LEAST_RED_DISCS: Final = 2
 """A single-cell image needs this many like-sized discs without a nucleus before they count as red cells."""
@@ -52,29 +54,21 @@ SURE_RED_DISCS: Final = 3
 
 FITTING_DISCS: Final = 2
 FITTING_RADIUS: Final = 0.15
-"""So many discs that fit the given scale within this part of their radius speak for it, whatever the others say."""
+"""This many discs whose radius fits the given scale within this part confirm it, whatever the others measure."""
 
 
 @dataclass(frozen=True)
 class SingleCellScale:
-    """Scale of a single-cell image.
-
-    Parameters
-    ----------
-    um_per_pixel : float
-        Never NaN: where nothing can be measured it is ``GUESS_FALLBACK_UM``, flagged.
-    source : str
-        ``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``.
-    flags : int
-        Bits ``FLAG_OUT_OF_SCALE`` and ``FLAG_POOR_IMAGE``.
-    crop : (96, 96, 3) ndarray of uint8
-        Cut about the middle at that scale.
-    """
+    """Scale of a single-cell image."""
 
     um_per_pixel: float
+    """Never NaN: where nothing can be measured it is ``GUESS_FALLBACK_UM``, flagged."""
     source: str
+    """``caller``, ``file``, ``red_cells``, ``cell_itself`` or ``none``."""
     flags: int
+    """Bits ``FLAG_OUT_OF_SCALE`` and ``FLAG_POOR_IMAGE``."""
     crop: NDArray[np.uint8]
+    """(96, 96, 3) uint8. Cut about the middle at that scale."""
 
 
 def scale_of_single_cell(
@@ -131,7 +125,6 @@ class _SingleSizes:
 
 
 def _single_sizes(image: NDArray[np.uint8]) -> _SingleSizes:
-    """Measure an image of one cell."""
     if min(image.shape[:2]) < 16:
         return _SingleSizes(np.zeros(0), 0.0, 0.0)
     density, step = optical_density(image)

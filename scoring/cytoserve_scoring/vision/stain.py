@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.limits import CROP_SIZE
 from numpy.typing import NDArray
 
-from cytoserve_scoring.constants import CROP_SIZE, WHITE_LEVEL
+from cytoserve_scoring.constants import WHITE_LEVEL
 
 AZURE: Final = (1.24, 2.18, 0.44)
 """Mean optical density (R, G, B) of nuclei in ``pbc/train``: thiazine dyes (azure B)."""
@@ -23,19 +24,19 @@ EOSIN: Final = (0.19, 0.27, 0.16)
 """Mean optical density (R, G, B) of red cells in ``pbc/train``."""
 
 NUCLEAR_RADIUS: Final = 26.0 / 96.0
-"""Nuclear pixels are looked for within this part of the crop's side about its centre (6.5 um)."""
+"""Nuclear pixels are searched within this part of the crop's side about its centre (6.5 um)."""
 NUCLEAR_SHARE: Final = 0.07
 """The densest share of these pixels is taken as nucleus: small enough for a platelet."""
 DENSITY_RANGE: Final = (0.6, 1.2)
 """Summed optical density below which nothing is nuclear, and from which all of the change is made."""
 MOST_CHANGE: Final = 0.25
-"""Longest change of the unit vector; more is not a laboratory's blue but something else, and is left to be seen."""
+"""Longest change of the unit vector; more is not another laboratory's blue, and is kept."""
 MOST_TOWARDS_EOSIN: Final = 0.12
-"""Longest change towards eosin: nearer, the two dyes could not be told apart and noise would be blown up."""
+"""Longest change towards eosin: beyond it, the two dyes cannot be separated and noise is amplified."""
 
 
 def nuclear_disc(size: int = CROP_SIZE) -> NDArray[np.bool_]:
-    """Return the (size, size) bool mask of the pixels among which nuclear ones are looked for."""
+    """Return the (size, size) bool mask of the pixels among which nuclear ones are searched."""
     offset = np.arange(size) - (size - 1) / 2
     inside: NDArray[np.bool_] = offset[:, None] ** 2 + offset[None, :] ** 2 < (NUCLEAR_RADIUS * size) ** 2
     return inside

@@ -1,0 +1,248 @@
+"""How well unfamiliar pictures are recognised: at home, at external sites, and on spoilt copies of home cells.
+
+    python -m benchmarks.familiarity ../shared/data --out docs/results/familiarity.json
+
+A reference of familiar pictures (:mod:`cytoserve_scoring.classifier.familiarity`) is made of ``pbc/val`` and compared
+with cells that it does not know. A cell is unfamiliar at a p-value of 1 %; a sample is rejected when the sum of its
+cells' log p-values is too small for cells of the site, at one in a thousand. No class score is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from cytoserve_scoring.vision.crops import background_level, resample
+from cytoserve_scoring.vision.image_statistics import image_statistics
+from cytoserve_scoring.vision.imaging import decode_picture
+from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
+from cytoserve_scoring.vision.stain import AZURE, EOSIN
+from cytoserve_statistics.shares import clopper_pearson
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage, special
+
+from benchmarks.intake import SPOILT, Pixels
+from benchmarks.results import Benchmark, DataRead, Inputs, run
+
+SEED: Final = 0
+SAMPLE_LEVEL: Final = 1e-3
+HOME_SAMPLE: Final = 50
+AWAY_SAMPLE: Final = 20
+DRAWS: Final = {"home": 20_000, "one class": 4_000, "spoilt": 400}
+EACH: Final = 25
+"""Cells of each class of ``pbc/test`` that are spoilt."""
+SCALES: Final = {"bcisc": 0.134, "chula_wbc": 0.10, "bccd_cells": None}
+"""Micrometres per pixel of the external sites; None: measured on each cell, as the service does without a scale."""
+EXTERNAL: Final = {"bcisc": "bcisc/cells", "chula_wbc": "chula_wbc/cells", "bccd_cells": "bccd_cells"}
+
+
+def measured(pixels: Pixels, um_per_pixel: float | None) -> NDArray[np.float32]:
+    """Return the image statistics of a single-cell picture, as the service would measure them."""
+    scale = um_per_pixel or scale_of_single_cell(pixels).um_per_pixel
+    center = (pixels.shape[1] / 2, pixels.shape[0] / 2)
+    crop, _ = resample(pixels, center, scale)
+    return image_statistics(pixels, center, scale, crop, background_level(pixels))
+
+
+def statistics_of(files: Sequence[Path], um_per_pixel: float | None) -> NDArray[np.float32]:
+    """Return the (M, S) image statistics of M files."""
+    return np.stack([measured(decode_picture(file.read_bytes()).pixels, um_per_pixel) for file in files])
+
+
+def sample_p_value(p_values: NDArray[np.float64]) -> float:
+    """Return the p-value of a sample whose cells have these: Fisher's sum, a gamma variable of shape n."""
+    return float(special.gammaincc(p_values.shape[-1], -np.log(p_values).sum(axis=-1)))
+
+
+def rejected(p_values: NDArray[np.float64], size: int, draws: int) -> dict[str, Any]:
+    """Return the share of samples drawn from cells with these p-values that are rejected."""
+    rng = np.random.default_rng(SEED)
+    found = sum(sample_p_value(rng.choice(p_values, size)) < SAMPLE_LEVEL for _ in range(draws))
+    return {"rejected": found, "of": draws}
+
+
+def share(flags: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a share with its exact 95 % interval."""
+    low, high = clopper_pearson(int(flags.sum()), len(flags))
+    return {
+        "count": int(flags.sum()),
+        "of": len(flags),
+        "value": round(float(flags.mean()), 4),
+        "interval": [round(low, 4), round(high, 4)],
+    }
+
+
+def stained(azure: float, eosin: float) -> Callable[[Pixels], Pixels]:
+    """Return a change of the strength of the two dyes, in optical density."""
+    frame = np.stack([np.asarray(dye) / np.linalg.norm(dye) for dye in (AZURE, EOSIN, np.cross(AZURE, EOSIN))], axis=1)
+    change = frame @ np.diag([azure, eosin, 1.0]) @ np.linalg.inv(frame)
+
+    def apply(pixels: Pixels) -> Pixels:
+        lamp = background_level(pixels)
+        density = -np.log(np.clip(pixels.astype(np.float64), 1, 255) / lamp)
+        return np.rint(np.clip(lamp * np.exp(-(density @ change.T)), 0, 255)).astype(np.uint8)
+
+    return apply
+
+
+def hue(degrees: float) -> Callable[[Pixels], Pixels]:
+    """Return a turn of the hue."""
+
+    def apply(pixels: Pixels) -> Pixels:
+        turned = np.array(Image.fromarray(pixels).convert("HSV")).astype(np.int64)
+        turned[..., 0] = (turned[..., 0] + round(degrees * 256 / 360)) % 256
+        return np.asarray(Image.fromarray(turned.astype(np.uint8), "HSV").convert("RGB"))
+
+    return apply
+
+
+def lit(*gains: float) -> Callable[[Pixels], Pixels]:
+    """Return another lamp: a gain for each channel."""
+    return lambda pixels: np.rint(np.clip(pixels * np.array(gains), 0, 255)).astype(np.uint8)
+
+
+def gamma(power: float) -> Callable[[Pixels], Pixels]:
+    """Return another tone curve."""
+    return lambda pixels: np.rint(255 * (pixels / 255.0) ** power).astype(np.uint8)
+
+
+def jpeg(quality: int) -> Callable[[Pixels], Pixels]:
+    """Return a compression."""
+
+    def apply(pixels: Pixels) -> Pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        return np.asarray(Image.open(buffer).convert("RGB"))
+
+    return apply
+
+
+def blurred(sigma: float) -> Callable[[Pixels], Pixels]:
+    """Return a defocus, standard deviation in pixels."""
+    return lambda pixels: np.asarray(ndimage.gaussian_filter(pixels, (sigma, sigma, 0)))
+
+
+def noisy(deviation: float) -> Callable[[Pixels], Pixels]:
+    """Return added noise, standard deviation in grey levels."""
+    return lambda pixels: np.rint(np.clip(np.random.default_rng(SEED).normal(pixels, deviation), 0, 255)).astype(
+        np.uint8
+    )
+
+
+def ways() -> dict[str, tuple[float, Callable[[Pixels], Pixels]]]:
+    """Return every way of spoiling a picture: factor of the scale that is given, change of the pixels."""
+    found: dict[str, tuple[float, Callable[[Pixels], Pixels]]] = {"as they are": (1.0, lambda pixels: pixels)}
+    for percent in (-30, -20, -10, 10, 20, 30):
+        factor = 1 + percent / 100
+        found[f"both dyes {percent:+d} %"] = (1.0, stained(factor, factor))
+        found[f"azure {percent:+d} %"] = (1.0, stained(factor, 1.0))
+        found[f"eosin {percent:+d} %"] = (1.0, stained(1.0, factor))
+    found |= {f"hue {degrees:+d} degrees": (1.0, hue(degrees)) for degrees in (-10, -5, 5, 10)}
+    found |= {f"gamma {power:g}": (1.0, gamma(power)) for power in (0.8, 0.9, 1.1, 1.25)}
+    found |= {"lamp 10 % dimmer": (1.0, lit(0.9, 0.9, 0.9)), "lamp 5 % less blue": (1.0, lit(1, 1, 0.95))}
+    found |= {f"JPEG quality {quality}": (1.0, jpeg(quality)) for quality in (90, 75, 50, 20)}
+    found |= {f"blur {sigma:g} px": (1.0, blurred(sigma)) for sigma in (0.5, 1.0, 2.0)}
+    found |= {f"noise of {level:g} grey levels": (1.0, noisy(level)) for level in (2.0, 5.0, 10.0)}
+    found |= {f"scale {p:+d} %": (1 + p / 100, lambda pixels: pixels) for p in (-30, -20, -10, -5, 5, 10, 20, 30)}
+    channels = ("greyscale in RGB", "channels swapped (BGR)", "inverted", "YCbCr read as RGB")
+    return found | {name: (1.0, SPOILT[name][1]) for name in channels}
+
+
+def at_home(familiar: FamiliarPictures, cells: DataRead) -> dict[str, Any]:
+    """Return how often cells and samples of the site itself are called unfamiliar."""
+    found = familiar.assess(statistics_of(cells.files, PBC_UM_PER_PIXEL))
+    labels = np.array([file.parent.name for file in cells.files])
+    own = found.p_value_of_kind
+    return {
+        "cells": share(found.unfamiliar),
+        "samples": rejected(own, HOME_SAMPLE, DRAWS["home"]),
+        "samples_of_one_class": {
+            str(name): rejected(own[labels == name], HOME_SAMPLE, DRAWS["one class"]) for name in np.unique(labels)
+        },
+    }
+
+
+def group_of(site: str, file: Path) -> str:
+    """Return the subject or slide of a file, as the name tells; else its class."""
+    if site == "bcisc":
+        return file.stem.split("_")[1].split("-")[0]
+    return file.stem.split("_")[0] if site == "chula_wbc" else file.parent.name
+
+
+def away(familiar: FamiliarPictures, site: str, files: Sequence[Path]) -> dict[str, Any]:
+    """Return how often cells and samples of another site are called unfamiliar."""
+    statistics = statistics_of(files, SCALES[site])
+    found = familiar.assess(statistics)
+    groups = np.array([group_of(site, file) for file in files])
+    samples = [found.p_value_of_kind[groups == group][:AWAY_SAMPLE] for group in np.unique(groups)]
+    labels = [file.parent.name for file in files]
+    half = np.arange(len(files)) % 2 == 0
+    its_own = FamiliarPictures.fit(statistics[half], [label for label, mine in zip(labels, half, strict=True) if mine])
+    return {
+        "cells": share(found.unfamiliar),
+        "samples": {"rejected": sum(sample_p_value(one) < SAMPLE_LEVEL for one in samples), "of": len(samples)},
+        "median_distance": round(float(np.median(found.distance)), 1),
+        "usual_cause": Counter(found.cause).most_common(1)[0][0],
+        "with_its_own_reference": share(its_own.assess(statistics[~half]).unfamiliar),
+    }
+
+
+def spoilt(familiar: FamiliarPictures, files: Sequence[Path]) -> dict[str, Any]:
+    """Return, by way of spoiling, how often cells and samples of 50 are called unfamiliar."""
+    pixels = [decode_picture(file.read_bytes()).pixels for file in files]
+    out = {}
+    for name, (factor, change) in ways().items():
+        changed = [measured(np.ascontiguousarray(change(one)), PBC_UM_PER_PIXEL * factor) for one in pixels]
+        found = familiar.assess(np.stack(changed))
+        out[name] = {
+            "cells": share(found.unfamiliar),
+            "samples": rejected(found.p_value_of_kind, HOME_SAMPLE, DRAWS["spoilt"]),
+            "usual_cause": Counter(found.cause).most_common(1)[0][0],
+        }
+    return out
+
+
+def site_files(data: Path, site: str) -> DataRead:
+    """Return the cells of an external site."""
+    folder = data / EXTERNAL[site]
+    return DataRead.of(folder, sorted(file for file in folder.rglob("*") if file.is_file()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this measurement."""
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
+
+
+def inputs(args: argparse.Namespace) -> Inputs:
+    """Return the cells; no weights are used."""
+    home = (DataRead.by_class(args.data / "pbc" / part) for part in ("val", "test"))
+    return Inputs(None, (*home, *(site_files(args.data, site) for site in EXTERNAL)), {"samples": SEED})
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the reference and compare everything with it."""
+    known, test = (DataRead.by_class(args.data / "pbc" / part) for part in ("val", "test"))
+    labels = [file.parent.name for file in known.files]
+    familiar = FamiliarPictures.fit(statistics_of(known.files, PBC_UM_PER_PIXEL), labels)
+    return {
+        "reference": {"data": known.name, "cells": familiar.cells, "level": familiar.level},
+        "sample_level": SAMPLE_LEVEL,
+        "home": {"data": test.name, "cells_of_a_sample": HOME_SAMPLE, **at_home(familiar, test)},
+        "external": {site: away(familiar, site, site_files(args.data, site).files) for site in EXTERNAL},
+        "cells_of_an_external_sample": AWAY_SAMPLE,
+        "spoilt": spoilt(familiar, DataRead.by_class(args.data / "pbc" / "test", EACH).files),
+    }
+
+
+BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
+
+if __name__ == "__main__":
+    run(BENCHMARK)
