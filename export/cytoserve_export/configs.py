@@ -30,6 +30,9 @@ ENGINE_CACHE: Final = "/var/cache/cytoserve/tensorrt"
 
 WORKSPACE_BYTES: Final = 4 * 2**30
 
+PRECISION_MODES: Final = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
+"""The ``precision_mode`` of ONNX Runtime's TensorRT provider by the precision that stands in a graph."""
+
 
 def graph_config(
     spec: GraphSpec,
@@ -39,13 +42,13 @@ def graph_config(
     runtime: str,
     heavy: bool = False,
     execution_provider: str = "cuda",
-    half: bool = False,
+    precision: str = "fp32",
 ) -> str:
     """Return the configuration of one graph, for a checkpoint's ``sizes``.
 
     ``runtime`` is ``onnx``, or ``tensorrt`` to serve ``model.plan`` by the TensorRT backend; on a GPU ONNX Runtime runs
-    by the ``execution_provider`` ``cuda`` or ``tensorrt``, which may choose half precision where ``half``. A ``heavy``
-    network fills the device with one instance.
+    by the ``execution_provider`` ``cuda`` or ``tensorrt``, which is allowed the graph's own ``precision`` only. A
+    ``heavy`` network fills the device with one instance.
     """
     batched = spec.model.is_batched
     config: Any = model_config_pb2.ModelConfig(name=spec.name, max_batch_size=MAX_BATCH if batched else 0)
@@ -63,10 +66,14 @@ def graph_config(
     else:
         config.dynamic_batching.priority_levels = config.dynamic_batching.default_priority_level = PRIORITY_LEVELS
     if runtime == "onnx" and profile.is_gpu and execution_provider == "tensorrt":
-        _tensorrt_provider(config, spec, sizes, profile, half)
+        _tensorrt_provider(config, spec, sizes, profile, precision)
+    rows_warm = (*WARM_ROWS, profile.optimum_rows) if batched and profile.is_gpu else WARM_ROWS
     if runtime == "tensorrt":
         config.optimization.cuda.graphs = True
-    for rows in (*WARM_ROWS, profile.optimum_rows) if batched and profile.is_gpu else WARM_ROWS:
+        # by itself the backend captures 1 and max_batch_size only where a dynamic batcher names no preferred sizes
+        for rows in sorted({*rows_warm, MAX_BATCH}):
+            config.optimization.cuda.graph_spec.add(batch_size=rows)
+    for rows in rows_warm:
         if "height" not in spec.inputs[0].dims:
             _warm_up(config, spec, sizes, rows, batched)
     return text_format.MessageToString(config)
@@ -92,12 +99,12 @@ def shapes(spec: GraphSpec, sizes: Mapping[str, int], rows: int) -> dict[str, tu
 
 
 def _tensorrt_provider(
-    config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: DeviceProfile, half: bool
+    config: Any, spec: GraphSpec, sizes: Mapping[str, int], profile: DeviceProfile, precision: str
 ) -> None:
     """Add ONNX Runtime's TensorRT provider with its engine and timing caches and one profile of shapes."""
     provider = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     parameters = {
-        "precision_mode": "FP16" if half else "FP32",
+        "precision_mode": PRECISION_MODES[precision],
         "max_workspace_size_bytes": str(WORKSPACE_BYTES),
         "trt_engine_cache_enable": "true",
         "trt_engine_cache_path": f"{ENGINE_CACHE}/{profile.name}",

@@ -240,7 +240,7 @@ def _write_configs(order: Order, checkpoint: Checkpoint, staged: Path, names: tu
                 runtime="tensorrt" if engine else "onnx",
                 heavy=checkpoint.is_heavy,
                 execution_provider=order.execution_provider,
-                half=order.precision in DTYPES,
+                precision=order.precision if name == "denoiser" else "fp32",
             )
             write_text(folder / "configs" / f"{profile.name}.pbtxt", text)
         shutil.copy2(folder / "configs" / f"{order.profile}.pbtxt", folder / "config.pbtxt")

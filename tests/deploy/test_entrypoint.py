@@ -141,11 +141,21 @@ def test_the_engine_cache_has_the_folder_that_the_exported_configuration_names(t
     assert (tmp_path / "tensorrt" / "a10").is_dir()
     assert (entrypoint.CACHE / "tensorrt").as_posix() == ENGINE_CACHE
     entrypoint.prepare_cache("", tmp_path / "none")
+    assert not (tmp_path / "none").exists(), "no volume, no cache"
     (tmp_path / "file").write_text("")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "tensorrt").write_text("a file in the way")
     with pytest.raises(DeployError, match="cannot be made"):
         entrypoint.prepare_cache("a10", tmp_path / "root")
+
+
+def test_an_engine_cache_without_a_name_lacks_one_level_only(tmp_path: Path) -> None:
+    """`config.pbtxt` names a folder of the cache too, and ONNX Runtime makes the last level of its path, not two."""
+    entrypoint.prepare_cache("", tmp_path)
+    (tmp_path / "tensorrt" / "h100").mkdir(parents=False)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "tensorrt").write_text("a file in the way")
+    entrypoint.prepare_cache("", tmp_path / "file")  # it is not known whether anything here wants the cache
 
 
 def test_traces_never_hold_tensors() -> None:

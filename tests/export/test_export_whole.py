@@ -204,11 +204,11 @@ def test_configurations_by_processor() -> None:
     assert (cpu.backend, cpu.max_batch_size, list(cpu.input[0].dims)) == ("onnxruntime", 256, [6, 4, 4])
     assert [sample.batch_size for sample in cpu.model_warmup] == [1, 8]
     assert cpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
-    h100 = graph_config(spec, SIZES, PROFILES["h100"], runtime="onnx", execution_provider="tensorrt", half=True)
+    h100 = graph_config(spec, SIZES, PROFILES["h100"], runtime="onnx", execution_provider="tensorrt", precision="bf16")
     provider = parse(h100).optimization.execution_accelerators.gpu_execution_accelerator[0]
     assert provider.name == "tensorrt"
     assert provider.parameters["trt_engine_cache_path"] == f"{configs.ENGINE_CACHE}/h100"
-    assert provider.parameters["precision_mode"] == "FP16"
+    assert provider.parameters["precision_mode"] == "BF16"
     assert provider.parameters["trt_profile_max_shapes"] == "LATENT:256x6x4x4,PROBE:256x1,CLASS:256x1"
     engine = parse(graph_config(spec, SIZES, PROFILES["a100"], runtime="tensorrt", heavy=True))
     assert (engine.platform, engine.default_model_filename) == ("tensorrt_plan", "model.plan")
@@ -220,6 +220,32 @@ def test_configurations_by_processor() -> None:
     assert list(encoder.model_warmup[1].inputs["CROP"].dims) == [8, 24, 24, 3]
     with pytest.raises(errors.UnknownModel):
         find_profile("abacus")
+
+
+def test_cuda_graphs_are_captured_for_the_batches_that_warm_up_and_the_greatest() -> None:
+    """Left to itself, Triton's TensorRT backend captures 1 and 256 rows for a model with a dynamic batcher."""
+    config = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["a10"], runtime="tensorrt"))
+    assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 8, 64, 256]
+    assert {sample.batch_size for sample in config.model_warmup} == {1, 8, 64}
+    h200 = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["h200"], runtime="tensorrt"))
+    assert [graph.batch_size for graph in h200.optimization.cuda.graph_spec] == [1, 8, 256], "each once"
+    onnx_config = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["a10"], runtime="onnx"))
+    assert not onnx_config.optimization.HasField("cuda"), "only the TensorRT backend reads it"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_tensorrts_provider_computes_each_graph_in_its_own_precision(
+    embedding: Path, tmp_path: Path, precision: str
+) -> None:
+    """Only the denoiser is reduced: encoder and detector stay in single precision on a GPU too."""
+    wanted = Order(embedding, tmp_path, TEMPLATE, precision=precision, profile="h100", execution_provider="tensorrt")
+    whole_repository._write_configs(wanted, Checkpoint(embedding), tmp_path, ("encoder", "denoiser", "segmenter"))
+    modes = {}
+    for name in ("encoder", "denoiser", "segmenter"):
+        optimization = parse((tmp_path / name / "config.pbtxt").read_text()).optimization
+        (provider,) = optimization.execution_accelerators.gpu_execution_accelerator
+        modes[name] = provider.parameters["precision_mode"]
+    assert modes == {"encoder": "FP32", "denoiser": precision.upper(), "segmenter": "FP32"}
 
 
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:

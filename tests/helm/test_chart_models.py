@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chart import MODES, Helm, Manifest, container, pod_of
+import yaml
+from chart import CHART, EXAMPLES, MODES, Helm, Manifest, container, pod_of
 from cytoserve_deploy.container import entrypoint
 
 
@@ -115,3 +116,12 @@ def test_rollout_suits_scarce_gpus(helm: Helm, mode: str) -> None:
     keda = {"autoscaling__enabled": True}
     assert strategy(**keda) == first_start, "all of its pods at once would be too many"
     assert strategy(autoscaling__minReplicas=2, **keda) == one_by_one
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_examples_claim_of_engines_is_that_of_one_release(helm: Helm, name: str) -> None:
+    """ONNX Runtime asks that old engines go when the model, ONNX Runtime or TensorRT changes."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    for volume in pod_of(helm.render(name))["volumes"]:
+        if volume["name"] == "cache" and "persistentVolumeClaim" in volume:
+            assert volume["persistentVolumeClaim"]["claimName"].endswith(f"-{chart['appVersion']}")

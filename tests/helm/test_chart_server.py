@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chart import MODES, VARIANTS, Helm, container, env, pod_of
+from chart import EXAMPLES, MODES, VARIANTS, Helm, container, env, pod_of
 from cytoserve_contract import telemetry
 from cytoserve_deploy.container import entrypoint
 
@@ -107,6 +107,31 @@ def test_gpu_resource_is_a_value(helm: Helm, mode: str) -> None:
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
     bare = pod_of(helm.render(mode=mode, gpu__enabled=False))
     assert "nvidia" not in str(bare)
+
+
+def node_labels(resource: str, product: str) -> dict[str, str]:
+    """Return the labels that NVIDIA's GPU feature discovery gives a node which offers `resource`.
+
+    A resource of its own per kind of slice is the MIG strategy "mixed": each kind has a label of its own, and
+    `nvidia.com/gpu.product` names the whole card. Under "single" the slices are `nvidia.com/gpu`.
+    """
+    kind = resource.removeprefix("nvidia.com/")
+    whole, _, slice_name = product.partition("-MIG-")
+    if not kind.startswith("mig-"):
+        return {"nvidia.com/gpu.product": product}
+    assert kind == f"mig-{slice_name}"
+    return {"nvidia.com/gpu.product": whole, f"nvidia.com/{kind}.product": product}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_node_that_offers_the_examples_gpu_carries_the_labels_it_asks_for(helm: Helm, name: str) -> None:
+    pod = pod_of(helm.render(name))
+    wanted = pod.get("nodeSelector", {})
+    limits = pod["containers"][0]["resources"]["limits"]
+    for resource in (each for each in limits if each.startswith("nvidia.com/")):
+        product = next((value for key, value in wanted.items() if key.endswith(".product")), "")
+        if product:
+            assert wanted.items() <= node_labels(resource, product).items()
 
 
 def test_kserve_gets_resources_it_cannot_default(helm: Helm) -> None:

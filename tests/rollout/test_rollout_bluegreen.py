@@ -210,10 +210,19 @@ def test_status_tells_roles_and_why(deploy: Deploy, api: FakeApi) -> None:
     assert "live" in table
 
 
-@pytest.mark.parametrize("uri", ["ftp://h/m", "http://h/m", "models/0.2.0", "s3://", "://m", ""])
+@pytest.mark.parametrize("uri", ["ftp://h/m", "http://h/m", "models/0.2.0", "s3://", "://m"])
 def test_a_model_store_that_the_chart_does_not_know_is_refused(deploy: Deploy, api: FakeApi, uri: str) -> None:
     result = deploy("apply", "--version", "v2", "--model-uri", uri)
     assert result.exit_code == 2
+    assert f"{uri} names no model store" in " ".join(result.output.split())
+    assert api.writes == []
+
+
+@pytest.mark.parametrize("given", [[], ["--model-uri", ""]])
+def test_a_version_of_nothing_new_is_refused(deploy: Deploy, api: FakeApi, given: list[str]) -> None:
+    result = deploy("apply", "--version", "v2", *given)
+    assert result.exit_code == 2
+    assert "nothing new" in result.output
     assert api.writes == []
 
 

@@ -66,18 +66,23 @@ def assemble(
 
 
 def prepare_cache(name: str, root: Path = CACHE) -> None:
-    """Make the folder that `configs/<name>.pbtxt` names for TensorRT's engines; the volume comes empty.
+    """Make the folder that the configurations name for TensorRT's engines; the volume comes empty.
+
+    ONNX Runtime makes one level of a missing path and fails at two. Without a name it is not known here which folder
+    `config.pbtxt` asks for, if any: the level above is made.
 
     Raises
     ------
     DeployError
-        The volume cannot be written.
+        The volume cannot be written, and `name` asks for a folder on it.
     """
-    if name and root.is_dir():
+    if root.is_dir():
         folder = root / "tensorrt" / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if not name:
+                return
             raise DeployError(
                 f"{folder} cannot be made ({error}); mount a volume there that uid 1000 may write"
             ) from None
