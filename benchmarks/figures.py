@@ -99,8 +99,7 @@ def cost() -> str:
         for budget, seen in scoring["by_budget"].items()
     ]
     return (
-        f"{home['cells']} cells, {home['evaluations_per_cell']:.1f} evaluations a cell, "
-        f"{home['cells_per_second']} cells per second on both cores. Most probes a class, on the "
+        f"{home['cells']} cells, {home['evaluations_per_cell']:.1f} evaluations a cell. Most probes a class, on the "
         f"{scoring['promise']['n']} calibrating cells of `pbc/val` (through the engine, with racing; from "
         "`scoring.json`):\n\n"
         + table(["most probes", "evaluations a cell", "balanced accuracy", "above the accept threshold"], rows)
