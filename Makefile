@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo serve test lint check unit-mathematics unit-others load evidence documents contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo serve test lint check unit-first-half unit-second-half load evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again.
 demo: $(VENV)/.ready
@@ -38,12 +38,12 @@ lint:
 
 # After every change, in the existing environment: lint, import rules, types and the unit tests, on two cores at a time.
 check:
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(BIN) unit-mathematics unit-others lint
-MATHEMATICS := tests/scoring tests/statistics tests/validation
-unit-mathematics:
-	$(BIN)/python -m pytest -q -m unit $(wildcard $(MATHEMATICS))
-unit-others:
-	$(BIN)/python -m pytest -q -m unit $(addprefix --ignore=,$(MATHEMATICS))
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(BIN) unit-first-half unit-second-half lint
+FIRST_HALF := tests/scoring tests/statistics tests/validation tests/helm
+unit-first-half:
+	$(BIN)/python -m pytest -q -m unit $(wildcard $(FIRST_HALF))
+unit-second-half:
+	$(BIN)/python -m pytest -q -m unit $(addprefix --ignore=,$(FIRST_HALF))
 
 # Every measurement that two CPU cores can make (about an hour and a half; what is up to date is skipped), then the documents' figures.
 # One of them: `make evidence ONLY=fields`; what there is: `python -m benchmarks.rerun --list`; only the documents: `make documents`.
