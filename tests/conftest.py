@@ -45,8 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-SLOW_FOLDERS = ("export", "image", "integration", "load", "training")
-"""Rooms whose tests start a Triton, train, or trace graphs."""
+SLOW_FOLDERS = ("export", "image", "integration", "load", "rollout", "training")
+"""Rooms whose tests start a server, train, or trace graphs."""
 
 SLOW_FIXTURES = {"triton_url", "data_dir"}
 
