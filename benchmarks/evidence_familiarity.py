@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cytoserve_contract.image_statistics import cause_in_words
+
 from benchmarks.text import Criterion, Section, share, table
 
 KEY = "familiarity"
@@ -42,11 +44,17 @@ def familiarity(results: dict[str, Any]) -> Section:
         ),
     ]
     sites = [
-        [site, share(row["cells"]), counted(row["samples"]), row["usual_cause"], share(row["with_its_own_reference"])]
+        [
+            site,
+            share(row["cells"]),
+            counted(row["samples"]),
+            cause_in_words(row["usual_cause"]),
+            share(row["with_its_own_reference"]),
+        ]
         for site, row in external.items()
     ]
     spoilt = [
-        [name, share(row["cells"]), counted(row["samples"]), row["usual_cause"]]
+        [name, share(row["cells"]), counted(row["samples"]), cause_in_words(row["usual_cause"])]
         for name, row in found["spoilt"].items()
     ]
     text = (

@@ -25,8 +25,8 @@ from cytoserve_export.precision import cast_denoiser, offered, quantise, spec_fo
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
 from cytoserve_scoring.classifier.engine import ScoringEngine
 from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_statistics.shares import clopper_pearson
 from numpy.typing import NDArray
-from scipy import stats
 
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
@@ -81,9 +81,9 @@ def compare(
 
 
 def _entry(measured: Any, path: Path, note: str) -> dict[str, Any]:
-    interval = stats.binomtest(measured.decisions_changed, measured.cells).proportion_ci(method="exact")
+    interval = clopper_pearson(measured.decisions_changed, measured.cells)
     entry = {**asdict(measured), "offered": offered(measured.decisions_changed, measured.cells)}
-    return {**entry, "interval": [interval.low, interval.high], "bytes": path.stat().st_size, "run_by": note}
+    return {**entry, "interval": list(interval), "bytes": path.stat().st_size, "run_by": note}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,9 +19,10 @@ import numpy as np
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from cytoserve_statistics.shares import clopper_pearson
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
@@ -89,17 +90,11 @@ def outcomes(files: list[Path]) -> dict[str, Any]:
                 "refused": dict(Counter(failure.error for failure in answer.failures)),
                 "accepted": len(taken),
                 "wrong_among_accepted": wrong,
-                "accepted_and_wrong_interval": [round(x, 4) for x in exact_interval(wrong, len(files))],
+                "accepted_and_wrong_interval": [round(x, 4) for x in clopper_pearson(wrong, len(files))],
                 "reasons": dict(Counter(reason for cell in answer.cells for reason in cell.reasons).most_common()),
             }
         model = answer.model
     return {"weights_sha256": model.weights_sha256, "ways": out}
-
-
-def exact_interval(count: int, total: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share (Clopper & Pearson 1934)."""
-    found = stats.binomtest(count, total).proportion_ci(method="exact")
-    return float(found.low), float(found.high)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

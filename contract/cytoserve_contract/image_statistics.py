@@ -51,7 +51,7 @@ IMAGE_STATISTICS: Final[tuple[ImageStatistic, ...]] = (
     _plain("edges", "edges are steeper", "edges are softer"),
     _plain("colour_noise_blue", "blue is noisier", "blue is smoother"),
     _plain("colour_noise_red", "red is noisier", "red is smoother"),
-    _plain("compression_blocks", "blocks of compression show", "blocks of compression show less"),
+    _plain("compression_blocks", "blocks of compression show more", "blocks of compression show less"),
     _plain("detail_coarse", "there is more coarse detail", "there is less coarse detail"),
     _plain("detail_medium", "there is more detail of middle size", "there is less detail of middle size"),
     _plain("detail_fine", "there is more fine detail", "there is less fine detail"),

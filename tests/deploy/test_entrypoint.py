@@ -152,6 +152,7 @@ def test_the_engine_cache_has_the_folder_that_the_exported_configuration_names(t
 def test_an_engine_cache_without_a_name_lacks_one_level_only(tmp_path: Path) -> None:
     """`config.pbtxt` names a folder of the cache too, and ONNX Runtime makes the last level of its path, not two."""
     entrypoint.prepare_cache("", tmp_path)
+    assert (tmp_path / "tensorrt").is_dir()
     (tmp_path / "tensorrt" / "h100").mkdir(parents=False)
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "tensorrt").write_text("a file in the way")

@@ -17,6 +17,7 @@ import numpy as np
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from numpy.typing import NDArray
 
+from cytoserve_scoring.classifier.scores import conformal_p_values
 from cytoserve_scoring.errors import BadShape, CytoserveError
 
 Doubles = NDArray[np.float64]
@@ -153,14 +154,14 @@ class FamiliarPictures:
         known = np.where(np.isfinite(values), values, 1e6)
         scaled = _squared(known, self.centre, self.precision) / self.usual
         nearest, distance = scaled.argmin(axis=1), scaled.min(axis=1)
-        pooled = _p_values(distance, np.sort(np.concatenate(self.distances)))
+        pooled = conformal_p_values(distance, np.sort(np.concatenate(self.distances)))
         of_kind = pooled.copy()
         for k, own in enumerate(self.distances):
             rows = nearest == k
             if len(own) >= LEAST_OF_KIND and rows.any():
                 # Beyond all cells of its kind, all cells tell how far.
                 beyond = distance[rows] > own[-1]
-                found = _p_values(distance[rows], own)
+                found = conformal_p_values(distance[rows], own)
                 of_kind[rows] = np.where(beyond, np.minimum(found, pooled[rows]), found)
         return Assessment(distance, pooled, of_kind, self._causes(known, nearest), pooled <= self.level)
 
@@ -266,11 +267,4 @@ def _squared(values: Doubles, centre: Doubles, precision: Doubles) -> Doubles:
     """Return (M, K) squared Mahalanobis distances."""
     deviation = values[:, None, :] - centre
     found: Doubles = np.einsum("mki,kij,mkj->mk", deviation, precision, deviation, optimize=True)
-    return found
-
-
-def _p_values(distance: Doubles, reference: Doubles) -> Doubles:
-    """Return the conformal p-values of distances among sorted ones."""
-    at_least = len(reference) - np.searchsorted(reference, distance, side="left")
-    found: Doubles = (at_least + 1.0) / (len(reference) + 1.0)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 
@@ -48,13 +48,26 @@ def softmax_posterior(scores: Floats, temperature: float) -> Floats:
 
 
 def conformal_p_value(error: float, reference: tuple[float, ...]) -> float:
-    """Return ``(1 + #{reference >= error}) / (n + 1)``, valid in finite samples under exchangeability.
+    """Return the one of `conformal_p_values` that belongs to one value."""
+    return float(conformal_p_values(error, reference))
+
+
+def conformal_p_values(values: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Return ``(1 + #{reference >= value}) / (n + 1)``, valid in finite samples under exchangeability.
+
+    Parameters
+    ----------
+    values : array_like of float, of any shape
+    reference : (n,) array_like of float, sorted
 
     Source: Vovk, Gammerman & Shafer 2005, section 2.2; Bates et al. 2023, "Testing for outliers with conformal
     p-values", equation (2).
     """
-    above = len(reference) - int(np.searchsorted(np.asarray(reference), error, side="left"))
-    return (1.0 + above) / (len(reference) + 1.0)
+    known = np.asarray(reference)
+    p_values: NDArray[np.float64] = (1.0 + len(known) - np.searchsorted(known, values, side="left")) / (
+        len(known) + 1.0
+    )
+    return p_values
 
 
 def paired_statistic(errors: Floats) -> float:
