@@ -60,6 +60,14 @@ IMAGE_STATISTICS: Final[tuple[ImageStatistic, ...]] = (
 )
 """In the order of the tensor ``IMAGE_STATISTICS``. Logarithms, optical densities or parts of 1: none has a unit."""
 
+DOMAIN_COLUMNS: Final = {
+    "distance": "distance to the calibration cells of the nearest class, 1 is usual",
+    "p_value": "its conformal p-value among all calibration cells, which decides about the cell",
+    "p_value_of_kind": "that among the calibration cells of that class, which samples are judged by",
+    "cells_of_kind": "how many those are",
+}
+"""The columns of the tensor ``DOMAIN`` and what each is."""
+
 IMAGE_STATISTIC_NAMES: Final = tuple(statistic.name for statistic in IMAGE_STATISTICS)
 
 

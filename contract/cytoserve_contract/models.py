@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from cytoserve_contract.image_statistics import DOMAIN_COLUMNS, IMAGE_STATISTIC_NAMES
 from cytoserve_contract.parameters import PRIORITY_LEVELS
 from cytoserve_contract.tensors import TensorSpec
 from cytoserve_contract.values import DECISIONS, KINDS, NO_LABEL
@@ -127,6 +128,14 @@ SEGMENTER_MAPS: Final = TensorSpec(
 CROP: Final = TensorSpec("CROP", "uint8", ("M", "size", "size", 3), "cells at 0.25 um per px, RGB", internal=True)
 LATENT: Final = TensorSpec("LATENT", "float32", ("M", *_LATENT_DIMS), "latent of a crop", internal=True)
 CELL_FLAGS: Final = TensorSpec("CELL_FLAGS", "int32", ("M",), "bit set, see the table of flags")
+IMAGE_STATISTICS: Final = TensorSpec(
+    "IMAGE_STATISTICS",
+    "float32",
+    ("M", len(IMAGE_STATISTIC_NAMES)),
+    "what was measured of the picture before its colours were normalised, in the order of the table below; 0 where the "
+    "file was bad",
+    attribute="statistics",
+)
 CLASS: Final = TensorSpec("CLASS", "int32", ("B", 1), "class under which the noise is predicted")
 
 FIELD_DECODER: Final = ModelSpec(
@@ -175,6 +184,7 @@ CELL_EXTRACTOR: Final = ModelSpec(
         TensorSpec("CELL_INDEX", "int32", ("M",), "rows of `BOX` that are scored (white cells)", low=0),
         CROP,
         CELL_FLAGS,
+        IMAGE_STATISTICS,
     ),
     deployment=_QUEUED,
 )
@@ -188,6 +198,7 @@ CELL_DECODER: Final = ModelSpec(
         CROP,
         TensorSpec("SCALE", "float32", ("M",), "scale that was used", "um per px", low=0, may_lack=True),
         CELL_FLAGS,
+        IMAGE_STATISTICS,
         TensorSpec(
             "CELL_ERROR",
             "bytes",
@@ -232,7 +243,7 @@ SCORER: Final = ModelSpec(
     "Latents -> class, posterior, uncertainty, anomaly, decision. Calls the denoiser (BLS).\n"
     "Each instance is a process and scores one request at a time; count is how many requests overlap.",
     "python",
-    inputs=(LATENT, CELL_FLAGS, replace(DEADLINE, optional=True)),
+    inputs=(LATENT, CELL_FLAGS, replace(IMAGE_STATISTICS, optional=True), replace(DEADLINE, optional=True)),
     outputs=(
         TensorSpec("LABEL", "int32", ("M",), "class; -1: not scored", low=NO_LABEL),
         TensorSpec(
@@ -259,6 +270,21 @@ SCORER: Final = ModelSpec(
             "squared distance to the ordinary patterns of the answered class; its conformal p-value",
             low=0,
             may_lack=True,
+        ),
+        TensorSpec(
+            "DOMAIN",
+            "float32",
+            ("M", len(DOMAIN_COLUMNS)),
+            "how familiar the picture is: " + "; ".join(DOMAIN_COLUMNS.values()),
+            low=0,
+            may_lack=True,
+        ),
+        TensorSpec(
+            "DOMAIN_CAUSE",
+            "bytes",
+            ("M",),
+            "the image statistic that adds most to the distance, with `+` where it is high and `-` where it is low; "
+            "empty where nothing was compared",
         ),
         TensorSpec("DECISION", "uint8", ("M",), "see the table of numbers", low=0, high=len(DECISIONS) - 1),
         TensorSpec("REASONS", "bytes", ("M",), "reasons for review, joined by commas; may be empty"),

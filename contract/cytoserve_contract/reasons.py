@@ -20,6 +20,11 @@ class Reason(str, Enum):
         member.urgency, member.explanation = urgency, explanation
         return member
 
+    UNFAMILIAR_IMAGE = (
+        "unfamiliar_image",
+        2,
+        "its picture is unlike those that the service was calibrated with, so nothing is known about errors on it",
+    )
     ANOMALOUS = "anomalous", 1, "stranger than nearly all reference cells of the class it was given"
     KIND_CONFLICT = "kind_conflict", 2, "found as a white cell, but classified as a platelet"
     NEAR_TIE = "near_tie", 3, "the best two classes differ by less than the measurement can tell"

@@ -17,6 +17,7 @@ class TritonPythonModel(TritonModel):
         return {
             "CROP": cells.crop,
             "CELL_FLAGS": cells.flags,
+            "IMAGE_STATISTICS": cells.statistics,
             "SCALE": cells.scale,
             "CELL_ERROR": cells.error,
             "DEADLINE": deadline,

@@ -43,6 +43,7 @@ class TritonPythonModel(TritonModel):
             alpha=request.parameter("alpha"),
             classes=request.parameter("classes"),
             check=check,
+            statistics=tensors.get("IMAGE_STATISTICS"),
         )
         self.meter.scored(scores, self.engine.config.classes)
         return scores

@@ -13,6 +13,7 @@ from cytoserve_contract.values import FLAG_INVALID
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
+from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.judge import judge
 from cytoserve_scoring.classifier.race import Evaluator, Indices, race
 from cytoserve_scoring.classifier.scores import CellScores, Floats
@@ -38,6 +39,7 @@ class ScoringEngine:
         alpha: float | None = None,
         classes: Sequence[str] | None = None,
         check: Callable[[], None] = lambda: None,
+        statistics: Floats | None = None,
     ) -> CellScores:
         """Score M cells.
 
@@ -56,16 +58,19 @@ class ScoringEngine:
             Only these may win; at least one. The posterior of the others is 0.
         check : callable
             Called before every round; what it raises ends the scoring.
+        statistics : (M, S) ndarray of float32, optional
+            ``IMAGE_STATISTICS`` of the cells. Where the settings know what is familiar, a cell without them is not.
 
         Raises
         ------
         BadShape
-            Latents, flags or an evaluation's answer of the wrong shape.
+            Latents, flags, statistics or an evaluation's answer of the wrong shape.
         BadParameter
             A budget outside the bank, an alpha outside [0, 1), an unknown class.
         """
         terms = self.config.terms(budget, alpha, classes)
         self._check_shapes(latents, flags)
+        assessment = self._assess(statistics, len(latents))
         sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
 
         def evaluate_rows(rows: Indices) -> Floats:
@@ -73,7 +78,16 @@ class ScoringEngine:
             turned = turned_latents(latents, cell, turn, terms.augmentation)
             return evaluate(turned, sample.astype(np.int32), label.astype(np.int32))
 
-        return judge(race(Evaluator(evaluate_rows), sound, terms, check), flags, self.config, terms)
+        return judge(race(Evaluator(evaluate_rows), sound, terms, check), flags, self.config, terms, assessment)
+
+    def _assess(self, statistics: Floats | None, cells: int) -> Assessment | None:
+        if self.config.familiar is None:
+            return None
+        if statistics is None:
+            return Assessment.unmeasured(cells)
+        if len(statistics) != cells:
+            raise BadShape(f"IMAGE_STATISTICS has {len(statistics)} rows for {cells} latents")
+        return self.config.familiar.assess(statistics)
 
     def _check_shapes(self, latents: Floats, flags: NDArray[np.int32]) -> None:
         if latents.ndim != 4 or latents.shape[1:] != self.config.latent_shape:

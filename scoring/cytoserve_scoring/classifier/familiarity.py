@@ -54,6 +54,8 @@ class Assessment:
     p_value_of_kind : (M,) ndarray of float64
         The same among the calibration cells nearest to the same class: uniform for home cells whatever classes a
         sample holds, so it is what samples are judged by.
+    cells_of_kind : (M,) ndarray of int64
+        How many calibration cells that p-value counts.
     cause : list of str
         The statistic that adds most to the distance, with ``+`` where it is high and ``-`` where it is low.
     unfamiliar : (M,) ndarray of bool
@@ -63,6 +65,7 @@ class Assessment:
     distance: Doubles
     p_value: Doubles
     p_value_of_kind: Doubles
+    cells_of_kind: NDArray[np.int64]
     cause: list[str]
     unfamiliar: NDArray[np.bool_]
 
@@ -70,7 +73,11 @@ class Assessment:
     def unmeasured(cls, cells: int) -> Assessment:
         """Return the assessment of cells whose picture was not measured: what is not known is not familiar."""
         unknown = np.full(cells, np.nan)
-        return cls(unknown, unknown, unknown, [""] * cells, np.ones(cells, bool))
+        return cls(unknown, unknown, unknown, np.zeros(cells, np.int64), [""] * cells, np.ones(cells, bool))
+
+    def columns(self) -> Doubles:
+        """Return the rows of the tensor ``DOMAIN``."""
+        return np.stack([self.distance, self.p_value, self.p_value_of_kind, self.cells_of_kind], axis=1)
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ class FamiliarPictures:
         scaled = _squared(known, self.centre, self.precision) / self.usual
         nearest, distance = scaled.argmin(axis=1), scaled.min(axis=1)
         pooled = conformal_p_values(distance, np.sort(np.concatenate(self.distances)))
-        of_kind = pooled.copy()
+        of_kind, counted = pooled.copy(), np.full(len(values), self.cells)
         for k, own in enumerate(self.distances):
             rows = nearest == k
             if len(own) >= LEAST_OF_KIND and rows.any():
@@ -163,7 +170,8 @@ class FamiliarPictures:
                 beyond = distance[rows] > own[-1]
                 found = conformal_p_values(distance[rows], own)
                 of_kind[rows] = np.where(beyond, np.minimum(found, pooled[rows]), found)
-        return Assessment(distance, pooled, of_kind, self._causes(known, nearest), pooled <= self.level)
+                counted[rows] = len(own)
+        return Assessment(distance, pooled, of_kind, counted, self._causes(known, nearest), pooled <= self.level)
 
     def _causes(self, values: Doubles, nearest: NDArray[np.int64]) -> list[str]:
         """Return per cell the statistic without which the distance would be least: (P z)_i^2 / P_ii is what goes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.image_statistics import DOMAIN_COLUMNS
 from cytoserve_contract.reasons import Reason
 from cytoserve_contract.values import (
     FLAG_OUT_OF_SCALE,
@@ -13,6 +14,7 @@ from cytoserve_contract.values import (
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import revised
+from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.probe_interval import posterior_interval, probe_lags
 from cytoserve_scoring.classifier.race import Raced
 from cytoserve_scoring.classifier.scores import (
@@ -27,7 +29,13 @@ from cytoserve_scoring.classifier.scores import (
 from cytoserve_scoring.classifier.settings import BudgetSettings, RaceTerms, ScoringConfig
 
 
-def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: RaceTerms) -> CellScores:
+def judge(
+    raced: Raced,
+    flags: NDArray[np.int32],
+    config: ScoringConfig,
+    terms: RaceTerms,
+    assessment: Assessment | None = None,
+) -> CellScores:
     """Return the answers for the M cells of a race.
 
     Parameters
@@ -36,8 +44,13 @@ def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: 
         Bits of ``CELL_FLAGS``; some of them are reasons for review.
     terms : RaceTerms
         Those of the race.
+    assessment : Assessment, optional
+        How familiar the cells' pictures are; None where pictures are not checked.
     """
     out = _unscored(len(flags), len(config.classes), raced.evaluations)
+    if assessment is not None:
+        out.domain[:] = assessment.columns()
+        out.domain_cause[:] = assessment.cause
     scored = raced.scored
     if scored.size == 0:
         return out
@@ -54,7 +67,8 @@ def judge(raced: Raced, flags: NDArray[np.int32], config: ScoringConfig, terms: 
         out.interval[cell] = posterior_interval(scores, best, lags, fitted.temperature, config.usual_spread)
         out.anomaly[cell] = _anomaly(scores, config.classes[best], fitted)
         out.conformal[cell] = _conformal(scores, config.classes, fitted)
-        reasons = _reasons(out, cell, tie, int(flags[cell]), config, terms)
+        unfamiliar = None if assessment is None else bool(assessment.unfamiliar[cell])
+        reasons = _reasons(out, cell, tie, int(flags[cell]), unfamiliar, config, terms)
         out.reasons[cell] = ",".join(reasons)
         out.decision[cell] = 1 if reasons else 0
     return out
@@ -70,6 +84,8 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
         uncertainty=np.full(cells, np.nan, np.float32),
         anomaly=np.full((cells, 2), np.nan, np.float32),
         conformal=np.full((cells, classes), np.nan, np.float32),
+        domain=np.full((cells, len(DOMAIN_COLUMNS)), np.nan, np.float32),
+        domain_cause=[""] * cells,
         decision=np.ones(cells, np.uint8),
         reasons=[Reason.POOR_IMAGE.value] * cells,
         evaluations=evaluations,
@@ -97,14 +113,22 @@ def _conformal(scores: Floats, classes: tuple[str, ...], fitted: BudgetSettings)
 
 
 def _reasons(
-    out: CellScores, cell: int, statistic: float, flags: int, config: ScoringConfig, terms: RaceTerms
+    out: CellScores,
+    cell: int,
+    statistic: float,
+    flags: int,
+    unfamiliar: bool | None,
+    config: ScoringConfig,
+    terms: RaceTerms,
 ) -> list[str]:
     fitted = config.at(terms.budget)
     ranked = np.sort(out.posterior[cell])[::-1]
     p_value = float(out.anomaly[cell, 1])
-    # Where cells are checked for anomaly, a class without reference cells must not pass for want of them.
-    unchecked = fitted.anomaly_reference is not None and np.isnan(p_value)
+    # Where cells are checked for anomaly, a class without reference cells must not pass for want of them; nor may a
+    # cell pass where no calibration says what pictures it holds for.
+    unchecked = unfamiliar is None or (fitted.anomaly_reference is not None and np.isnan(p_value))
     present = {
+        Reason.UNFAMILIAR_IMAGE: bool(unfamiliar),
         Reason.ANOMALOUS: p_value < config.anomaly_level,
         Reason.KIND_CONFLICT: bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
         Reason.NEAR_TIE: statistic < config.tie_statistic,

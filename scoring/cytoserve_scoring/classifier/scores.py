@@ -31,6 +31,10 @@ class CellScores:
     conformal: Floats
     """(M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``. (NaN
     where no reference is given)"""
+    domain: Floats
+    """(M, 4) float32, see `DOMAIN` of the contract and :mod:`.familiarity`; NaN where it was not compared."""
+    domain_cause: list[str]
+    """The image statistic that adds most to the distance, with its side; empty where it was not compared."""
     decision: NDArray[np.uint8]
     """(M,) uint8, 0 accept, 1 review."""
     reasons: list[str]

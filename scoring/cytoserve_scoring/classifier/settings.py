@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.classifier.racing_rule import RacingRule
 from cytoserve_scoring.classifier.score_profile import ScoreProfile
 from cytoserve_scoring.errors import BadParameter, CytoserveError
@@ -76,6 +77,8 @@ class ScoringConfig:
     """Budgets that the calibration in force measured; None means all."""
     augmentation: TieAugmentation | None = None
     """When a near tie is evaluated in the other quarter turns; None never."""
+    familiar: FamiliarPictures | None = None
+    """The pictures that the calibration knows; None: no picture is checked."""
 
     @property
     def probes(self) -> int:
@@ -149,6 +152,7 @@ class ScoringConfig:
                 calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
                 racing=RacingRule.from_json(data["elimination"]) if data.get("elimination") else None,
                 augmentation=TieAugmentation.from_json(data["second_look"]) if data.get("second_look") else None,
+                familiar=FamiliarPictures.from_json(data["familiar"]) if data.get("familiar") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(f"scoring.json is not usable ({error!r}); export the model again") from error

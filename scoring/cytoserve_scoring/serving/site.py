@@ -22,9 +22,10 @@ from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import CytoserveError
 
 SCHEMA: Final = names.CALIBRATION
-RULES: Final = 2
+RULES: Final = 3
 """Version of the rules by which the engine comes to an answer, raised whenever other answers come of the same errors.
-2: a near tie is augmented over the noise samples that both classes saw, wherever one was dropped."""
+2: a near tie is augmented over the noise samples that both classes saw, wherever one was dropped. 3: a cell whose
+picture is unfamiliar is referred."""
 
 PROCEDURE: Final = (
     "classes",
@@ -47,6 +48,7 @@ FITTED: Final = (
     "accept_threshold",
     "anomaly_reference",
     "conformal_reference",
+    "familiar",
     "calibrated",
     "promise",
     "by_budget",

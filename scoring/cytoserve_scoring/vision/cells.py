@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_contract.limits import CROP_SIZE, MAX_CELLS
 from cytoserve_contract.values import FLAG_INVALID, FLAG_TOUCHES_BORDER
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class DecodedCells:
     """(M,) int32. Bits ``FLAG_*``; ``FLAG_INVALID`` where the file was bad."""
     scale: NDArray[np.float32]
     """(M,) float32. Micrometres per pixel that were used; NaN where the file was bad."""
+    statistics: NDArray[np.float32]
+    """(M, S) float32. See :mod:`.image_statistics`; 0 where the file was bad."""
     error: list[str]
     """Empty, or the wire text of what was wrong with the file."""
 
@@ -60,6 +63,7 @@ def decode_cells(
         crop=np.zeros((count, CROP_SIZE, CROP_SIZE, 3), np.uint8),
         flags=np.full(count, FLAG_INVALID, np.int32),
         scale=np.full(count, np.nan, np.float32),
+        statistics=np.zeros((count, len(IMAGE_STATISTIC_NAMES)), np.float32),
         error=[""] * count,
     )
     for row, data in enumerate(files):
@@ -74,6 +78,7 @@ def decode_cells(
         cells.crop[row] = found.crop
         cells.flags[row] = found.flags | (FLAG_TOUCHES_BORDER if _cut(image, found.um_per_pixel) else 0)
         cells.scale[row] = found.um_per_pixel
+        cells.statistics[row] = found.statistics
     return cells
 
 

@@ -12,6 +12,7 @@ from dataclasses import field as dataclass_field
 from typing import Final
 
 import numpy as np
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_contract.limits import CROP_SIZE, MAX_CELLS
 from cytoserve_contract.values import (
     FLAG_OUT_OF_SCALE,
@@ -25,7 +26,8 @@ from scipy import ndimage
 
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadShape
-from cytoserve_scoring.vision.crops import background_gain, cut_crop
+from cytoserve_scoring.vision.crops import background_level, gain_of, normalised, resample
+from cytoserve_scoring.vision.image_statistics import image_statistics
 from cytoserve_scoring.vision.lit_area import find_outside
 from cytoserve_scoring.vision.quality import poor_image
 from cytoserve_scoring.vision.scale import (
@@ -113,6 +115,7 @@ class Extraction:
     cell_index: NDArray[np.int32]
     crop: NDArray[np.uint8]
     cell_flags: NDArray[np.int32] = dataclass_field(repr=False)
+    statistics: NDArray[np.float32] = dataclass_field(repr=False)
 
 
 def overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -359,12 +362,15 @@ def extract_cells(
         doubtful = doubtful or _contradicted(found, field, value, red_um, settings)
     crops = np.zeros((len(index), CROP_SIZE, CROP_SIZE, 3), np.uint8)
     flags = np.full(len(index), FLAG_SEGMENTED_WHITE_CELL | (FLAG_OUT_OF_SCALE if doubtful else 0), np.int32)
-    gain = background_gain(field) if len(index) else None
+    lamp = background_level(field) if len(index) else np.full(3, WHITE_LEVEL, np.float32)
+    statistics = np.zeros((len(index), len(IMAGE_STATISTIC_NAMES)), np.float32)
     clear = _inside(found.box[index], field.shape, settings.border_px)
     outside = find_outside(field) if len(index) else None
     for row, box in enumerate(found.box[index]):
         center = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
-        crops[row] = cut_crop(field, center, value, gain=gain)
+        resampled, beyond = resample(field, center, value)
+        crops[row] = normalised(resampled, beyond, gain_of(lamp))
+        statistics[row] = image_statistics(field, center, value, resampled, lamp)
         flags[row] |= FLAG_POOR_IMAGE if poor_image(crops[row]) else 0
         margin = settings.border_px + settings.rim_part * float(box[2] - box[0] + box[3] - box[1]) / 2
         cut = not clear[row] or (outside is not None and outside.touches(box, margin))
@@ -378,4 +384,5 @@ def extract_cells(
         cell_index=index.astype(np.int32),
         crop=crops,
         cell_flags=flags,
+        statistics=statistics,
     )

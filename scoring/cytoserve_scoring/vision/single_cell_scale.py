@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
-from cytoserve_scoring.vision.crops import cut_crop
+from cytoserve_scoring.vision.crops import background_level, gain_of, normalised, resample
+from cytoserve_scoring.vision.image_statistics import image_statistics
 from cytoserve_scoring.vision.quality import poor_image
 from cytoserve_scoring.vision.scale import (
     GUESS_FALLBACK_UM,
@@ -69,6 +70,8 @@ class SingleCellScale:
     """Bits ``FLAG_OUT_OF_SCALE`` and ``FLAG_POOR_IMAGE``."""
     crop: NDArray[np.uint8]
     """(96, 96, 3) uint8. Cut about the middle at that scale."""
+    statistics: NDArray[np.float32]
+    """(S,) float32. See :mod:`.image_statistics`."""
 
 
 def scale_of_single_cell(
@@ -93,9 +96,12 @@ def scale_of_single_cell(
     else:
         value, source = _measured_single_scale(sizes)
         doubtful = source in ("cell_itself", "none")
-    crop = cut_crop(image, (image.shape[1] / 2, image.shape[0] / 2), value)
+    center = (image.shape[1] / 2, image.shape[0] / 2)
+    resampled, beyond = resample(image, center, value)
+    lamp = background_level(image)
+    crop = normalised(resampled, beyond, gain_of(lamp))
     flags = (FLAG_OUT_OF_SCALE if doubtful else 0) | (FLAG_POOR_IMAGE if poor_image(crop) else 0)
-    return SingleCellScale(value, source, flags, crop)
+    return SingleCellScale(value, source, flags, crop, image_statistics(image, center, value, resampled, lamp))
 
 
 @dataclass(frozen=True)
