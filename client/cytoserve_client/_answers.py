@@ -25,6 +25,7 @@ from cytoserve_client.results import (
     CellAnswer,
     CellsAnalysis,
     Failure,
+    Familiarity,
     FieldAnalysis,
     ModelInfo,
 )
@@ -79,6 +80,8 @@ def _scored_cell(tensors: Tensors, row: Mapping[str, Any], classes: Sequence[str
         "decision": decision,
         "reasons": tuple(part.strip() for part in tensors.texts["REASONS"][i].split(",") if part.strip()),
         "evaluations": int(row["EVALUATIONS"]),
+        "familiarity": _familiarity(row["DOMAIN"], tensors.texts["DOMAIN_CAUSE"][i], i),
+        "image_statistics": tuple(map(_exact, row["IMAGE_STATISTICS"])),
     }
     if label == NO_LABEL:
         _need(decision == "review", f"cell {i} was accepted without a label")
@@ -128,6 +131,18 @@ def _anomaly(row: NDArray[Any], i: int) -> Anomaly | None:
         return None
     _need(p_value is None or p_value <= 1, f"p-value {p_value} of cell {i} is outside 0 to 1")
     return Anomaly(score=score, p_value=p_value)
+
+
+def _familiarity(row: NDArray[Any], cause: str, i: int) -> Familiarity | None:
+    if bool(np.isnan(row).all()):
+        return None
+    distance, p_value, of_kind, cells = map(_exact, row)
+    _need(0 < p_value <= 1 and 0 < of_kind <= 1, f"DOMAIN of cell {i} holds a p-value outside 0 to 1")
+    _need(cells >= 1, f"DOMAIN of cell {i} counts no calibration cell")
+    _need(cause[-1:] in ("+", "-"), f"DOMAIN_CAUSE of cell {i} is {cause!r}")
+    return Familiarity(
+        distance=distance, p_value=p_value, p_value_of_kind=of_kind, cells_of_kind=int(cells), cause=cause
+    )
 
 
 def field_analysis(tensors: Tensors, model: ModelInfo, image: EncodedImage) -> FieldAnalysis:

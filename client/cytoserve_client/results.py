@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cytoserve_contract.image_statistics import cause_in_words
 from cytoserve_contract.names import CELLS, CellsSchema
 from cytoserve_contract.values import Decision as Decision
 from cytoserve_contract.values import Kind as Kind
@@ -45,6 +46,22 @@ class Anomaly(Frozen):
     p_value: float | None = Field(description="share of reference cells at least as strange, 0 to 1")
 
 
+class Familiarity(Frozen):
+    """How like the site's calibration cells a cell's picture is, whatever the class."""
+
+    distance: float = Field(description="to the calibration cells of the nearest class; 1 is usual")
+    p_value: float = Field(description="share of calibration cells at least as far away; decides about the cell")
+    p_value_of_kind: float = Field(description="the same among those of the nearest class; samples are judged by it")
+    cells_of_kind: int = Field(description="how many calibration cells that counts")
+    cause: str = Field(description="image statistic that adds most to the distance, with its side: 'nucleus_red+'")
+
+    @computed_field(description="the cause as a sentence for people")  # type: ignore[prop-decorator]
+    @property
+    def cause_explained(self) -> str:
+        """The cause in plain words."""
+        return cause_in_words(self.cause)
+
+
 class ScoredCell(Frozen):
     """The per-cell part that `Cell` and `CellAnswer` share."""
 
@@ -58,6 +75,12 @@ class ScoredCell(Frozen):
     )
     uncertainty: float | None = Field(description="one minus the label's probability")
     anomaly: Anomaly | None
+    familiarity: Familiarity | None = Field(default=None, description="null if no picture was compared")
+    image_statistics: tuple[float, ...] | None = Field(
+        default=None,
+        exclude=True,
+        description="what familiarity is measured from, in the contract's order; not in JSON",
+    )
     decision: Decision | None = Field(description="null for cells that are not scored (red cells, platelets)")
     reasons: tuple[str, ...] = Field(description="why a person should look; sentences in `reasons_explained`")
     evaluations: int | None = Field(description="passes of the denoiser spent on this cell")

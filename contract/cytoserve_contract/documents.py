@@ -111,7 +111,9 @@ def parameters() -> str:
     """Return the request parameters."""
 
     def accepted(kind: str, low: float, high: float) -> str:
-        return "comma-joined names" if kind == "names" else f"{kind}, {low:.10g} to {high:.10g}"
+        if kind in ("name", "names"):
+            return "comma-joined names" if kind == "names" else f"text, {low:g} to {high:g} printable characters"
+        return f"{kind}, {low:.10g} to {high:.10g}"
 
     return _table(
         ("parameter", "value", "not sent", "meaning"),

@@ -11,15 +11,20 @@ class ParameterSpec:
     """One request parameter."""
 
     name: str
-    kind: Literal["integer", "number", "names"]
-    """A number may be sent as a number or as its ASCII text; names are joined by commas."""
+    kind: Literal["integer", "number", "names", "name"]
+    """A number may be sent as a number or as its ASCII text; names are joined by commas; a name is one line of text."""
     meaning: str
     low: float = 0
     high: float = 0
-    """Range, both ends included."""
+    """Range, both ends included; of a name's characters."""
     default: str = ""
     """What rules where it is not sent."""
 
+
+HOME_SITE: Final = "home"
+"""The site of the model's own calibration: the one that its validation cells came from."""
+
+MAX_SITE_NAME: Final = 100
 
 MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
 
@@ -38,6 +43,14 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
             "`default_alpha` of the model",
         ),
         ParameterSpec("classes", "names", "only these classes may win", default="all"),
+        ParameterSpec(
+            "site",
+            "name",
+            "whose calibration decides; `service_info` lists the sites, and any other is refused",
+            1,
+            MAX_SITE_NAME,
+            f"`{HOME_SITE}`, the model's own calibration",
+        ),
         ParameterSpec(
             "deadline_ms",
             "integer",

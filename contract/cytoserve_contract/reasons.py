@@ -20,11 +20,6 @@ class Reason(str, Enum):
         member.urgency, member.explanation = urgency, explanation
         return member
 
-    UNFAMILIAR_IMAGE = (
-        "unfamiliar_image",
-        2,
-        "its picture is unlike those that the service was calibrated with, so nothing is known about errors on it",
-    )
     ANOMALOUS = "anomalous", 1, "stranger than nearly all reference cells of the class it was given"
     KIND_CONFLICT = "kind_conflict", 2, "found as a white cell, but classified as a platelet"
     NEAR_TIE = "near_tie", 3, "the best two classes differ by less than the measurement can tell"
@@ -39,6 +34,17 @@ class Reason(str, Enum):
         6,
         "its physical scale is unknown, or the scale given, the one in the file and the red cells in view disagree, "
         "so it may have been shown too large or too small",
+    )
+    UNFAMILIAR_IMAGE = (
+        "unfamiliar_image",
+        6,
+        "its picture is unlike those that the service was calibrated with, so nothing is known about errors on it",
+    )
+    UNFAMILIAR_SAMPLE = (
+        "unfamiliar_sample",
+        6,
+        "the pictures of its sample, taken together, are unlike those that the service was calibrated with, so no cell "
+        "of the sample is accepted",
     )
     POOR_IMAGE = "poor_image", 6, "too dark, too bright, too pale or too blurred to be judged"
     TOUCHES_BORDER = (

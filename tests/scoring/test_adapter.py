@@ -130,11 +130,14 @@ def test_texts_are_bytes_in_one_dimension() -> None:
 
 
 def test_a_parameter_is_read_as_the_contract_declares_it() -> None:
-    sent = Request(Sent(budget="4", alpha="0.5", classes="a, b"))
+    sent = Request(Sent(budget="4", alpha="0.5", classes="a, b", site="ward 3"))
     read = {name: sent.parameter(name) for name in PARAMETERS}
-    assert read == {"budget": 4, "alpha": 0.5, "classes": ("a", "b"), "deadline_ms": None}
+    assert read == {"budget": 4, "alpha": 0.5, "classes": ("a", "b"), "site": "ward 3", "deadline_ms": None}
     with pytest.raises(BadParameter, match="budget must be from 1 to 1000000, it is 0"):
         Request(Sent(budget=0)).parameter("budget")
+    for site in ("", "x" * 101, "ward\n3", 3):
+        with pytest.raises(BadParameter, match="site must be a text of 1 to 100 printable characters"):
+            Request(Sent(site=site)).parameter("site")
 
 
 def decoded(**changes: object) -> dict[str, object]:
@@ -143,6 +146,7 @@ def decoded(**changes: object) -> dict[str, object]:
         "CROP": np.zeros((2, 96, 96, 3), np.uint8),
         "SCALE": np.array([0.2, np.nan]),
         "CELL_FLAGS": [0, FLAG_INVALID],
+        "IMAGE_STATISTICS": np.zeros((2, 24)),
         "CELL_ERROR": ["", "bad"],
         "DEADLINE": NO_DEADLINE,
         **changes,
@@ -155,6 +159,7 @@ def test_outputs_travel_as_declared() -> None:
         "CROP": ("uint8", (2, 96, 96, 3)),
         "SCALE": ("float32", (2,)),
         "CELL_FLAGS": ("int32", (2,)),
+        "IMAGE_STATISTICS": ("float32", (2, 24)),
         "CELL_ERROR": ("object", (2,)),
         "DEADLINE": ("float64", (1,)),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_contract.models import MAX_BATCH
 from cytoserve_contract.values import FLAG_INVALID, FLAG_SEGMENTED_WHITE_CELL
 from cytoserve_scoring.classifier.engine import ScoringEngine
@@ -12,6 +13,8 @@ from cytoserve_scoring.classifier.scores import conformal_p_value, paired_statis
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
 from scipy import special, stats
+
+from ordinary_pictures import FAMILIAR, ordinary
 
 CLASSES = ("monocyte", "neutrophil", "platelet")
 SHAPE = (2, 4, 4)
@@ -25,6 +28,7 @@ def make_config(**changes):
         "default_budget": 6,
         "temperature": [0.2] * 8,
         "accept_threshold": [0.9] * 8,
+        "familiar": FAMILIAR.to_json(),
         **changes,
     }
     return ScoringConfig.from_json(data)
@@ -87,7 +91,7 @@ def test_an_invalid_cell_does_not_sink_the_others():
     latents = cells([0.0, 1.0, 2.0])
     latents[1, 0, 0, 0] = np.nan
     flags = np.array([0, 0, FLAG_INVALID], np.int32)
-    out = ScoringEngine(make_config()).score(latents, flags, World())
+    out = ScoringEngine(make_config()).score(latents, flags, World(), statistics=ordinary(3))
     assert out.label.tolist() == [0, -1, -1]
     assert np.isnan(out.posterior[1:]).all()
     assert out.decision.tolist() == [0, 1, 1]
@@ -134,7 +138,8 @@ def test_reasons_name_what_is_wrong():
         )
     )
     latents = cells([1.0, 0.5, 2.0, 5.0])
-    out = engine.score(latents, np.array([0, 0, FLAG_SEGMENTED_WHITE_CELL, 0], np.int32), World())
+    flags = np.array([0, 0, FLAG_SEGMENTED_WHITE_CELL, 0], np.int32)
+    out = engine.score(latents, flags, World(), statistics=ordinary(4))
     assert out.reasons[0] == ""
     assert {"ambiguous", "low_confidence"} <= set(out.reasons[1].split(","))
     assert "kind_conflict" in out.reasons[2]
@@ -149,15 +154,43 @@ def test_a_class_without_reference_cells_is_not_accepted_for_want_of_them():
             anomaly_profile=profile_of(1.0, ("neutrophil",)), anomaly_reference=[{"neutrophil": [0.1] * 60}] * 8
         )
     )
-    out = engine.score(cells([0.0, 1.0]), np.zeros(2, np.int32), World())
+    out = engine.score(cells([0.0, 1.0]), np.zeros(2, np.int32), World(), statistics=ordinary(2))
     assert out.reasons == ["not_calibrated", ""]
     assert np.isnan(out.anomaly[0, 1])
 
 
 def test_nothing_is_accepted_without_a_threshold():
-    out = ScoringEngine(make_config(accept_threshold=[None] * 8)).score(cells([0.0]), np.zeros(1, np.int32), World())
+    engine = ScoringEngine(make_config(accept_threshold=[None] * 8))
+    out = engine.score(cells([0.0]), np.zeros(1, np.int32), World(), statistics=ordinary(1))
     assert out.decision.tolist() == [1]
     assert out.reasons == ["low_confidence"]
+
+
+def test_a_cell_whose_picture_is_strange_or_was_not_measured_is_referred():
+    engine, latents, flags = ScoringEngine(make_config()), cells([0.0, 0.0]), np.zeros(2, np.int32)
+    seen = ordinary(2)
+    seen[1, 3] = 40.0
+    out = engine.score(latents, flags, World(), statistics=seen)
+    assert out.reasons == ["", "unfamiliar_image"]
+    assert out.domain_cause[1] == f"{IMAGE_STATISTIC_NAMES[3]}+"
+    assert out.domain[1].tolist() == [pytest.approx(out.domain[1, 0]), *[pytest.approx(1 / 201)] * 2, 200]
+    unmeasured = engine.score(latents, flags, World())
+    assert unmeasured.reasons == ["unfamiliar_image"] * 2
+    assert np.isnan(unmeasured.domain).all()
+    assert out.posterior.tobytes() == unmeasured.posterior.tobytes()
+
+
+def test_nothing_is_accepted_where_no_calibration_says_which_pictures_it_holds_for():
+    engine = ScoringEngine(make_config(familiar=None))
+    out = engine.score(cells([0.0]), np.zeros(1, np.int32), World(), statistics=ordinary(1))
+    assert out.reasons == ["not_calibrated"]
+
+
+def test_statistics_that_do_not_fit_are_refused():
+    engine = ScoringEngine(make_config())
+    for statistics in (ordinary(2), np.zeros((1, 3), np.float32)):
+        with pytest.raises(BadShape, match="IMAGE_STATISTICS"):
+            engine.score(cells([0.0]), np.zeros(1, np.int32), World(), statistics=statistics)
 
 
 def test_near_tie_is_the_paired_t_test_of_scipy():

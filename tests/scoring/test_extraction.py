@@ -126,6 +126,7 @@ def test_an_empty_field_is_a_valid_answer():
         "SCALE_SOURCE": "object",
         "CELL_INDEX": "int32",
         "CROP": "uint8",
+        "IMAGE_STATISTICS": "float32",
         "CELL_FLAGS": "int32",
     }
 

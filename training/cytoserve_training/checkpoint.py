@@ -17,10 +17,13 @@ from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import install, output_file, write_text
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profiles
 from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
 from cytoserve_scoring.classifier.replay import near_ties
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
+from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
+from cytoserve_scoring.vision.cells import decode_cells
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +32,9 @@ from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import build_scheduler
 from cytoserve_training.denoiser_train import Probes, class_errors, load_average
 from cytoserve_training.probes import BankConfig, build_bank, choose_bank, latents_of
+
+DECODED_AT_ONCE = 64
+"""Files that are decoded in one call: within the limit of a request."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def pack(config: PackConfig) -> Path:
     both = (latents[0].numpy(), latents[1].numpy())
     ties = TieErrors(augmentation, both, lambda rows: errors(rows, bank) * weight)
     scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, ties)
+    scoring["familiar"] = fit_familiar(Path(config.data) / "val", cells)
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
         f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
@@ -140,6 +147,28 @@ class TieErrors:
         for turn, latents in enumerate(self.augmentation.turned(self.latents[part][cells])):
             out[turn, cells] = self.measure(torch.from_numpy(latents))
         return out
+
+
+def fit_familiar(folder: Path, cells: CellSet) -> dict[str, Any]:
+    """Return the reference of familiar pictures, made of all validation cells as the service decodes them.
+
+    No weight was trained on them, and no class score is looked at, so it may share cells with what else is fitted.
+
+    Raises
+    ------
+    ValueError
+        A file was refused.
+    """
+    statistics = []
+    for start in range(0, len(cells), DECODED_AT_ONCE):
+        names = cells.names[start : start + DECODED_AT_ONCE]
+        files = [(folder / name).read_bytes() for name in names]
+        decoded = decode_cells(files, np.full(len(files), PBC_UM_PER_PIXEL, np.float32))
+        if any(decoded.error):
+            raise ValueError(f"refused: {next(pair for pair in zip(names, decoded.error, strict=True) if pair[1])}")
+        statistics.append(decoded.statistics)
+    labels = [CLASSES[label] for label in cells.labels.tolist()]
+    return FamiliarPictures.fit(np.concatenate(statistics), labels).to_json()
 
 
 def fit_scoring(

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cytoserve_training.cells import load_cells
-from cytoserve_training.checkpoint import PackConfig, TieErrors, fit_scoring, part_cells
+from cytoserve_training.checkpoint import PackConfig, TieErrors, fit_familiar, fit_scoring, part_cells
 
 Floats = NDArray[np.float32]
 
@@ -132,6 +132,8 @@ def refit(config: RefitConfig) -> Path:
     scoring = fit_scoring(
         choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, ties
     )
+    folder = Path(config.pack.data) / "val"
+    scoring["familiar"] = fit_familiar(folder, load_cells(folder))
     scoring["bank_tried"] = packed["bank_tried"]
     scoring["fitted_on"] = (
         f"pbc/val: {len(choosing.labels)} cells chose the bank, the elimination and the anomaly profiles, "

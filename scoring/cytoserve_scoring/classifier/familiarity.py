@@ -77,7 +77,8 @@ class Assessment:
 
     def columns(self) -> Doubles:
         """Return the rows of the tensor ``DOMAIN``."""
-        return np.stack([self.distance, self.p_value, self.p_value_of_kind, self.cells_of_kind], axis=1)
+        counted = np.where(self.cells_of_kind > 0, self.cells_of_kind, np.nan)
+        return np.stack([self.distance, self.p_value, self.p_value_of_kind, counted], axis=1)
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,13 @@ def _reasons(
     # cell pass where no calibration says what pictures it holds for.
     unchecked = unfamiliar is None or (fitted.anomaly_reference is not None and np.isnan(p_value))
     present = {
-        Reason.UNFAMILIAR_IMAGE: bool(unfamiliar),
         Reason.ANOMALOUS: p_value < config.anomaly_level,
         Reason.KIND_CONFLICT: bool(flags & FLAG_SEGMENTED_WHITE_CELL) and config.classes[out.label[cell]] == "platelet",
         Reason.NEAR_TIE: statistic < config.tie_statistic,
         Reason.AMBIGUOUS: len(ranked) > 1 and ranked[1] >= config.ambiguous_from,
         Reason.LOW_CONFIDENCE: fitted.accept_threshold is None or ranked[0] < fitted.accept_threshold,
         Reason.NOT_CALIBRATED: not terms.calibrated or unchecked,
+        Reason.UNFAMILIAR_IMAGE: bool(unfamiliar),
         Reason.POOR_IMAGE: bool(flags & FLAG_POOR_IMAGE),
         Reason.OUT_OF_SCALE: bool(flags & FLAG_OUT_OF_SCALE),
         Reason.TOUCHES_BORDER: bool(flags & FLAG_TOUCHES_BORDER),

@@ -116,8 +116,8 @@ class Request:
         """Return the inputs by name."""
         return {tensor.name(): tensor.as_numpy() for tensor in self._raw.inputs()}
 
-    def parameter(self, name: str) -> int | float | tuple[str, ...] | None:
-        """Return a request parameter of the contract, or None if it was not sent.
+    def parameter(self, name: str) -> Any:
+        """Return a request parameter of the contract, of the type of its kind, or None if it was not sent.
 
         Raises
         ------
@@ -128,6 +128,8 @@ class Request:
         if value is None:
             return None
         spec = PARAMETERS[name]
+        if spec.kind == "name":
+            return _name(spec, value)
         return _names(name, value) if spec.kind == "names" else _number(spec, value)
 
     def deadline(self) -> float:
@@ -179,6 +181,12 @@ def _number(spec: ParameterSpec, value: Any) -> int | float:
     if not spec.low <= number <= spec.high:
         raise BadParameter(f"{spec.name} must be from {spec.low} to {spec.high}, it is {number}")
     return number
+
+
+def _name(spec: ParameterSpec, value: Any) -> str:
+    if not isinstance(value, str) or not spec.low <= len(value) <= spec.high or not value.isprintable():
+        raise BadParameter(f"{spec.name} must be a text of {spec.low} to {spec.high} printable characters")
+    return value
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from cytoserve_contract.values import (
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
+from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.errors import BadShape
 from cytoserve_scoring.vision.crops import background_level, gain_of, normalised, resample
 from cytoserve_scoring.vision.image_statistics import image_statistics
