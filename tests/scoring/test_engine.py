@@ -12,9 +12,8 @@ from cytoserve_scoring.classifier.score_profile import pattern
 from cytoserve_scoring.classifier.scores import conformal_p_value, paired_statistic, softmax_posterior
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded
-from scipy import special, stats
-
 from ordinary_pictures import FAMILIAR, ordinary
+from scipy import special, stats
 
 CLASSES = ("monocyte", "neutrophil", "platelet")
 SHAPE = (2, 4, 4)
