@@ -15,15 +15,13 @@ from cytoserve_deploy.errors import DeployError
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.warmup import cell_png
 from cytoserve_scoring.serving import site
-from triton_calls import OWN_SERVER, ROOT, Answer, answers, files, tensor
+from triton_calls import OWN_SERVER, ROOT, Answer, answers, calibration, files, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
 pytestmark = OWN_SERVER
 
 MODEL = json.loads((ROOT / "model_repository/scorer/1/scoring.json").read_text())
-SERVICE = json.loads((ROOT / "model_repository/service_info/1/service.json").read_text())
-BAND = {"value": 0.2, "low": 0.1, "high": 0.3, "cells": 400}
 LAX, STRICT = 'ward 7, "Müller"', "site\\b"
 """Names that a label must be able to carry."""
 BUDGET = 2
@@ -31,21 +29,10 @@ THRESHOLDS = {LAX: 1e-6, STRICT: 1.0}
 PICTURES = [cell_png(size) for size in (120, 140, 160)]
 
 
-def calibration(name: str, threshold: float) -> dict[str, Any]:
-    """Return the model's own calibration as that of another site, with another threshold and another default."""
-    document = {
-        **{key: MODEL[key] for key in site.FITTED if key in MODEL},
-        "schema": site.SCHEMA,
-        "site": name,
-        "created": "2026-11-26T00:00:00Z",
-        "weights_sha256": SERVICE["weights_sha256"],
-        "procedure_sha256": site.procedure_sha256(MODEL),
-        "accept_threshold": [threshold] * MODEL["probes"],
-        "expected_referral": BAND,
-        "default_budget": BUDGET,
-        "calibrated": [BUDGET],
-    }
-    return {**document, "content_sha256": site.content_sha256(document)}
+def of_site(name: str) -> dict[str, Any]:
+    """Return the calibration of one of the two sites."""
+    threshold = [THRESHOLDS[name]] * MODEL["probes"]
+    return calibration(name, accept_threshold=threshold, default_budget=BUDGET, calibrated=[BUDGET])
 
 
 def as_config_map(folder: Path) -> Path:
@@ -53,8 +40,8 @@ def as_config_map(folder: Path) -> Path:
     made = folder / "..2026_11_26_09_00_00.1"
     made.mkdir(parents=True)
     (folder / "..data").symlink_to(made.name)
-    for number, (name, threshold) in enumerate(THRESHOLDS.items()):
-        (made / f"{number}.json").write_text(json.dumps(calibration(name, threshold)))
+    for number, name in enumerate(THRESHOLDS):
+        (made / f"{number}.json").write_text(json.dumps(of_site(name)))
         (folder / f"{number}.json").symlink_to(f"..data/{number}.json")
     return folder
 
@@ -155,8 +142,9 @@ def test_metrics_tell_the_sites_apart(server: LocalServer) -> None:
     after = {name: cells_of(server, name) - count for name, count in before.items()}
     assert after == {"home": 0, 'ward 7, \\"Müller\\"': 2 * len(PICTURES), "site\\\\b": len(PICTURES)}
     text = metrics(server)
+    band = of_site(STRICT)["expected_referral"]
     for bound in ("value", "low", "high"):
-        line = f'cytoserve_expected_referral_ratio{{bound="{bound}",site="site\\\\b"}} {BAND[bound]}'
+        line = f'cytoserve_expected_referral_ratio{{bound="{bound}",site="site\\\\b"}} {band[bound]}'
         assert line in text.splitlines(), bound
     assert re.search(r'^cytoserve_running_test_ratio\{scorer="scorer_\w+",site="site\\\\b"\} ', text, re.MULTILINE)
     assert re.search(r'^cytoserve_familiarity_p_value_count\{site="site\\\\b"\} [1-9]', text, re.MULTILINE)
@@ -183,22 +171,22 @@ def test_service_info_lists_the_sites(server: LocalServer) -> None:
         answer = client.infer("service_info", [tensor("QUERY", files([b"info"]))])
     told = json.loads(answer.as_numpy("INFO")[0])
     assert [one["site"] for one in told["sites"]] == ["home", LAX, STRICT]
-    assert told["sites"][1]["expected_referral"] == BAND
-    assert told["sites"][1]["content_sha256"] == calibration(LAX, THRESHOLDS[LAX])["content_sha256"]
+    for key in ("created", "content_sha256", "promise", "expected_referral"):
+        assert told["sites"][1][key] == of_site(LAX)[key], key
     assert (told["sites"][0]["default_budget"], told["sites"][1]["default_budget"]) == (MODEL["default_budget"], BUDGET)
 
 
 @pytest.mark.parametrize(
     ("second", "complaint"),
     [
-        (calibration(LAX.upper(), 0.5), "are both of the site"),
-        ({**calibration("south", 0.5), "site": "north"}, "was changed after it was made"),
+        (calibration(LAX.upper()), "are both of the site"),
+        ({**calibration("south"), "site": "north"}, "was changed after it was made"),
     ],
 )
 def test_one_bad_file_stops_the_start_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: dict[str, Any], complaint: str
 ) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(calibration(LAX, 0.5)))
+    (tmp_path / "a.json").write_text(json.dumps(calibration(LAX)))
     (tmp_path / "b.json").write_text(json.dumps(second))
     monkeypatch.setenv(site.CALIBRATION_ENV, str(tmp_path))
     with (
