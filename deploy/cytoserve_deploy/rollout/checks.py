@@ -221,7 +221,7 @@ def percentile_99(seconds: Sequence[float]) -> float:
     return sorted(seconds)[ceil(0.99 * len(seconds)) - 1]
 
 
-def _decided(cell: CellAnswer) -> tuple[str | None, str, bool]:
+def _decided(cell: CellAnswer) -> tuple[str | None, str | None, bool]:
     """Return what must agree: label, decision, and whether the cell would be referred if its picture were familiar.
 
     The pictures of the golden set were drawn by a model, so every one is referred as unfamiliar: without the third
