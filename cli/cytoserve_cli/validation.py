@@ -74,7 +74,7 @@ def calibrate_command(
         labelled.check_classes(cells, info.classes)
         bound_to, (spent, probes) = calibrate.bound_to(info), calibrate.budget_of(info, budget)
         progress = partial(report, "cells")
-        analysis = client.classify(cells.files, um_per_pixel, budget=spent, on_progress=progress)
+        analysis = client.classify(cells.files, um_per_pixel, budget=spent, one_sample=False, on_progress=progress)
     found, failed = answers.of_labelled(analysis, cells)
     made = calibrate.Made(
         site=name,
@@ -121,6 +121,7 @@ def validate_command(
         float, typer.Option("--confidence", help="Confidence of the bound on the error among accepted cells.")
     ] = 0.95,
     budget: Budget = None,
+    site: o.Site = None,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
@@ -148,9 +149,9 @@ def validate_command(
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
-        analysis = client.classify(cells.files, um_per_pixel, budget=budget, on_progress=partial(bar, "cells"))
-        progress = partial(bar, "anomalies")
-        other = client.classify(anomaly_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
+        classify = partial(client.classify, um_per_pixel=um_per_pixel, budget=budget, site=site, one_sample=False)
+        analysis = classify(cells.files, on_progress=partial(bar, "cells"))
+        other = classify(anomaly_files, on_progress=partial(bar, "anomalies")) if anomalies else None
     found, failed = answers.of_labelled(analysis, cells)
     anomalous, anomalies_failed = (
         answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])

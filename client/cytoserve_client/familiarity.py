@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from cytoserve_statistics.combined import combined_p_value
 
+from cytoserve_client.mistakes import likely_mistake
 from cytoserve_client.reasons import Reason
 from cytoserve_client.results import (
     CellsAnalysis,
@@ -33,7 +34,9 @@ DISTANT_SHARE: Final = 0.25
 _Cell = TypeVar("_Cell", bound=ScoredCell)
 
 
-def judge_sample(cells: Iterable[ScoredCell], site: str) -> SampleFamiliarity | None:
+def judge_sample(
+    cells: Iterable[ScoredCell], site: str, before: SampleFamiliarity | None = None
+) -> SampleFamiliarity | None:
     """Return how familiar the pictures of one sample are, taken together.
 
     Parameters
@@ -42,6 +45,8 @@ def judge_sample(cells: Iterable[ScoredCell], site: str) -> SampleFamiliarity | 
         All cells of the sample, of every kind; those that were not compared with a calibration do not count.
     site : str
         Site whose calibration they were compared with.
+    before : SampleFamiliarity, optional
+        An earlier judgement of them: cells read back from JSON have no image statistics to name a mistake by.
 
     Returns
     -------
@@ -54,6 +59,7 @@ def judge_sample(cells: Iterable[ScoredCell], site: str) -> SampleFamiliarity | 
     p_value = combined_p_value([one.p_value_of_kind for one in known], [one.cells_of_kind for one in known])
     unfamiliar = [cell for cell in compared if Reason.UNFAMILIAR_IMAGE.value in cell.reasons]
     rejected = p_value < SAMPLE_LEVEL
+    mistake = likely_mistake(compared) or (before.mistake if before else None)
     return SampleFamiliarity(
         site=site,
         cells=len(compared),
@@ -61,12 +67,15 @@ def judge_sample(cells: Iterable[ScoredCell], site: str) -> SampleFamiliarity | 
         p_value=p_value,
         rejected=rejected,
         cause=_usual_cause(unfamiliar or (_most_distant(compared) if rejected else [])),
+        mistake=mistake if rejected else None,
     )
 
 
 def fields_as_one_sample(analysis: SmearAnalysis) -> SmearAnalysis:
     """Return the analysis with all fields judged as one sample; where it is rejected every scored cell is referred."""
-    found = judge_sample((cell for field in analysis.fields for cell in field.cells), analysis.site)
+    found = judge_sample(
+        (cell for field in analysis.fields for cell in field.cells), analysis.site, analysis.familiarity
+    )
     rejected = found is not None and found.rejected
     fields = tuple(_referred_field(field) for field in analysis.fields) if rejected else analysis.fields
     return analysis.model_copy(update={"familiarity": found, "fields": fields})
@@ -85,14 +94,14 @@ def each_field_a_sample(analysis: SmearAnalysis) -> SmearAnalysis:
 
 def cells_as_one_sample(analysis: CellsAnalysis) -> CellsAnalysis:
     """Return the analysis with its cells judged as one sample; where it is rejected every cell is referred."""
-    found = judge_sample(analysis.cells, analysis.site)
+    found = judge_sample(analysis.cells, analysis.site, analysis.familiarity)
     rejected = found is not None and found.rejected
     cells = tuple(_referred(cell) for cell in analysis.cells) if rejected else analysis.cells
     return analysis.model_copy(update={"familiarity": found, "cells": cells})
 
 
 def _judged_alone(field: FieldAnalysis, site: str) -> FieldAnalysis:
-    found = judge_sample(field.cells, site)
+    found = judge_sample(field.cells, site, field.familiarity)
     judged = _referred_field(field) if found is not None and found.rejected else field
     return judged.model_copy(update={"familiarity": found})
 

@@ -21,6 +21,13 @@ from cytoserve_client.reasons import Reason, explained
 SET_ERROR: Final = 0.05
 """Tolerated share of prediction sets that miss the true class, in tables and JSON."""
 
+MISTAKES: Final = {
+    "red_and_blue_swapped": "red and blue were swapped (BGR read as RGB)",
+    "inverted": "the colours were inverted (a negative)",
+    "ycbcr": "the channels were those of YCbCr, read as RGB",
+}
+"""Mistakes in making a picture that an unfamiliar sample may look like, as words behind "It looks as if"."""
+
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
 
@@ -79,6 +86,10 @@ class SampleFamiliarity(Frozen):
         description="most frequent cause among the unfamiliar cells, of a rejected sample without any among its most "
         "distant; null where nothing is unfamiliar"
     )
+    mistake: str | None = Field(
+        default=None,
+        description="of a rejected sample: what its pictures look like, such as 'inverted'; null if unknown",
+    )
 
     @computed_field(description="the cause as a sentence for people; null where there is none")  # type: ignore[prop-decorator]
     @property
@@ -92,6 +103,8 @@ class SampleFamiliarity(Frozen):
         """The first line of every report."""
         calibration = f"the calibration of site '{self.site}'"
         cause = "" if self.cause is None else f" Most frequent cause: {self.cause_explained}."
+        if self.mistake in MISTAKES:
+            cause += f" It looks as if {MISTAKES[self.mistake]}."
         if self.rejected:
             return (
                 f"UNFAMILIAR SAMPLE: the pictures, taken together, are unlike those of {calibration}; nothing is "
