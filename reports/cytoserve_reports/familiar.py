@@ -10,12 +10,16 @@ from typing import Final, NamedTuple
 
 from cytoserve_client.reasons import Reason, in_words
 from cytoserve_client.results import SampleFamiliarity, ScoredCell
+from cytoserve_contract.image_statistics import cause_in_short
 
 BLIND_SPOT: Final = (
-    "Familiar is said of pictures (light, stain, focus, compression, scale): a disease, or a kind of cell that the "
-    "model never learned, may look familiar."
+    "The check of familiarity compares pictures (light, stain, focus, compression, scale). It does not see diseases, "
+    "or kinds of cells that the model never learned."
 )
 """What the check cannot see, wherever acceptance is explained."""
+
+CAUSE_LEGEND: Final = "In brackets: what differs most from this site's calibration."
+"""What the words behind ``unfamiliar image`` are."""
 
 
 class FirstLine(NamedTuple):
@@ -57,8 +61,8 @@ def is_unfamiliar(cell: ScoredCell) -> bool:
 
 
 def cause_of(cell: ScoredCell) -> str | None:
-    """Return in words why a cell is unfamiliar; None where it is not, or nothing was compared."""
-    return cell.familiarity.cause_explained if is_unfamiliar(cell) and cell.familiarity is not None else None
+    """Return in short words why a cell is unfamiliar; None where it is not, or nothing was compared."""
+    return cause_in_short(cell.familiarity.cause) if is_unfamiliar(cell) and cell.familiarity is not None else None
 
 
 def reasons_of(cell: ScoredCell) -> str:

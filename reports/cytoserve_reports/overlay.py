@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from cytoserve_client.errors import InvalidImage, TooManyPixels
 from cytoserve_client.images import SYNTHETIC_KEY
-from cytoserve_client.reasons import in_words
 from cytoserve_client.results import Cell, FieldAnalysis, SampleFamiliarity
 from cytoserve_contract.limits import IMAGE_FORMATS, MAX_PIXELS
 from cytoserve_contract.parameters import HOME_SITE
@@ -19,7 +18,7 @@ from cytoserve_files import open_regular, shown
 from cytoserve_files.pictures import OVERLAY_KEY
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from cytoserve_reports.familiar import BLIND_SPOT, cause_of, first_line
+from cytoserve_reports.familiar import BLIND_SPOT, first_line, reasons_of
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
 
 Colour = tuple[int, int, int]
@@ -155,8 +154,7 @@ def _draw_cell(pen: _Pen, cell: Cell, width: int) -> None:
     best = cell.probability[cell.label] if cell.probability and cell.label else None
     lines = [(cell.label or "not scored").replace("_", " ") + ("" if best is None else f" {best:.2f}")]
     if review:
-        lines += _wrapped("review: " + (", ".join(map(in_words, cell.reasons)) or "no reason given"), pen)
-        lines += _wrapped(cause_of(cell) or "", pen)
+        lines += _wrapped(f"review: {reasons_of(cell) or 'no reason given'}", pen)
     _draw_label(pen, "\n".join(lines), x0, y0, y1, colour)
 
 

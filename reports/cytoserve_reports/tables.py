@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR, ClassCount, is_small, unlabelled, white_cells
-from cytoserve_reports.familiar import BLIND_SPOT, first_line, reasons_of
+from cytoserve_reports.familiar import BLIND_SPOT, CAUSE_LEGEND, cause_of, first_line, reasons_of
 from cytoserve_reports.review import review_order
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
@@ -161,6 +161,8 @@ def _print_legend(cells: Sequence[ScoredCell], explanations: Mapping[str, str], 
         console.print(Text(SET_LEGEND, style="dim"))
     for reason, sentence in explanations.items():
         console.print(Text.assemble(plain(in_words(reason), "bold"), ": ", sentence, ".", style="dim"))
+    if any(cause_of(cell) for cell in cells):
+        console.print(Text(CAUSE_LEGEND, style="dim"))
 
 
 def _smear_review(report: SampleReport) -> Table:
