@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cytoserve_client import DEFAULT_TIMEOUT_S
+from cytoserve_client import DEFAULT_TIMEOUT_S, ServiceInfo
 from cytoserve_client.images import check_scale
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
@@ -165,7 +166,7 @@ def validate_command(
         failed=failed,
         remarks=labelled.remarks(ignored),
         anomalies_failed=anomalies_failed,
-        calibration=(info.model_extra or {}).get("calibration"),
+        calibration=_in_force(info, site),
     )
     kept = table.of(found.names, everything) if table else None
     text = documents.to_json(documents.build(found, info.model, source, kept, anomalous, confidence))
@@ -174,6 +175,13 @@ def validate_command(
     _print_report(whole, ignored, report, out)
     incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
+
+
+def _in_force(info: ServiceInfo, site: str | None) -> Any:
+    """Return the calibration that decided, as the server declares it; None for the model's own."""
+    if site is None or site == HOME_SITE:
+        return (info.model_extra or {}).get("calibration")
+    return next((one.model_dump(mode="json") for one in info.sites or () if one.site == site), None)
 
 
 def _print_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Path, out: Console) -> None:
