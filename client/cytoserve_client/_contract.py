@@ -56,12 +56,12 @@ class ServiceInfo(BaseModel):
     classes: tuple[str, ...]
     weights_sha256: str | dict[str, str] | None = None
     sites: tuple[SiteInfo, ...] | None = None
-    """The sites whose calibrations the server holds, the model's own first; None from a release that has none."""
+    """The sites whose calibrations the server holds, the model's own first; None from a release without sites."""
 
     @property
     def site_names(self) -> tuple[str, ...]:
         """The sites that a request may name."""
-        return (HOME_SITE,) if self.sites is None else tuple(site.site for site in self.sites)
+        return tuple(site.site for site in self.sites or ()) or (HOME_SITE,)
 
     @property
     def probes(self) -> int | None:

@@ -118,8 +118,8 @@ class Options:
 
 
 def _choose_from(info: ServiceInfo) -> str:
-    if info.sites is None:
-        return f"it is of a release without sites, so only '{HOME_SITE}', the model's own calibration, can be named"
+    if not info.sites:
+        return f"it declares no sites, so only '{HOME_SITE}', the model's own calibration, can be named"
     return f"choose from {', '.join(info.site_names)}"
 
 

@@ -111,11 +111,15 @@ def test_a_refusal_never_repeats_ten_thousand_characters(server: FakeServer, ope
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("told", [{}, {"sites": []}, {"sites": None}], ids=["older release", "no scorer", "null"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_server_without_sites_has_its_own_only(server: FakeServer, open_client: Open, method: str) -> None:
+def test_a_server_without_sites_has_its_own_only(
+    server: FakeServer, open_client: Open, method: str, told: dict[str, Any]
+) -> None:
     del server.fake.info["sites"]
+    server.fake.info.update(told)
     client = open_client(server.url)
-    with pytest.raises(errors.BadParameter, match="release without sites, so only 'home'"):
+    with pytest.raises(errors.BadParameter, match="declares no sites, so only 'home'"):
         getattr(client, method)(b"x", site="north")
     assert getattr(client, method)(b"x", site="home").site == "home"
     assert getattr(client, method)(b"x").site == "home"
