@@ -28,7 +28,7 @@ from cytoserve_deploy.errors import DeployError
 from cytoserve_reports import SampleReport
 from cytoserve_reports.overlay import ACCEPTED, ALARM, CALM, REVIEW, draw_overlay
 from cytoserve_reports.text import NOTICE
-from fake_server import Call, FakeServer, Refuse, cells, distant, sleeping, smear
+from fake_server import Call, FakeServer, Refuse, cells, distant, sleeping, smear, unfamiliar
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
@@ -273,6 +273,23 @@ def test_overlay_says_in_its_head_whether_the_sample_is_familiar(server: FakeSer
     with Client(server.url) as client:
         (field,) = client.analyze([fields[0]], one_sample=False).fields
     assert tuple(np.asarray(Image.open(io.BytesIO(draw_overlay(blank, field))))[0, 0].tolist()) == ALARM
+
+
+def test_long_words_stay_inside_a_narrow_picture(server: FakeServer, tmp_path: Path) -> None:
+    def judge(call: Call) -> dict[str, Any]:
+        answer = unfamiliar(smear([6], red=0, platelets=0), 1, cause="surroundings_green+")
+        answer["FIELD_SIZE"] = np.array([60, 400], np.int32)
+        answer["BOX"] = np.array([[10, 200, 50, 240]], np.float32)
+        return answer
+
+    server.fake.on_smear = judge
+    report = analysed(server, save(tmp_path / "narrow.png", (60, 400)))
+    drawn = np.asarray(Image.open(io.BytesIO(draw_overlay(Image.new("RGB", (60, 400)), report.fields[0]))))
+    ground = (drawn == REVIEW).all(axis=-1)
+    label = ground.sum(axis=1) > 60  # rows of the label: frames, in the legend too, have fewer such pixels
+    assert label.sum() > 5 * 13  # several lines of 13 pixels at least
+    # The ground reaches past the letters on both sides, so no line is cut off.
+    assert not (drawn[label][:, -2:] == 255).all(axis=-1).any()
 
 
 def test_no_cell_of_a_rejected_sample_is_framed_as_accepted(server: FakeServer, fields: list[Path]) -> None:

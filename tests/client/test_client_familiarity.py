@@ -24,6 +24,7 @@ from cytoserve_client.familiarity import (
     fields_as_one_sample,
     judge_sample,
 )
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_statistics.combined import combined_p_value
 from fake_server import Call, FakeServer, cells, distant, smear, unfamiliar
 from made_cells import cell
@@ -229,6 +230,20 @@ def test_cells_judged_twice_stay_the_same(server: FakeServer, open_client: Open)
     assert cells_as_one_sample(once) == once
     read = CellsAnalysis.model_validate_json(once.model_dump_json())
     assert cells_as_one_sample(read).familiarity == once.familiarity
+
+
+def test_a_likely_mistake_outlives_json_which_has_no_image_statistics() -> None:
+    values = {"nucleus_red": 0.5, "nucleus_green": 2.4, "nucleus_blue": 1.4}
+    row = tuple(values.get(name, 0.0) for name in IMAGE_STATISTIC_NAMES)
+    once = fields_as_one_sample(analysed([compared(0.01, image_statistics=row)] * 20))
+    assert once.familiarity is not None
+    assert once.familiarity.mistake == "red_and_blue_swapped"
+    assert once.familiarity.headline.endswith("It looks as if red and blue were swapped (BGR read as RGB).")
+    read = SmearAnalysis.model_validate_json(once.model_dump_json())
+    assert fields_as_one_sample(read).familiarity == once.familiarity
+    usual = fields_as_one_sample(analysed([compared(0.5, image_statistics=row)] * 20))
+    assert usual.familiarity is not None
+    assert usual.familiarity.mistake is None  # a familiar sample needs no such guess
 
 
 def test_no_field_of_a_rejected_sample_becomes_familiar_by_itself() -> None:
