@@ -1,4 +1,4 @@
-"""The measurement of familiar pictures: it judges samples as the client does, and its ways of spoiling change pictures."""
+"""The measurement of familiar pictures judges samples as the client does; its ways of spoiling change pictures."""
 
 from __future__ import annotations
 
