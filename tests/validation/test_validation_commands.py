@@ -79,7 +79,7 @@ def test_wrong_labels_take_the_promise_away(server: FakeServer, make_folder: Mak
 def test_images_that_fail_are_named_and_the_exit_code_says_so(
     server: FakeServer, make_folder: Make, tmp_path: Path
 ) -> None:
-    folder, to = make_folder({"monocyte": 5}), tmp_path / "site.json"
+    folder, to = make_folder({"monocyte": 50}), tmp_path / "site.json"
     (folder / "monocyte" / "empty.png").write_bytes(b"")
     result = calibrate(folder, to, server)
     assert result.exit_code == 3, result.output
@@ -89,10 +89,10 @@ def test_images_that_fail_are_named_and_the_exit_code_says_so(
 
 
 def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
-    good, to = make_folder({"monocyte": 3}), tmp_path / "site.json"
+    good, to = make_folder({"monocyte": 60}), tmp_path / "site.json"
     there = tmp_path / "there.json"
     there.write_text("{}")
-    unknown = make_folder({"blast": 1, "monocyte": 1}, "unknown")
+    unknown = make_folder({"blast": 1, "monocyte": 50}, "unknown")
     loose = make_folder({"monocyte": 1}, "loose")
     (loose / "stray.png").write_bytes(b"x")
     twice = make_folder({"monocyte": 2}, "twice")
@@ -124,11 +124,11 @@ def test_a_server_that_declares_no_weights_cannot_be_calibrated(
 ) -> None:
     for declared in (None, {"unet": "1", "vae": "2"}):
         server.fake.info["weights_sha256"] = declared
-        result = calibrate(make_folder({"monocyte": 2}, str(declared)[:4]), tmp_path / "site.json", server)
+        result = calibrate(make_folder({"monocyte": 45}, str(declared)[:4]), tmp_path / "site.json", server)
         assert result.exit_code == 2
         assert "[UnboundModel]" in result.output
     server.fake.info.update(weights_sha256=WEIGHTS, procedure_sha256=None)
-    result = calibrate(make_folder({"monocyte": 2}, "rules"), tmp_path / "site.json", server)
+    result = calibrate(make_folder({"monocyte": 45}, "rules"), tmp_path / "site.json", server)
     assert (result.exit_code, "procedure_sha256" in result.output) == (2, True)
 
 

@@ -49,6 +49,7 @@ FITTED: Final = (
     "anomaly_reference",
     "conformal_reference",
     "familiar",
+    "expected_referral",
     "calibrated",
     "promise",
     "by_budget",
