@@ -4,7 +4,7 @@
 
 A reference of familiar pictures (:mod:`cytoserve_scoring.classifier.familiarity`) is made of ``pbc/val`` and compared
 with cells that it does not know. A cell is unfamiliar at a p-value of 1 %; a sample is rejected when the sum of its
-cells' log p-values is too small for cells of the site, at one in a thousand. No class score is looked at.
+cells' log p-values is too small for cells of the site, as the client judges samples. No class score is looked at.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_scoring.classifier.familiarity import FamiliarPictures
+from cytoserve_client.familiarity import SAMPLE_LEVEL
+from cytoserve_scoring.classifier.familiarity import Assessment, FamiliarPictures
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import background_level, resample
 from cytoserve_scoring.vision.image_statistics import image_statistics
 from cytoserve_scoring.vision.imaging import decode_picture
 from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from cytoserve_scoring.vision.stain import AZURE, EOSIN
+from cytoserve_statistics.combined import combined_p_value
 from cytoserve_statistics.shares import clopper_pearson
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage, special
+from scipy import ndimage
 
 from benchmarks.intake import SPOILT, Pixels
 from benchmarks.results import Benchmark, DataRead, Inputs, run
 
 SEED: Final = 0
-SAMPLE_LEVEL: Final = 1e-3
 HOME_SAMPLE: Final = 50
 AWAY_SAMPLE: Final = 20
 DRAWS: Final = {"home": 20_000, "one class": 4_000, "spoilt": 400}
@@ -41,6 +42,8 @@ EACH: Final = 25
 """Cells of each class of ``pbc/test`` that are spoilt."""
 SCALES: Final = {"bcisc": 0.134, "chula_wbc": 0.10, "bccd_cells": None}
 """Micrometres per pixel of the external sites; None: measured on each cell, as the service does without a scale."""
+GROUPED: Final = ("bcisc", "chula_wbc")
+"""External sites whose file names tell the subject or slide."""
 EXTERNAL: Final = {"bcisc": "bcisc/cells", "chula_wbc": "chula_wbc/cells", "bccd_cells": "bccd_cells"}
 
 
@@ -57,27 +60,29 @@ def statistics_of(files: Sequence[Path], um_per_pixel: float | None) -> NDArray[
     return np.stack([measured(decode_picture(file.read_bytes()).pixels, um_per_pixel) for file in files])
 
 
-def sample_p_value(p_values: NDArray[np.float64]) -> float:
-    """Return the p-value of a sample whose cells have these: Fisher's sum, a gamma variable of shape n."""
-    return float(special.gammaincc(p_values.shape[-1], -np.log(p_values).sum(axis=-1)))
+def is_rejected(found: Assessment, cells: NDArray[np.intp]) -> bool:
+    """Return whether some of the assessed cells, taken as one sample, are not of the site."""
+    p_value = combined_p_value(found.p_value_of_kind[cells].tolist(), found.cells_of_kind[cells].tolist())
+    return p_value < SAMPLE_LEVEL
 
 
-def rejected(p_values: NDArray[np.float64], size: int, draws: int) -> dict[str, Any]:
-    """Return the share of samples drawn from cells with these p-values that are rejected."""
+def rejected(found: Assessment, of: NDArray[np.intp], size: int, draws: int) -> dict[str, Any]:
+    """Return the share of samples drawn from some of the assessed cells that are rejected."""
     rng = np.random.default_rng(SEED)
-    found = sum(sample_p_value(rng.choice(p_values, size)) < SAMPLE_LEVEL for _ in range(draws))
-    return {"rejected": found, "of": draws}
+    count = sum(is_rejected(found, rng.choice(of, size)) for _ in range(draws))
+    return {"rejected": count, "of": draws}
 
 
-def share(flags: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a share with its exact 95 % interval."""
-    low, high = clopper_pearson(int(flags.sum()), len(flags))
-    return {
-        "count": int(flags.sum()),
-        "of": len(flags),
-        "value": round(float(flags.mean()), 4),
-        "interval": [round(low, 4), round(high, 4)],
-    }
+def share(count: int, total: int) -> dict[str, Any]:
+    """Return a share with its exact 95 % interval; the value of nothing is null."""
+    low, high = clopper_pearson(count, total) if total else (0.0, 1.0)
+    value = round(count / total, 4) if total else None
+    return {"count": count, "of": total, "value": value, "interval": [round(low, 4), round(high, 4)]}
+
+
+def unfamiliar(found: Assessment) -> dict[str, Any]:
+    """Return the share of the assessed cells that are unfamiliar."""
+    return share(int(found.unfamiliar.sum()), len(found.unfamiliar))
 
 
 def stained(azure: float, eosin: float) -> Callable[[Pixels], Pixels]:
@@ -160,12 +165,12 @@ def at_home(familiar: FamiliarPictures, cells: DataRead) -> dict[str, Any]:
     """Return how often cells and samples of the site itself are called unfamiliar."""
     found = familiar.assess(statistics_of(cells.files, PBC_UM_PER_PIXEL))
     labels = np.array([file.parent.name for file in cells.files])
-    own = found.p_value_of_kind
     return {
-        "cells": share(found.unfamiliar),
-        "samples": rejected(own, HOME_SAMPLE, DRAWS["home"]),
+        "cells": unfamiliar(found),
+        "samples": rejected(found, np.arange(len(labels)), HOME_SAMPLE, DRAWS["home"]),
         "samples_of_one_class": {
-            str(name): rejected(own[labels == name], HOME_SAMPLE, DRAWS["one class"]) for name in np.unique(labels)
+            str(name): rejected(found, np.flatnonzero(labels == name), HOME_SAMPLE, DRAWS["one class"])
+            for name in np.unique(labels)
         },
     }
 
@@ -182,16 +187,37 @@ def away(familiar: FamiliarPictures, site: str, files: Sequence[Path]) -> dict[s
     statistics = statistics_of(files, SCALES[site])
     found = familiar.assess(statistics)
     groups = np.array([group_of(site, file) for file in files])
-    samples = [found.p_value_of_kind[groups == group][:AWAY_SAMPLE] for group in np.unique(groups)]
+    samples = [np.flatnonzero(groups == group)[:AWAY_SAMPLE] for group in np.unique(groups)]
     labels = [file.parent.name for file in files]
     half = np.arange(len(files)) % 2 == 0
     its_own = FamiliarPictures.fit(statistics[half], [label for label, mine in zip(labels, half, strict=True) if mine])
     return {
-        "cells": share(found.unfamiliar),
-        "samples": {"rejected": sum(sample_p_value(one) < SAMPLE_LEVEL for one in samples), "of": len(samples)},
+        "cells": unfamiliar(found),
+        "samples": {"rejected": sum(is_rejected(found, one) for one in samples), "of": len(samples)},
         "median_distance": round(float(np.median(found.distance)), 1),
         "usual_cause": Counter(found.cause).most_common(1)[0][0],
-        "with_its_own_reference": share(its_own.assess(statistics[~half]).unfamiliar),
+        "with_its_own_reference": unfamiliar(its_own.assess(statistics[~half])),
+        "new_slides": None if site not in GROUPED else new_slides(statistics, labels, groups),
+    }
+
+
+def new_slides(statistics: NDArray[np.float32], labels: Sequence[str], groups: NDArray[np.str_]) -> dict[str, Any]:
+    """Return how often cells and samples of new slides are called unfamiliar by a reference of other slides of theirs.
+
+    Every second slide makes the reference. This is what a site sees that calibrates with a few slides.
+    """
+    slides = np.unique(groups)
+    known = np.isin(groups, slides[::2])
+    familiar = FamiliarPictures.fit(
+        statistics[known], [label for label, is_known in zip(labels, known, strict=True) if is_known]
+    )
+    found = familiar.assess(statistics[~known])
+    samples = [np.flatnonzero(groups[~known] == slide)[:AWAY_SAMPLE] for slide in slides[1::2]]
+    rejections = sum(is_rejected(found, one) for one in samples)
+    return {
+        "slides_known": len(slides[::2]),
+        "cells": unfamiliar(found),
+        "samples": {"rejected": rejections, "of": len(samples)},
     }
 
 
@@ -203,8 +229,8 @@ def spoilt(familiar: FamiliarPictures, files: Sequence[Path]) -> dict[str, Any]:
         changed = [measured(np.ascontiguousarray(change(one)), PBC_UM_PER_PIXEL * factor) for one in pixels]
         found = familiar.assess(np.stack(changed))
         out[name] = {
-            "cells": share(found.unfamiliar),
-            "samples": rejected(found.p_value_of_kind, HOME_SAMPLE, DRAWS["spoilt"]),
+            "cells": unfamiliar(found),
+            "samples": rejected(found, np.arange(len(changed)), HOME_SAMPLE, DRAWS["spoilt"]),
             "usual_cause": Counter(found.cause).most_common(1)[0][0],
         }
     return out

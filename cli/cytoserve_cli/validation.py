@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cytoserve_client import DEFAULT_TIMEOUT_S
+from cytoserve_client import DEFAULT_TIMEOUT_S, ServiceInfo
 from cytoserve_client.images import check_scale
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
 from cytoserve_reports.text import NOTICE
-from cytoserve_validation import answers, calibrate, labelled
+from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning
+from cytoserve_validation.errors import BadSetting
 from rich.console import Console
+from rich.table import Table
 
 from cytoserve_cli import exit_codes
 from cytoserve_cli import options as o
@@ -27,6 +30,7 @@ from cytoserve_cli.terminal import bars, consoles, plain
 calibrate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 validate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+Groups = Annotated[Path | None, typer.Option("--groups", help="CSV with a header: file,group[,slide]; a row per cell.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that holds one folder of images per class.")]
 Budget = Annotated[int | None, typer.Option("--budget", help="Noise samples per class. Default: the server's.", min=1)]
 
@@ -34,9 +38,21 @@ Budget = Annotated[int | None, typer.Option("--budget", help="Noise samples per 
 @calibrate_app.command(name="calibrate")
 @exit_on_error("calibrate")
 def calibrate_command(
-    folder: Folder,
-    site: Annotated[str, typer.Option("--site", help="Name of the site, scanner and stain; it goes into the file.")],
-    to: Annotated[Path, typer.Option("--to", help="File to write; it must not exist.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder that holds one folder of images per class. Not needed for --plan.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", help="Name of the site, scanner and stain; it goes into the file.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="File to write; it must not exist.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show what how many cells can promise; needs no server.")
+    ] = False,
+    groups: Groups = None,
+    mixed_scanners: Annotated[
+        bool,
+        typer.Option("--mixed-scanners", help="Calibrate on cells of two scanners or stains too; the file says so."),
+    ] = False,
     url: o.Url = None,
     um_per_pixel: o.Scale = None,
     tolerated_error: Annotated[
@@ -61,21 +77,35 @@ def calibrate_command(
     For research use; not a medical device.
     """
     out, notes = consoles()
-    name, guarantee = calibrate.check_site(site), calibrate.check_guarantee(tolerated_error, confidence)
-    level = calibrate.check_share("anomaly level", anomaly_level)
+    guarantee = calibrate.check_guarantee(tolerated_error, confidence)
+    if plan:
+        _print_plan(planning.plan(guarantee, None if folder is None else len(labelled.scan(folder).files)), out)
+        out.print(plain(NOTICE, "dim"))
+        return
+    if folder is None or site is None or to is None:
+        raise BadSetting("give a FOLDER of labelled cells, --site NAME and --to FILE; or --plan alone")
+    name, level = calibrate.check_site(site), calibrate.check_share("anomaly level", anomaly_level)
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     calibrate.refuse_to_overwrite(to)
     cells = labelled.scan(folder)
     hashes = labelled.file_hashes(cells.files)
     labelled.refuse_repeats(cells.names, hashes)
+    table = labelled.read_groups(groups, cells) if groups else None
+    _print_plan(planning.plan(guarantee, len(cells.files)), notes)
+    planning.check_enough(len(cells.files))
     with connected(url, tls, notes, timeout) as client, bars(notes) as report:
         info = client.info()
         labelled.check_classes(cells, info.classes)
         bound_to, (spent, probes) = calibrate.bound_to(info), calibrate.budget_of(info, budget)
         progress = partial(report, "cells")
-        analysis = client.classify(cells.files, um_per_pixel, budget=spent, on_progress=progress)
-    found, failed = answers.of_labelled(analysis, cells)
+        analysis = client.classify(cells.files, um_per_pixel, budget=spent, one_sample=False, on_progress=progress)
+    answered, failed = answers.of_labelled(analysis, cells)
+    found = answered.take(answered.scored)
+    kind = dict(zip(cells.names, pictures.file_kinds(cells.files), strict=True))
+    known = pictures.site_pictures(
+        found, table.of(found.names, cells) if table else None, [kind[one] for one in found.names], mixed_scanners
+    )
     made = calibrate.Made(
         site=name,
         created=calibrate.now(),
@@ -85,9 +115,19 @@ def calibrate_command(
         um_per_pixel=um_per_pixel,
         anomaly_level=level,
     )
-    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed))
+    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed, known))
     _print_calibration(whole, cells.ignored, to, out)
     raise typer.Exit(exit_codes.SOME_FAILED if failed or any_lost(cells.ignored) else exit_codes.OK)
+
+
+def _print_plan(found: planning.Plan, out: Console) -> None:
+    header, rows = planning.table(found)
+    shown = Table(*header, title="What n labelled cells can promise", title_justify="left")
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+    for text in planning.explained(found):
+        out.print(plain(text))
 
 
 def _print_calibration(whole: dict[str, Any], ignored: Sequence[Skipped], to: Path, out: Console) -> None:
@@ -109,9 +149,7 @@ def _print_calibration(whole: dict[str, Any], ignored: Sequence[Skipped], to: Pa
 def validate_command(
     folder: Folder,
     report: Annotated[Path, typer.Option("--report", help="Folder for validation.json and validation.html.")],
-    groups: Annotated[
-        Path | None, typer.Option("--groups", help="CSV with a header: file,group[,slide]; a row per cell.")
-    ] = None,
+    groups: Groups = None,
     anomalies: Annotated[
         Path | None, typer.Option("--anomalies", help="Folder of images unlike every class of the model.")
     ] = None,
@@ -121,6 +159,7 @@ def validate_command(
         float, typer.Option("--confidence", help="Confidence of the bound on the error among accepted cells.")
     ] = 0.95,
     budget: Budget = None,
+    site: o.Site = None,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
@@ -148,9 +187,9 @@ def validate_command(
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
-        analysis = client.classify(cells.files, um_per_pixel, budget=budget, on_progress=partial(bar, "cells"))
-        progress = partial(bar, "anomalies")
-        other = client.classify(anomaly_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
+        classify = partial(client.classify, um_per_pixel=um_per_pixel, budget=budget, site=site, one_sample=False)
+        analysis = classify(cells.files, on_progress=partial(bar, "cells"))
+        other = classify(anomaly_files, on_progress=partial(bar, "anomalies")) if anomalies else None
     found, failed = answers.of_labelled(analysis, cells)
     anomalous, anomalies_failed = (
         answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])
@@ -164,7 +203,7 @@ def validate_command(
         failed=failed,
         remarks=labelled.remarks(ignored),
         anomalies_failed=anomalies_failed,
-        calibration=(info.model_extra or {}).get("calibration"),
+        calibration=_in_force(info, site),
     )
     kept = table.of(found.names, everything) if table else None
     text = documents.to_json(documents.build(found, info.model, source, kept, anomalous, confidence))
@@ -175,11 +214,19 @@ def validate_command(
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
 
 
+def _in_force(info: ServiceInfo, site: str | None) -> Any:
+    """Return the calibration that decided, as the server declares it; None for the model's own."""
+    if site is None or site == HOME_SITE:
+        return (info.model_extra or {}).get("calibration")
+    return next((one.model_dump(mode="json") for one in info.sites or () if one.site == site), None)
+
+
 def _print_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Path, out: Console) -> None:
     _print_failures([*whole["data"]["failed"], *whole["anomalies_failed"]], ignored, out)
     for name, row in whole["overall"]["headline"].items():
         shown = "-" if row["value"] is None else f"{row['value']:.4g}  ({row['low']:.4g} to {row['high']:.4g})"
         out.print(plain(f"{name.replace('_', ' ')}: {shown}"))
+    out.print(plain(familiarity.sentence(whole["familiarity"])))
     for name, row in (whole["groups"] or {}).items():
         for text in row["warnings"]:
             out.print(plain(f"group {name}: {text}", "yellow"))

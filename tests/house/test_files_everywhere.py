@@ -164,6 +164,7 @@ def test_the_log_of_the_local_server_must_be_a_file(tmp_path: Path) -> None:
         ("denoiser", "--out"),
         ("pack", "--out"),
         ("synthetic-field", "--out"),
+        ("synthetic-cells", "--out"),
         ("segmenter", "--out"),
     ],
 )

@@ -112,3 +112,54 @@ def test_it_survives_its_file_and_refuses_another(home: FamiliarPictures) -> Non
         spoilt = {**data, "classes": {**data["classes"], "monocyte": {**data["classes"]["monocyte"], **broken}}}
         with pytest.raises(CytoserveError, match="calibrate again"):
             FamiliarPictures.from_json(spoilt)
+
+
+def test_each_calibration_cell_is_assessed_as_a_new_one_would_be() -> None:
+    values, labels = site(1200, 1)
+    own = FamiliarPictures.cross_fitted(values, labels)
+    new = FamiliarPictures.fit(values, labels).assess(site(4000, 2)[0])
+    assert own.unfamiliar.mean() == pytest.approx(new.unfamiliar.mean(), abs=0.01)
+    assert stats.kstest(own.p_value, "uniform").statistic < 0.06
+    assert len(own.cause) == 1200
+    odd = values.copy()
+    odd[17, IMAGE_STATISTIC_NAMES.index("noise")] += 50.0
+    found = FamiliarPictures.cross_fitted(odd, labels)
+    assert (found.unfamiliar[17], found.cause[17]) == (True, "noise+")
+
+
+def test_slides_that_are_left_out_whole_show_what_new_slides_would_get() -> None:
+    values, labels = site(600, 1)
+    slide = np.arange(600) % 6
+    moved = values + np.random.default_rng(0).normal(0, 1.0, (6, SIZE))[slide]
+    by_cell = FamiliarPictures.cross_fitted(moved, labels)
+    by_slide = FamiliarPictures.cross_fitted(moved, labels, [str(name) for name in slide])
+    assert by_slide.unfamiliar.mean() > 5 * by_cell.unfamiliar.mean()
+    one_of_two = [str(i % 2) for i in range(600)]
+    assert np.isfinite(FamiliarPictures.cross_fitted(values, labels, one_of_two).distance).all()
+    for wrong in (["one"] * 600, ["one", "two"]):
+        with pytest.raises(BadShape, match="slides"):
+            FamiliarPictures.cross_fitted(values, labels, wrong)
+
+
+def test_some_cells_of_an_assessment_keep_their_own_values() -> None:
+    values, labels = site(200, 1)
+    found = FamiliarPictures.cross_fitted(values, labels)
+    part = found.take(np.array([5, 3]))
+    assert part.cause == [found.cause[5], found.cause[3]]
+    np.testing.assert_array_equal(part.columns(), found.columns()[[5, 3]])
+    np.testing.assert_array_equal(part.unfamiliar, found.unfamiliar[[5, 3]])
+
+
+def test_cells_that_make_no_reference_are_refused_with_the_reason() -> None:
+    values, labels = site(200, 1)
+    spoilt = values.copy()
+    spoilt[3, 2] = np.nan
+    for cells, names, complaint in (
+        (spoilt, labels, "1 of 200 cells have image statistics that are not finite"),
+        (np.ones((200, SIZE)), labels, "one and the same picture"),
+        (values, [f"class {i // 4}" for i in range(200)], "no class has 5 cells"),
+        (values, labels[:-1], "do not fit 199 labels"),
+    ):
+        for make in (FamiliarPictures.fit, FamiliarPictures.cross_fitted):
+            with pytest.raises(BadShape, match=complaint):
+                make(cells, names)

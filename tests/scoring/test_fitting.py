@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.classifier.fitting import (
     LabelledAnswers,
     RiskGuarantee,
@@ -11,6 +15,8 @@ from cytoserve_scoring.classifier.fitting import (
     document,
     fit,
     fit_budget,
+    fit_profiles,
+    fit_referral,
     fit_temperature,
 )
 from cytoserve_scoring.classifier.replay import replay
@@ -127,3 +133,27 @@ def test_nothing_to_calibrate_on_is_refused():
     nobody = LabelledAnswers(np.full(2, -1), np.full((2, 4), np.nan), np.full(2, np.nan), np.zeros(2, int))
     with pytest.raises(BadShape, match="nothing to calibrate on"):
         fit_budget(nobody, np.zeros(2, np.int64), CLASSES, RiskGuarantee())
+
+
+def test_the_expected_referral_is_what_the_calibration_cells_get_with_every_reason():
+    errors, labels = world(600, 7)
+    guarantee, bare = RiskGuarantee(0.05, 0.95), make_config()
+    profiles = fit_profiles(bare, world(600, 8)[0], [8])
+    config = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
+    made = fit(config, errors, labels, guarantee, [8])
+    settings = {"classes": CLASSES, "latent_shape": [1, 2, 2], "probes": 8, "default_budget": 8}
+    settings["anomaly_profile"] = [None if profile is None else profile.to_json() for profile in profiles]
+    fitted = ScoringConfig.from_json({**settings, **made})
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (600, len(IMAGE_STATISTIC_NAMES)))
+    assessment = FamiliarPictures.cross_fitted(values, [CLASSES[label] for label in labels])
+    expected = fit_referral(fitted, errors, None, assessment)
+    answers = replay(fitted, errors, 8, None, assessment)
+    assert expected["cells"] == 600
+    assert expected["value"] == pytest.approx((answers.decision == 1).mean(), abs=1e-6)
+    assert 0 <= expected["low"] < expected["value"] < expected["high"] <= 1
+    by_other_reasons = fit_referral(fitted, errors, None, replace(assessment, unfamiliar=np.zeros(600, bool)))
+    assert assessment.unfamiliar.any()
+    assert by_other_reasons["value"] < expected["value"]
+    # Where nobody knows what the pictures look like, everything is referred.
+    assert fit_referral(fitted, errors, None, None)["value"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_validation.answers import Answered
 from scipy import special
 
@@ -40,5 +41,10 @@ def answers(
         p_value=np.clip(1.5 - own, 0.001, 1),
         evaluations=rng.integers(16, 128, count),
         accepted=accepted,
+        statistics=rng.normal(0, 0.3, (count, len(IMAGE_STATISTIC_NAMES))) + 0.2 * best[:, None],
+        familiar=rng.uniform(0.001, 1, count),
+        familiar_of_kind=rng.uniform(0.001, 1, count),
+        cells_of_kind=np.full(count, 1000),
+        causes=("noise+",) * count,
         reasons=tuple(() if taken else ("low_confidence",) for taken in accepted),
     )

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jsonschema
 import pytest
 from click.testing import Result
 from cytoserve_cli.main import app
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.serving import site
+from cytoserve_statistics.referral_band import expected_referral
 from cytoserve_validation import labelled
-from fake_server import INFO, FakeServer
+from fake_server import INFO, FakeServer, Refuse, distant
 from typer.testing import CliRunner
 
 Make = Callable[..., Path]
@@ -79,7 +82,7 @@ def test_wrong_labels_take_the_promise_away(server: FakeServer, make_folder: Mak
 def test_images_that_fail_are_named_and_the_exit_code_says_so(
     server: FakeServer, make_folder: Make, tmp_path: Path
 ) -> None:
-    folder, to = make_folder({"monocyte": 5}), tmp_path / "site.json"
+    folder, to = make_folder({"monocyte": 50}), tmp_path / "site.json"
     (folder / "monocyte" / "empty.png").write_bytes(b"")
     result = calibrate(folder, to, server)
     assert result.exit_code == 3, result.output
@@ -89,10 +92,10 @@ def test_images_that_fail_are_named_and_the_exit_code_says_so(
 
 
 def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
-    good, to = make_folder({"monocyte": 3}), tmp_path / "site.json"
+    good, to = make_folder({"monocyte": 60}), tmp_path / "site.json"
     there = tmp_path / "there.json"
     there.write_text("{}")
-    unknown = make_folder({"blast": 1, "monocyte": 1}, "unknown")
+    unknown = make_folder({"blast": 1, "monocyte": 50}, "unknown")
     loose = make_folder({"monocyte": 1}, "loose")
     (loose / "stray.png").write_bytes(b"x")
     twice = make_folder({"monocyte": 2}, "twice")
@@ -119,17 +122,104 @@ def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path:
     assert "its classes: basophil, " in cases["unknown class"][0].output
 
 
+def test_the_file_holds_the_sites_pictures_and_what_share_to_expect_under_review(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    folder, to = make_folder({"monocyte": 60, "neutrophil": 60}), tmp_path / "site.json"
+    result = calibrate(folder, to, server, "--tolerated-error", 0.1, "--confidence", 0.9)
+    assert result.exit_code == 0, result.output
+    document = site.read(to, SERVED)
+    familiar = FamiliarPictures.from_json(document["familiar"])
+    assert familiar.cells == 120
+    assert familiar.names == ("monocyte", "neutrophil")
+    referred, expected = 120 - document["seen"]["with_every_reason"]["accepted"], document["expected_referral"]
+    assert expected["value"] == pytest.approx(referred / 120, abs=1e-5)
+    assert expected == expected_referral(referred, 120)
+    assert referred >= document["pictures"]["unfamiliar"]["count"]
+    shares = document["seen"]["referred_by_class"]
+    assert sum(60 * share for share in shares.values()) == pytest.approx(referred)
+    text = " ".join(result.output.split())
+    assert "for cells whose pictures look like these 120" in text
+    assert f"Expect {expected['value']:.1%} under review" in text
+
+
+def test_the_plan_is_shown_before_any_cell_is_sent(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    server.fake.on_cells = lambda call: (_ for _ in ()).throw(Refuse(grpc.StatusCode.INVALID_ARGUMENT, "stop here"))
+    result = calibrate(make_folder({"monocyte": 60}), tmp_path / "site.json", server)
+    assert result.exit_code != 0
+    assert "60 (this folder)" in result.output
+    assert "These 60 cells cannot promise that" in " ".join(result.output.split())
+
+
+def test_a_folder_too_small_for_a_reference_is_refused_before_any_cell_is_sent(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    to = tmp_path / "site.json"
+    result = calibrate(make_folder({"monocyte": 20, "neutrophil": 19}), to, server)
+    assert result.exit_code == 2
+    assert "[TooFewCells]" in result.output
+    assert "40 are needed at least" in " ".join(result.output.split())
+    assert not server.fake.calls
+    assert not to.exists()
+
+
+def test_cells_of_two_scanners_are_refused_and_an_option_is_written_into_the_file(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    make_folder({"monocyte": 60, "neutrophil": 60})
+    folder, to = make_folder({"monocyte": 40, "neutrophil": 40}, lamp=12), tmp_path / "site.json"
+    result = calibrate(folder, to, server)
+    text = " ".join(result.output.split())
+    assert result.exit_code == 2, result.output
+    assert "[MixedPictures]" in text
+    assert "light" in text, "the lamp is what differs"
+    assert not to.exists()
+    allowed = calibrate(folder, to, server, "--mixed-scanners")
+    assert allowed.exit_code == 0, allowed.output
+    parts = site.read(to, SERVED)["pictures"]["parts"]
+    assert (parts["mixed"], parts["mixed_allowed"], parts["smaller"]) == (True, True, 80)
+    assert "made of mixed scanners" in " ".join(allowed.output.split())
+
+
+def test_slides_that_are_given_are_counted_in_the_file(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
+    folder, to, table = make_folder({"monocyte": 60}), tmp_path / "site.json", tmp_path / "groups.csv"
+    rows = [f"{name},all,slide {i % 4}" for i, name in enumerate(labelled.scan(folder).names)]
+    table.write_text("file,group,slide\n" + "\n".join(rows) + "\n")
+    result = calibrate(folder, to, server, "--groups", table)
+    assert result.exit_code == 0, result.output
+    found = site.read(to, SERVED)["pictures"]
+    assert (found["slides"], found["compared_with"]) == (4, "other slides")
+    assert "4 slide(s), fewer than 20" in " ".join(result.output.split())
+
+
 def test_a_server_that_declares_no_weights_cannot_be_calibrated(
     server: FakeServer, make_folder: Make, tmp_path: Path
 ) -> None:
     for declared in (None, {"unet": "1", "vae": "2"}):
         server.fake.info["weights_sha256"] = declared
-        result = calibrate(make_folder({"monocyte": 2}, str(declared)[:4]), tmp_path / "site.json", server)
+        result = calibrate(make_folder({"monocyte": 45}, str(declared)[:4]), tmp_path / "site.json", server)
         assert result.exit_code == 2
         assert "[UnboundModel]" in result.output
     server.fake.info.update(weights_sha256=WEIGHTS, procedure_sha256=None)
-    result = calibrate(make_folder({"monocyte": 2}, "rules"), tmp_path / "site.json", server)
+    result = calibrate(make_folder({"monocyte": 45}, "rules"), tmp_path / "site.json", server)
     assert (result.exit_code, "procedure_sha256" in result.output) == (2, True)
+
+
+def test_a_named_site_is_validated_and_its_cells_are_not_one_sample(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    """Cells of many samples lie in one folder: they are counted as each was decided, however odd they are together."""
+    answer = server.fake.on_cells
+    server.fake.on_cells = lambda call: distant(answer(call))
+    folder, report = make_folder({"monocyte": 20, "neutrophil": 20}), tmp_path / "report"
+    result = run("validate", folder, "--report", report, "--url", server.url, "--site", "north")
+    assert result.exit_code == 0, result.output
+    assert {call.parameters["site"] for call in server.fake.calls} == {"north"}
+    document = json.loads((report / "validation.json").read_text())
+    assert document["overall"]["headline"]["accepted"]["value"] == 1
+    assert (document["calibration"]["site"], document["calibration"]["content_sha256"]) == ("north", "23" * 32)
+    unknown = run("validate", folder, "--report", tmp_path / "r", "--url", server.url, "--site", "south")
+    assert (unknown.exit_code, "choose from home, north" in " ".join(unknown.output.split())) == (2, True)
 
 
 def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
@@ -147,6 +237,10 @@ def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Pa
     assert document["data"]["slides"] == 6
     assert document["anomalies"]["cells"] == 6
     assert document["restricted"]["classes"] == ["monocyte", "neutrophil"]
+    assert document["familiarity"]["unfamiliar"]["value"] == 0
+    assert len(document["familiarity"]["slides"]) == 6
+    assert "unfamiliar pictures: 0 " in result.output
+    assert "0 of 6 slide(s) rejected" in result.output
     assert "<h1>Validation of cells</h1>" in (tmp_path / "report" / "validation.html").read_text()
     again = run("validate", folder, *words)
     assert again.exit_code == 2

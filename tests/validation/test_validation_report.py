@@ -5,13 +5,16 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from cytoserve_client.results import ModelInfo
 from cytoserve_statistics import resampling
-from cytoserve_validation import figures, page, report
+from cytoserve_statistics.combined import combined_p_value
+from cytoserve_validation import familiarity, figures, page, report
+from cytoserve_validation.answers import Answered
 from cytoserve_validation.labelled import Groups
 from synthetic_answers import CLASSES, answers
 
@@ -171,3 +174,75 @@ def test_nothing_accepted_is_said_and_not_divided_by() -> None:
     assert built["overall"]["acceptance"]["bound"] is None
     assert built["groups"]["a"]["difference_to_others"] is None
     assert "nothing was accepted" in page.render(built)
+
+
+def unfamiliar_answers() -> Answered:
+    """Answers of which every second cell of the old scanner, accepted or not, is unfamiliar."""
+    cells = answers(CELLS)
+    odd = (np.array(groups(with_slides=True).group) == "old") & (np.arange(CELLS) % 4 == 1)
+    reasons = tuple(
+        (*known, "unfamiliar_image") if far else known for known, far in zip(cells.reasons, odd, strict=True)
+    )
+    return replace(
+        cells,
+        reasons=reasons,
+        accepted=cells.accepted & ~odd,
+        familiar=np.where(odd, 0.001, cells.familiar),
+        familiar_of_kind=np.where(odd, 0.001, cells.familiar_of_kind),
+        causes=tuple("nucleus_red+" if far else "noise+" for far in odd),
+    )
+
+
+def test_familiarity_is_counted_overall_by_class_by_group_and_for_samples() -> None:
+    cells, every = unfamiliar_answers(), groups(with_slides=True)
+    found = report.build(cells, MODEL, source(), every)["familiarity"]
+    odd = np.array(["unfamiliar_image" in reasons for reasons in cells.reasons])
+    assert found["unfamiliar"]["value"] == pytest.approx(odd.mean())
+    for number, name in enumerate(CLASSES):
+        assert found["per_class"][name]["value"] == pytest.approx(odd[cells.truth == number].mean())
+    assert found["groups"]["old"]["unfamiliar"]["value"] == pytest.approx(odd[np.array(every.group) == "old"].mean())
+    assert found["groups"]["old"]["rejected"]
+    assert not found["groups"][SCANNERS[0]]["rejected"]
+    own = np.array(every.group) == "old"
+    expected = combined_p_value(cells.familiar_of_kind[own].tolist(), cells.cells_of_kind[own].tolist())
+    assert found["groups"]["old"]["sample_p_value"] == expected
+    assert set(found["slides"]) == set(every.slide or ())
+    assert found["p_values"]["0.01"]["value"] == pytest.approx((cells.familiar <= 0.01).mean())
+    assert found["causes"] == [
+        {
+            "cause": "nucleus_red+",
+            "in_words": "nuclei absorb more red light than in this site's calibration",
+            "cells": int(odd.sum()),
+        }
+    ]
+
+
+def test_acceptance_is_told_with_the_check_and_without_it() -> None:
+    cells, plain = unfamiliar_answers(), answers(CELLS)
+    found = report.build(cells, MODEL, source())["familiarity"]["acceptance"]
+    assert found["with_check"]["accepted"] == cells.accepted.sum()
+    assert found["without_check"]["accepted"] == plain.accepted.sum()
+    assert found["without_check"]["wrong"] == (plain.accepted & ~plain.right).sum()
+    assert found["with_check"]["accepted"] < found["without_check"]["accepted"]
+
+
+def test_the_page_and_the_terminal_tell_of_familiarity() -> None:
+    built = json.loads(report.to_json(report.build(unfamiliar_answers(), MODEL, source(), groups(with_slides=True))))
+    text = html.unescape(page.render(built))
+    assert "nuclei absorb more red light than in this site's calibration" in text
+    assert "without check" in text
+    assert "rejected" in text
+    line = familiarity.sentence(built["familiarity"])
+    assert line.startswith("unfamiliar pictures: 0.")
+    assert "slide(s) rejected as samples" in line
+    alone = familiarity.sentence(report.build(unfamiliar_answers(), MODEL, source())["familiarity"])
+    assert "taken as one sample they are not of this site" in alone
+
+
+def test_a_server_that_compared_no_picture_gets_a_report_that_says_so() -> None:
+    cells = answers(60)
+    bare = replace(cells, familiar=np.full(60, np.nan), familiar_of_kind=np.full(60, np.nan))
+    built = json.loads(report.to_json(report.build(bare, MODEL, source())))
+    assert built["familiarity"] is None
+    assert "compared no picture" in page.render(built)
+    assert familiarity.sentence(None) == "familiar pictures: the server compared none"

@@ -17,8 +17,8 @@ from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import install, output_file, write_text
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
-from cytoserve_scoring.classifier.familiarity import FamiliarPictures
-from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profiles
+from cytoserve_scoring.classifier.familiarity import Assessment, FamiliarPictures
+from cytoserve_scoring.classifier.fitting import RiskGuarantee, fit, fit_profiles, fit_referral
 from cytoserve_scoring.classifier.racing_calibration import calibrate_racing
 from cytoserve_scoring.classifier.replay import near_ties
 from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
@@ -95,8 +95,10 @@ def pack(config: PackConfig) -> Path:
     augmentation = TieAugmentation(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
     both = (latents[0].numpy(), latents[1].numpy())
     ties = TieErrors(augmentation, both, lambda rows: errors(rows, bank) * weight)
-    scoring = fit_scoring(chosen, kept, labels[1], tuple(latents[0].shape[1:]), config.bank, ties)
-    scoring["familiar"] = fit_familiar(Path(config.data) / "val", cells)
+    familiar, own = fit_familiar(Path(config.data) / "val", cells)
+    shape = tuple(latents[0].shape[1:])
+    scoring = fit_scoring(chosen, kept, labels[1], shape, config.bank, ties, own.take(parts[1].numpy()))
+    scoring["familiar"] = familiar.to_json()
     scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
         f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
@@ -149,10 +151,11 @@ class TieErrors:
         return out
 
 
-def fit_familiar(folder: Path, cells: CellSet) -> dict[str, Any]:
+def fit_familiar(folder: Path, cells: CellSet) -> tuple[FamiliarPictures, Assessment]:
     """Return the reference of familiar pictures, made of all validation cells as the service decodes them.
 
-    No weight was trained on them, and no class score is looked at, so it may share cells with what else is fitted.
+    No weight was trained on them, and no class score is looked at, so it may share cells with what else is fitted. The
+    second is how familiar those cells are to references that they did not help to make.
 
     Raises
     ------
@@ -168,7 +171,8 @@ def fit_familiar(folder: Path, cells: CellSet) -> dict[str, Any]:
             raise ValueError(f"refused: {next(pair for pair in zip(names, decoded.error, strict=True) if pair[1])}")
         statistics.append(decoded.statistics)
     labels = [CLASSES[label] for label in cells.labels.tolist()]
-    return FamiliarPictures.fit(np.concatenate(statistics), labels).to_json()
+    measured = np.concatenate(statistics)
+    return FamiliarPictures.fit(measured, labels), FamiliarPictures.cross_fitted(measured, labels)
 
 
 def fit_scoring(
@@ -178,8 +182,12 @@ def fit_scoring(
     latent_shape: tuple[int, ...],
     config: BankConfig,
     ties: TieErrors | None = None,
+    assessment: Assessment | None = None,
 ) -> dict[str, Any]:
-    """Return ``scoring.json``: racing rule and profiles from one part's errors, the rest from the other's."""
+    """Return ``scoring.json``: racing rule and profiles from one part's errors, the rest from the other's.
+
+    ``assessment`` says how familiar the calibrating cells are; see :func:`.fitting.fit_referral`.
+    """
     rule = calibrate_racing(choosing, default_alpha=config.alpha, confidence=config.confidence)
     probes = config.probes
     bare = ScoringConfig(
@@ -198,7 +206,7 @@ def fit_scoring(
         ]
     profiles = fit_profiles(bare, choosing, config.budgets, turned[0])
     profiled = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
-    return {
+    scoring = {
         "classes": list(CLASSES),
         "probes": probes,
         "default_budget": probes,
@@ -208,6 +216,8 @@ def fit_scoring(
         "second_look": None if ties is None else ties.augmentation.to_json(),
         **fit(profiled, calibrating, labels, guarantee, config.budgets, turned[1]),
     }
+    fitted = ScoringConfig.from_json(scoring)
+    return {**scoring, "expected_referral": fit_referral(fitted, calibrating, turned[1], assessment)}
 
 
 def write(

@@ -129,11 +129,15 @@ def refit(config: RefitConfig) -> Path:
     ties = None
     if known.augmentation is not None:
         ties = TieErrors(known.augmentation, (choosing.latents, calibrating.latents), measure)
-    scoring = fit_scoring(
-        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, config.pack.bank, ties
-    )
     folder = Path(config.pack.data) / "val"
-    scoring["familiar"] = fit_familiar(folder, load_cells(folder))
+    cells = load_cells(folder)
+    familiar, own = fit_familiar(folder, cells)
+    rows = part_cells(cells, config.pack)[1].numpy()
+    bank = config.pack.bank
+    scoring = fit_scoring(
+        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, bank, ties, own.take(rows)
+    )
+    scoring["familiar"] = familiar.to_json()
     scoring["bank_tried"] = packed["bank_tried"]
     scoring["fitted_on"] = (
         f"pbc/val: {len(choosing.labels)} cells chose the bank, the elimination and the anomaly profiles, "

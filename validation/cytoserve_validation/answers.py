@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from cytoserve_client import CellsAnalysis
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_files import shown
 from numpy.typing import NDArray
 
@@ -38,6 +39,11 @@ class Answered:
     p_value: Doubles  # (M,) share of reference cells with an anomaly score at least as high
     evaluations: Integers  # (M,)
     accepted: Flags  # (M,)
+    statistics: Doubles  # (M, S) image statistics, before colours are normalised
+    familiar: Doubles  # (M,) p-value of its picture among all calibration cells of the site in force
+    familiar_of_kind: Doubles  # (M,) the same among those of the nearest class, which samples are judged by
+    cells_of_kind: Integers  # (M,) how many those are; 0 where no picture was compared
+    causes: tuple[str, ...]  # M what adds most to the distance ("noise+"); "" where no picture was compared
     reasons: tuple[tuple[str, ...], ...]  # M
 
     def __len__(self) -> int:
@@ -117,6 +123,11 @@ def arrays(analysis: CellsAnalysis, names: Mapping[str, str], truth: Mapping[str
         p_value=_column([cell.anomaly.p_value if cell.anomaly else None for cell in cells]),
         evaluations=np.array([cell.evaluations or 0 for cell in cells], np.int64),
         accepted=np.array([cell.decision == "accept" for cell in cells], bool),
+        statistics=_statistics([cell.image_statistics for cell in cells]),
+        familiar=_column([cell.familiarity.p_value if cell.familiarity else None for cell in cells]),
+        familiar_of_kind=_column([cell.familiarity.p_value_of_kind if cell.familiarity else None for cell in cells]),
+        cells_of_kind=np.array([cell.familiarity.cells_of_kind if cell.familiarity else 0 for cell in cells], np.int64),
+        causes=tuple(cell.familiarity.cause if cell.familiarity else "" for cell in cells),
         reasons=tuple(cell.reasons for cell in cells),
     )
 
@@ -134,6 +145,11 @@ def failures(analysis: CellsAnalysis, names: Mapping[str, str]) -> list[dict[str
 
 def _table(rows: Sequence[Mapping[str, float] | None], classes: Sequence[str]) -> Doubles:
     return np.array([[(row or {}).get(name, np.nan) for name in classes] for row in rows], np.float64)
+
+
+def _statistics(rows: Sequence[Sequence[float] | None]) -> Doubles:
+    unknown = (np.nan,) * len(IMAGE_STATISTIC_NAMES)
+    return np.array([unknown if row is None else row for row in rows], np.float64)
 
 
 def _column(values: Sequence[float | None]) -> Doubles:

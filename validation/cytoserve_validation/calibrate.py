@@ -17,14 +17,15 @@ from cytoserve_client import ServiceInfo
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
 from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget
-from cytoserve_scoring.classifier.scores import conformal_p_value
 from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
+from cytoserve_statistics.referral_band import WINDOW_CELLS, everything_referred, expected_referral
 from cytoserve_statistics.shares import upper_bound
 from scipy import special
 
-from cytoserve_validation.answers import Answered, Flags
+from cytoserve_validation.answers import Answered, Doubles, Flags
 from cytoserve_validation.errors import AlreadyThere, BadSetting, BadTarget, NothingScored, UnboundModel
+from cytoserve_validation.pictures import SitePictures
 from cytoserve_validation.selective import curve
 
 SET_ERROR: Final = 0.05
@@ -33,8 +34,11 @@ SET_ERROR: Final = 0.05
 ANOMALY_LEVEL: Final = float(ScoringConfig.anomaly_level)
 """The engine's usual level: a p-value below it is an anomaly. A site may ask for a stricter one."""
 
-OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_calibrated"})
+OF_THE_FIT: Final = frozenset({"anomalous", "ambiguous", "low_confidence", "not_calibrated", "unfamiliar_image"})
 """Reasons that this calibration replaces; the others come from the picture and the scores and stay."""
+
+AMBIGUOUS_FROM: Final = float(ScoringConfig.ambiguous_from)
+"""The engine's usual level: a second posterior at or above it is ambiguous."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,11 @@ def build(
     made: Made,
     probes: int,
     failed: Sequence[Mapping[str, str]],
+    pictures: SitePictures,
 ) -> dict[str, Any]:
     """Fit on the answers and return the document, its own hash included.
+
+    ``pictures`` are those of the scored cells, in the order of ``found``.
 
     Raises
     ------
@@ -158,7 +165,8 @@ def build(
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
     answers = LabelledAnswers(cells.label, cells.scores, cells.anomaly, cells.evaluations)
     fitted = fit_budget(answers, cells.truth, found.classes, guarantee)
-    top = special.softmax(-cells.scores / fitted.settings.temperature, axis=1).max(axis=1)
+    top = posterior(cells, fitted.settings).max(axis=1)
+    left = kept(cells, fitted.settings, made.anomaly_level, pictures.unfamiliar)
     per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
     whole = {
         "schema": site_file.SCHEMA,
@@ -180,35 +188,77 @@ def build(
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
         **document({made.budget: fitted}, probes, guarantee, len(cells)),
-        "seen": seen(cells, fitted.settings, guarantee, made.anomaly_level),
-        "warnings": warnings(fitted.settings, found.classes, made.anomaly_level),
+        "familiar": pictures.familiar.to_json(),
+        "pictures": pictures.summary,
+        "expected_referral": (
+            everything_referred(len(cells))
+            if fitted.settings.accept_threshold is None
+            else expected_referral(int((~left).sum()), len(cells))
+        ),
+        "seen": seen(cells, fitted.settings, guarantee, left),
+        "warnings": [*warnings(fitted.settings, found.classes, made.anomaly_level), *pictures.warnings],
         "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
 
-def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, level: float) -> dict[str, Any]:
+def posterior(cells: Answered, fitted: BudgetSettings) -> Doubles:
+    """Return (M, C) probabilities under the new temperature."""
+    found: Doubles = special.softmax(-cells.scores / fitted.temperature, axis=1)
+    return found
+
+
+def kept(cells: Answered, fitted: BudgetSettings, level: float, unfamiliar: Flags) -> Flags:
+    """Return (M,) which calibration cells would be accepted under the new calibration, every reason counted.
+
+    The reasons of `OF_THE_FIT` are worked out again: the threshold, anomaly (each cell among the others of its class),
+    ambiguity, and ``unfamiliar``, which must come of references that the cell did not help to make.
+    """
+    ranked = np.sort(posterior(cells, fitted), axis=1)[:, ::-1]
+    out = _passed(cells, fitted) & ~unfamiliar & _ordinary(cells, fitted.anomaly_reference or {}, level)
+    if ranked.shape[1] > 1:
+        out &= ranked[:, 1] < AMBIGUOUS_FROM
+    out &= np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
+    return out
+
+
+def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, left: Flags) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The risk guarantee holds for the threshold alone: other reasons only take cells out, but which ones is not tested
-    by it. The second count shows on these same cells whether that did harm.
+    by it. The second count shows on these same cells whether that did harm. By class, because classes are referred at
+    different rates: whoever meets another mix of them must expect another share.
+
+    Parameters
+    ----------
+    left : (M,) ndarray of bool
+        Of `kept`.
     """
-    top = special.softmax(-cells.scores / fitted.temperature, axis=1).max(axis=1)
-    threshold = fitted.accept_threshold
-    passed = np.zeros(len(cells), bool) if threshold is None else top >= threshold
-    kept = passed & np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
-    kept &= _ordinary(cells, fitted.anomaly_reference or {}, level)
+    shares = {name: cells.truth == c for c, name in enumerate(cells.classes) if (cells.truth == c).any()}
     return {
-        "by_threshold": _count(cells, passed, guarantee),
-        "with_every_reason": _count(cells, kept, guarantee),
+        "by_threshold": _count(cells, _passed(cells, fitted), guarantee),
+        "with_every_reason": _count(cells, left, guarantee),
+        "referred_by_class": {name: float((~left[own]).mean()) for name, own in shares.items()},
         "needed_without_error": needed_cells(guarantee),
     }
 
 
+def _passed(cells: Answered, fitted: BudgetSettings) -> Flags:
+    threshold = fitted.accept_threshold
+    if threshold is None:
+        return np.zeros(len(cells), bool)
+    found: Flags = posterior(cells, fitted).max(axis=1) >= threshold
+    return found
+
+
 def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
-    """Return which cells the new references do not call anomalous."""
+    """Return which cells the references of all other cells do not call anomalous."""
     values = [reference[cells.classes[label]] for label in cells.label]
-    p_values = [conformal_p_value(float(own), known) for own, known in zip(cells.anomaly, values, strict=True)]
+    # A cell stands in its own reference: with itself it counts for the 1 that a new cell's p-value adds.
+    p_values = [
+        np.count_nonzero(np.asarray(known) >= float(f"{own:.6g}")) / max(len(known), 1)
+        for own, known in zip(cells.anomaly, values, strict=True)
+    ]
     # A cell without an anomaly score is referred as not calibrated, so it is not among the accepted.
     ordinary: Flags = (np.array(p_values) >= level) & np.isfinite(cells.anomaly)
     return ordinary
@@ -280,7 +330,11 @@ def sentences(whole: Mapping[str, Any]) -> list[str]:
     """Return what the site may promise, in words."""
     promise, observed = whole["promise"], whole["seen"]
     asked = f"at most {promise['tolerated_error']:.3g} wrong among accepted, with confidence {promise['confidence']:g}"
-    needed = observed["needed_without_error"]
+    needed, own = observed["needed_without_error"], whole["pictures"]["unfamiliar"]
+    familiar = (
+        f"Of its own cells {own['count']} ({own['value']:.1%}) are unfamiliar to a reference made of "
+        f"{whole['pictures']['compared_with']}."
+    )
     taken = observed["by_threshold"]
     if taken["accepted"] == 0:
         few = promise["n"] < needed
@@ -291,11 +345,14 @@ def sentences(whole: Mapping[str, Any]) -> list[str]:
             else f"too many errors among the surest {needed} or more of {promise['n']} cells; the least that would do "
             f"is {needed} accepted ones without an error"
         )
-        return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review."]
-    kept = observed["with_every_reason"]
+        return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review.", familiar]
+    left, band = observed["with_every_reason"], whole["expected_referral"]
     return [
-        f"Promised: {asked}, for cells like these {promise['n']}.",
+        f"Promised: {asked}, for cells whose pictures look like these {promise['n']}; others go to review.",
         f"The threshold accepts {taken['share']:.1%} of them ({taken['accepted']}, {taken['wrong']} wrong).",
-        f"With the other reasons for review {kept['share']:.1%} are accepted ({kept['accepted']}, "
-        f"{kept['wrong']} wrong).",
+        f"With the other reasons for review {left['share']:.1%} are accepted ({left['accepted']}, "
+        f"{left['wrong']} wrong).",
+        familiar,
+        f"Expect {band['value']:.1%} under review; below {band['low']:.0%} or above {band['high']:.0%} of "
+        f"{WINDOW_CELLS} or more cells of this mix of classes something has changed.",
     ]

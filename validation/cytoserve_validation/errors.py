@@ -31,6 +31,18 @@ class UnboundModel(ValidationError):
     """The server does not declare the one hash of its weights that a calibration is bound to."""
 
 
+class TooFewCells(ValidationError):
+    """Fewer cells than a site's pictures can be learnt from."""
+
+
+class NoReference(ValidationError):
+    """The cells' pictures make no reference of familiar ones."""
+
+
+class MixedPictures(ValidationError):
+    """The cells are of two scanners or stains, and a calibration is for one."""
+
+
 class NothingScored(ValidationError):
     """Not one of the cells got a label."""
 

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from cytoserve_files import FileProblem, read_bytes, read_text, shown
 from cytoserve_files import selection as chosen
 from cytoserve_files.pictures import SUFFIXES, is_overlay_file
 from cytoserve_files.selection import Skipped
+from numpy.typing import NDArray
 
 from cytoserve_validation.errors import BadGroups, BadLabelledFolder, NoCells, RepeatedImage, UnknownClass
 
@@ -206,6 +208,12 @@ class Groups:
         index = [place[name] for name in names]
         slide = None if self.slide is None else tuple(self.slide[i] for i in index)
         return Groups(tuple(self.group[i] for i in index), slide)
+
+    def take(self, chosen: Sequence[bool] | NDArray[np.bool_]) -> Groups:
+        """Return the rows that are chosen."""
+        kept = [i for i, keep in enumerate(chosen) if keep]
+        slide = None if self.slide is None else tuple(self.slide[i] for i in kept)
+        return Groups(tuple(self.group[i] for i in kept), slide)
 
 
 def read_groups(path: Path, cells: LabelledCells) -> Groups:

@@ -42,7 +42,8 @@ def _environment() -> Environment:
     made.filters.update(percent=percent, interval=interval, words=words)
     rows = (
         data_rows, headline_rows, per_class_rows, named, set_rows, size_rows, restricted_rows, auc_rows,
-        auc_group_rows, group_rows, group_class_rows, failure_rows,
+        auc_group_rows, group_rows, group_class_rows, failure_rows, familiarity_rows, familiar_class_rows,
+        p_value_rows, cause_rows, check_rows, sample_rows,
     )  # fmt: skip
     made.globals.update({function.__name__: function for function in rows}, PER_CLASS=PER_CLASS)
     return made
@@ -105,6 +106,47 @@ def per_class_rows(overall: Part) -> list[Row]:
         (words(name), row["cells"], row["called"], *(interval(row[key]) for key in PER_CLASS))
         for name, row in overall["per_class"].items()
     ]
+
+
+def familiarity_rows(found: Part) -> list[Row]:
+    """Return the cells as one sample."""
+    rows = [("unfamiliar cells", interval(found["unfamiliar"])), ("cells not compared", found["not_compared"])]
+    return [*rows, ("p-value of all cells as one sample", _p_value(found))]
+
+
+def familiar_class_rows(found: Part) -> list[Row]:
+    """Return the share of unfamiliar cells by true class."""
+    return [(words(name), row["of"], interval(row)) for name, row in found["per_class"].items()]
+
+
+def p_value_rows(found: Part) -> list[Row]:
+    """Return the distribution of the p-values beside what the site's own cells would show."""
+    return [(f"at or below {at}", interval(row), percent(float(at))) for at, row in found["p_values"].items()]
+
+
+def cause_rows(found: Part) -> list[Row]:
+    """Return the most frequent causes in words."""
+    return [(row["in_words"], row["cells"]) for row in found["causes"]]
+
+
+def check_rows(found: Part) -> list[Row]:
+    """Return acceptance with the check and without it."""
+    return [
+        (words(name), row["accepted"], interval(row["share"]), row["wrong"], interval(row["error"]))
+        for name, row in found["acceptance"].items()
+    ]
+
+
+def sample_rows(parts: Mapping[str, Part]) -> list[Row]:
+    """Return the sample test of each group, or slide."""
+    return [
+        (name, row["cells"], interval(row["unfamiliar"]), _p_value(row), "rejected" if row["rejected"] else "kept")
+        for name, row in parts.items()
+    ]
+
+
+def _p_value(row: Part) -> str:
+    return "-" if row["sample_p_value"] is None else f"{row['sample_p_value']:.2g}"
 
 
 def set_rows(sets: Part) -> list[Row]:

@@ -20,6 +20,7 @@ from cytoserve_statistics.resampling import DRAWS, FEW_SLIDES, SEED, draw
 from cytoserve_validation.anomalies import describe_anomalies
 from cytoserve_validation.answers import Answered
 from cytoserve_validation.errors import AlreadyThere, BadTarget
+from cytoserve_validation.familiarity import describe_familiarity
 from cytoserve_validation.figures import describe, restricted
 from cytoserve_validation.grouped import describe_groups
 from cytoserve_validation.labelled import Groups
@@ -98,6 +99,7 @@ def build(
         "method": {"draws": DRAWS, "seed": SEED, "interval_level": 0.95},
         "notes": _notes(resampler.slides, absent, failed, source, anomalies),
         "overall": describe(cells, resampler, level),
+        "familiarity": describe_familiarity(cells, resampler, groups, level),
         "restricted": restricted(cells, resampler),
         "groups": None if groups is None else describe_groups(cells, resampler, groups, level),
         "anomalies": None if anomalies is None else describe_anomalies(anomalies, cells, resampler, groups),

@@ -129,7 +129,8 @@ def compare(
     for name, client in (("running version", running), ("candidate", candidate)):
         tell(f"asking the {name} about {len(golden.cells)} cells")
         try:
-            answers.append((client.info(), client.classify(list(golden.cells), golden.um_per_pixel)))
+            found = client.classify(list(golden.cells), golden.um_per_pixel, one_sample=False)
+            answers.append((client.info(), found))
         except CytoserveClientError as error:
             raise ChecksFailed(f"the {name} cannot be checked: {error} [{error.code}]") from error
     (running_info, before), (candidate_info, after) = answers
@@ -208,7 +209,7 @@ def time_in_turns(
             started = time.perf_counter()
             try:
                 # A single image, not a list of one: its failure is raised.
-                client.classify(cell, golden.um_per_pixel)
+                client.classify(cell, golden.um_per_pixel, one_sample=False)
             except CytoserveClientError as error:
                 name = "candidate" if side else "running version"
                 raise ChecksFailed(f"the {name} failed while it was timed: {error} [{error.code}]") from error

@@ -75,6 +75,18 @@ class Assessment:
         unknown = np.full(cells, np.nan)
         return cls(unknown, unknown, unknown, np.zeros(cells, np.int64), [""] * cells, np.ones(cells, bool))
 
+    def take(self, rows: NDArray[Any]) -> Assessment:
+        """Return the assessment of some of the cells."""
+        index = np.arange(len(self.cause))[rows]
+        return Assessment(
+            self.distance[index],
+            self.p_value[index],
+            self.p_value_of_kind[index],
+            self.cells_of_kind[index],
+            [self.cause[i] for i in index],
+            self.unfamiliar[index],
+        )
+
     def columns(self) -> Doubles:
         """Return the rows of the tensor ``DOMAIN``."""
         counted = np.where(self.cells_of_kind > 0, self.cells_of_kind, np.nan)
@@ -131,21 +143,66 @@ class FamiliarPictures:
         Raises
         ------
         BadShape
-            Fewer than `LEAST_CELLS`, another number of labels, or statistics that are not finite.
+            Fewer than `LEAST_CELLS`, another number of labels, statistics that are not finite, no class with
+            `LEAST_TO_STAND` cells, or a class whose cells hold one and the same picture.
         """
-        values, label = np.asarray(statistics, np.float64), np.asarray(labels)
-        if values.ndim != 2 or values.shape[1] != len(IMAGE_STATISTIC_NAMES) or len(label) != len(values):
-            raise BadShape(f"image statistics {values.shape} do not fit {len(label)} labels")
-        if len(values) < LEAST_CELLS or not np.isfinite(values).all():
-            raise BadShape(f"{len(values)} cells make no reference of familiar pictures; give {LEAST_CELLS} or more")
-        names = tuple(name for name in sorted(set(labels)) if np.count_nonzero(label == name) >= LEAST_TO_STAND)
+        values, label = _checked(statistics, labels)
+        return cls._of(values, label)
+
+    @classmethod
+    def _of(cls, values: Doubles, label: NDArray[Any]) -> FamiliarPictures:
+        """Make the reference of (N, S) statistics that were checked."""
+        names = tuple(name for name in np.unique(label).tolist() if np.count_nonzero(label == name) >= LEAST_TO_STAND)
+        if not names:
+            raise BadShape(f"no class has {LEAST_TO_STAND} cells: no reference of familiar pictures can be made")
         centre, precision = _fitted(values, label, names)
         left_out = _left_out(values, label, names)
         usual = np.array([np.median(left_out[label == name, k]) for k, name in enumerate(names)])
+        alike = [name for name, distance in zip(names, usual, strict=True) if not distance > 0]
+        if alike:
+            raise BadShape(f"most cells of {', '.join(alike)} hold one and the same picture; give cells that differ")
         scaled = left_out / usual
         nearest, distance = scaled.argmin(axis=1), scaled.min(axis=1)
         distances = tuple(np.sort(distance[nearest == k]) for k in range(len(names)))
         return cls(names, centre, precision, usual, distances)
+
+    @classmethod
+    def cross_fitted(
+        cls, statistics: NDArray[Any], labels: Sequence[str], slides: Sequence[str] | None = None
+    ) -> Assessment:
+        """Assess each calibration cell by a reference that it did not help to make.
+
+        Cells are dealt out over `FOLDS` parts, and each part is compared with a reference of the others: what new
+        cells of the same slides would get. Where slides are given, a slide stays in one part: what cells of new slides
+        would get.
+
+        Parameters
+        ----------
+        statistics : (N, S) ndarray
+        labels : sequence of N str
+        slides : sequence of N str, optional
+            Two different ones at least.
+
+        Returns
+        -------
+        Assessment of the N cells, in their order.
+
+        Raises
+        ------
+        BadShape
+            As `fit`; or fewer than two slides.
+        """
+        values, label = _checked(statistics, labels)
+        if slides is not None and (len(slides) != len(values) or len(set(slides)) < 2):
+            raise BadShape(f"{len(slides)} slides, {len(set(slides))} different ones, do not fit {len(values)} cells")
+        fold = _dealt(label) if slides is None else _dealt_by_slide(slides)
+        parts = [(np.flatnonzero(fold == part), fold != part) for part in np.unique(fold)]
+        found = [cls._of(values[inside], label[inside]).assess(values[rows]) for rows, inside in parts]
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        columns = ("distance", "p_value", "p_value_of_kind", "cells_of_kind", "unfamiliar")
+        arrays = {name: np.concatenate([getattr(one, name) for one in found])[order] for name in columns}
+        causes = [cause for one in found for cause in one.cause]
+        return Assessment(cause=[causes[i] for i in order], **arrays)
 
     def assess(self, statistics: NDArray[Any]) -> Assessment:
         """Compare (M, S) statistics with the reference.
@@ -232,6 +289,19 @@ class FamiliarPictures:
         return built
 
 
+def _checked(statistics: NDArray[Any], labels: Sequence[str]) -> tuple[Doubles, NDArray[Any]]:
+    """Return the (N, S) statistics and the labels of calibration cells; `BadShape` where they make no reference."""
+    values, label = np.asarray(statistics, np.float64), np.asarray(labels)
+    if values.ndim != 2 or values.shape[1] != len(IMAGE_STATISTIC_NAMES) or len(label) != len(values):
+        raise BadShape(f"image statistics {values.shape} do not fit {len(label)} labels")
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        raise BadShape(f"{bad} of {len(values)} cells have image statistics that are not finite; leave them out")
+    if len(values) < LEAST_CELLS:
+        raise BadShape(f"{len(values)} cells make no reference of familiar pictures; give {LEAST_CELLS} or more")
+    return values, label
+
+
 def _rounded(values: Doubles) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
@@ -256,15 +326,28 @@ def _fitted(values: Doubles, label: NDArray[Any], names: tuple[str, ...]) -> tup
     return centre, np.stack(precision)
 
 
-def _left_out(values: Doubles, label: NDArray[Any], names: tuple[str, ...]) -> Doubles:
-    """Return (N, K) squared distances of each cell to the classes, by references that the cell did not help to make.
-
-    Each class is dealt out over the folds, so that none misses in one.
-    """
-    fold = np.empty(len(values), np.int64)
+def _dealt(label: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the (N,) fold of each cell: each class is dealt out over the folds, so that none misses in one."""
+    fold = np.empty(len(label), np.int64)
     for name in np.unique(label):
         rows = np.flatnonzero(label == name)
         fold[rows] = np.random.default_rng(0).permutation(len(rows)) % FOLDS
+    return fold
+
+
+def _dealt_by_slide(slides: Sequence[str]) -> NDArray[np.int64]:
+    """Return the (N,) fold of each cell: the largest slide first, each to the fold with the fewest cells so far."""
+    own, counts = np.unique(np.asarray(slides), return_inverse=True, return_counts=True)[1:]
+    filled, place = np.zeros(min(FOLDS, len(counts)), np.int64), np.empty(len(counts), np.int64)
+    for slide in np.argsort(-counts, kind="stable"):
+        place[slide] = filled.argmin()
+        filled[place[slide]] += counts[slide]
+    return place[own]
+
+
+def _left_out(values: Doubles, label: NDArray[Any], names: tuple[str, ...]) -> Doubles:
+    """Return (N, K) squared distances of each cell to the classes, by references that the cell did not help to make."""
+    fold = _dealt(label)
     found = np.empty((len(values), len(names)))
     for part in range(FOLDS):
         inside = fold != part

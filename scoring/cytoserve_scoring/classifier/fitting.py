@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from cytoserve_statistics.referral_band import everything_referred, expected_referral
 from cytoserve_statistics.shares import upper_bound
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.replay import replay
 from cytoserve_scoring.classifier.score_profile import ScoreProfile
 from cytoserve_scoring.classifier.scores import CellScores, nonconformity
@@ -139,6 +141,35 @@ def fit(
         answers = LabelledAnswers.of(replay(bare, errors, budget, turned))
         fitted[budget] = fit_budget(answers, labels, config.classes, guarantee)
     return document(fitted, config.probes, guarantee, len(labels))
+
+
+def fit_referral(
+    config: ScoringConfig, errors: Doubles, turned: Doubles | None, assessment: Assessment | None
+) -> dict[str, Any]:
+    """Return the share of cells to expect under review at the default budget, and the band of an alert on it.
+
+    The calibration cells are replayed under what was fitted on them, every reason counted but those of a picture that
+    no single-cell picture of theirs gives (blurred, touching the border, out of scale).
+
+    Parameters
+    ----------
+    config : ScoringConfig
+        With everything fitted.
+    errors : (M, P, C) ndarray of float64, of the calibration cells
+    turned : (TURNS, M, P, C) ndarray or None
+        See :func:`.replay.race_recorded`.
+    assessment : Assessment or None
+        Of the M cells, by references that they did not help to make (`FamiliarPictures.cross_fitted`); None where
+        pictures are not checked, and then every cell is referred.
+
+    Returns
+    -------
+    dict : see :func:`cytoserve_statistics.referral_band.expected_referral`.
+    """
+    answers = replay(config, errors, config.default_budget, turned, assessment)
+    referred = int(np.count_nonzero(answers.decision))
+    count = len(answers.decision)
+    return everything_referred(count) if referred == count else expected_referral(referred, count)
 
 
 def fit_profiles(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
+from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.judge import judge
 from cytoserve_scoring.classifier.race import Evaluator, Raced, race, tied_cells
 from cytoserve_scoring.classifier.scores import CellScores, Floats
@@ -32,10 +33,19 @@ def race_recorded(errors: NDArray[Any], terms: RaceTerms, turned: NDArray[Any] |
     return race(Evaluator(lambda rows: known[rows[:, 1], rows[:, 0], rows[:, 2], rows[:, 3]]), sound, terms)
 
 
-def replay(config: ScoringConfig, errors: NDArray[Any], budget: int, turned: NDArray[Any] | None = None) -> CellScores:
-    """Return the answers under ``config`` for M cells whose errors are known; see :func:`race_recorded`."""
+def replay(
+    config: ScoringConfig,
+    errors: NDArray[Any],
+    budget: int,
+    turned: NDArray[Any] | None = None,
+    assessment: Assessment | None = None,
+) -> CellScores:
+    """Return the answers under ``config`` for M cells whose errors are known; see :func:`race_recorded`.
+
+    ``assessment`` says how familiar their pictures are; without, they are answered as if nobody knew, and referred.
+    """
     terms = config.terms(budget)
-    return judge(race_recorded(errors, terms, turned), np.zeros(len(errors), np.int32), config, terms)
+    return judge(race_recorded(errors, terms, turned), np.zeros(len(errors), np.int32), config, terms, assessment)
 
 
 def first_passes(config: ScoringConfig, errors: NDArray[Any], budgets: Sequence[int]) -> dict[int, Floats]:

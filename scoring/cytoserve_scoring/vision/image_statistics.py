@@ -43,9 +43,10 @@ def _radius() -> Floats:
 
 
 _RADIUS: Final = _radius()
-_CENTRE: Final = _RADIUS < CENTRE_UM
-_DISC: Final = _RADIUS < DISC_UM
-_RING: Final = (_RADIUS > CELL_UM) & _DISC
+# Places in the flattened crop: taking them is several times faster than by a mask.
+_CENTRE: Final = np.flatnonzero(_RADIUS < CENTRE_UM)
+_DISC: Final = np.flatnonzero(_RADIUS < DISC_UM)
+_RING: Final = np.flatnonzero((_RADIUS > CELL_UM) & (_RADIUS < DISC_UM))
 _TAPER: Final = np.outer(np.hanning(CROP_SIZE), np.hanning(CROP_SIZE)).astype(np.float32)
 _FREQUENCY: Final = np.hypot(np.fft.fftfreq(CROP_SIZE)[:, None], np.fft.rfftfreq(CROP_SIZE)[None, :])
 _BAND_MASKS: Final = tuple((low < _FREQUENCY) & (high >= _FREQUENCY) for low, high in BANDS)
@@ -89,8 +90,8 @@ def image_statistics(
 
 def _densities(crop: Floats, lamp: Floats) -> Floats:
     """Return the mean optical density (R, G, B) of nucleus, cytoplasm and the denser half of the surroundings."""
-    density = -np.log(np.clip(crop, 1.0, 255.0) / lamp)
-    centre, ring = density[_CENTRE], density[_RING]
+    pixels = crop.reshape(-1, 3)
+    centre, ring = (-np.log(np.clip(pixels[part], 1.0, 255.0) / lamp) for part in (_CENTRE, _RING))
     order = np.argsort(centre.sum(axis=1), kind="stable")
     low, high = (int(part * len(order)) for part in CYTOPLASM_PARTS)
     total = ring.sum(axis=1)
@@ -106,8 +107,8 @@ def _densities(crop: Floats, lamp: Floats) -> Floats:
 
 def _sharpness(crop: Floats) -> Floats:
     grey = crop @ LUMINANCE
-    laplacian = np.abs(ndimage.laplace(grey))[_DISC].mean()
-    return np.log(np.array([laplacian + 1e-3, grey[_DISC].std() + 1e-3], np.float32))
+    laplacian = np.abs(ndimage.laplace(grey).ravel()[_DISC]).mean()
+    return np.log(np.array([laplacian + 1e-3, grey.ravel()[_DISC].std() + 1e-3], np.float32))
 
 
 def _window(field: NDArray[np.uint8], center: tuple[float, float], um_per_pixel: float) -> Floats:
@@ -126,7 +127,7 @@ def _source_noise(window: Floats) -> Floats:
     grey = window @ LUMINANCE
     rough = _roughness(grey)
     blue, red = (_roughness(window[..., c] - window[..., 1]) for c in (2, 0))
-    levels = [np.median(rough), np.percentile(rough, 99), np.median(blue), np.median(red)]
+    levels = [*np.percentile(rough, (50, 99)), np.median(blue), np.median(red)]
     columns, rows = (np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis) for axis in (1, 0))
     at_blocks = np.median(columns[JPEG_BLOCK - 1 :: JPEG_BLOCK]) + np.median(rows[JPEG_BLOCK - 1 :: JPEG_BLOCK])
     everywhere = np.median(columns) + np.median(rows)
@@ -150,6 +151,8 @@ def _bands(crop: Floats) -> Floats:
 
 
 def _colours(crop: Floats, lamp: Floats) -> Floats:
-    inside = crop[_DISC]
+    inside = crop.reshape(-1, 3)[_DISC]
     dark = (inside @ LUMINANCE < DARK_PART_OF_LAMP * lamp.mean()).mean()
-    return np.array([np.log(dark + 1e-2), np.ptp(inside, axis=1).mean() / 255.0], np.float32)
+    red, green, blue = inside.T
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return np.array([np.log(dark + 1e-2), spread.mean() / 255.0], np.float32)
