@@ -217,7 +217,7 @@ def validate_command(
 def _in_force(info: ServiceInfo, site: str | None) -> Any:
     """Return the calibration that decided, as the server declares it; None for the model's own."""
     if site is None or site == HOME_SITE:
-        return (info.model_extra or {}).get("calibration")
+        return None
     return next((one.model_dump(mode="json") for one in info.sites or () if one.site == site), None)
 
 

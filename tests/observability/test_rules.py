@@ -21,6 +21,7 @@ from cytoserve_deploy.launch.warmup import cell_png
 from cytoserve_scoring.classifier.familiarity import LEAST_CELLS, LEVEL
 from cytoserve_scoring.serving import site
 from cytoserve_scoring.serving.metrics import FAMILIES
+from cytoserve_statistics.referral_band import WINDOW_CELLS
 from scipy.stats import binom
 from tritonclient import grpc
 
@@ -165,6 +166,7 @@ def test_bands_on_answers_follow_from_the_committed_results() -> None:
 def test_no_constant_limits_the_share_referred() -> None:
     """Each site's own calibration does: a constant was wrong for every site but one."""
     assert not [name for name in bands() if "referral" in name]
+    assert bands()["cytoserve:band:cells_min"] == WINDOW_CELLS, "the window that a calibration's band is made for"
     assert re.findall(r"\d\.\d+", ALERTS["CytoServeReferralRateOutsideBand"]["expr"]) == []
     assert "cytoserve_expected_referral_ratio" in "".join(
         str(rule["expr"]) for rule in rules() if rule.get("record") == "cytoserve:expected_referral:ratio"
