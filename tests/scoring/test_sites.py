@@ -249,3 +249,11 @@ def test_the_service_lists_its_sites(scoring_file: Path, folder: Path, monkeypat
     assert (ward["site"], ward["promise"]) == ("Ward 7, scanner A", {"n": 400})
     assert (told["default_budget"], told["calibrated_budgets"]) == (1, None), "the home site's"
     json.dumps(told, allow_nan=False)
+
+
+def test_the_demos_site_is_bound_to_the_committed_model() -> None:
+    """After a change of weights or rules it must be made again: ``make demo-site``."""
+    root = Path(__file__).resolve().parents[2]
+    served = Sites.load(root / "model_repository" / "scorer" / "1" / "scoring.json", root / "examples" / "sites")
+    assert [one.name for one in served] == ["home", "demo"]
+    assert served.chosen("demo").engine.config.familiar is not None
