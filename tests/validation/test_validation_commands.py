@@ -147,7 +147,7 @@ def test_the_plan_is_shown_before_any_cell_is_sent(server: FakeServer, make_fold
     server.fake.on_cells = lambda call: (_ for _ in ()).throw(Refuse(grpc.StatusCode.INVALID_ARGUMENT, "stop here"))
     result = calibrate(make_folder({"monocyte": 60}), tmp_path / "site.json", server)
     assert result.exit_code != 0
-    assert "60 (this folder)" in result.output
+    assert "60 (yours)" in result.output
     assert "These 60 cells cannot promise that" in " ".join(result.output.split())
 
 
