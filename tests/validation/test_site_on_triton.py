@@ -30,11 +30,11 @@ OTHER_BUDGET = 3
 
 @pytest.fixture(scope="module")
 def few_cells(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three real cells of every class."""
+    """Six real cells of every class: 48, of which a reference of familiar pictures can be made."""
     folder = tmp_path_factory.mktemp("labelled") / "cells"
     for source in sorted((data_dir / "pbc" / "val").iterdir()):
         (folder / source.name).mkdir(parents=True)
-        for path in sorted(source.iterdir())[:3]:
+        for path in sorted(source.iterdir())[:6]:
             shutil.copy(path, folder / source.name)
     return folder
 
