@@ -55,6 +55,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             list(cells.files),
             args.um_per_pixel,
             budget=args.budget,
+            one_sample=False,
             on_progress=lambda done, _: progress.update(task, completed=done),
         )
         seconds = time.monotonic() - began

@@ -9,7 +9,7 @@ from cytoserve_contract.image_statistics import cause_in_words
 from benchmarks.text import Criterion, Section, share, table
 
 KEY = "familiarity"
-TITLE = "Away from home: unfamiliar pictures (measured, not yet in the service)"
+TITLE = "Unfamiliar pictures: how well they are recognised"
 
 
 def familiarity(results: dict[str, Any]) -> Section:
@@ -50,6 +50,7 @@ def familiarity(results: dict[str, Any]) -> Section:
             counted(row["samples"]),
             cause_in_words(row["usual_cause"]),
             share(row["with_its_own_reference"]),
+            *new_slides(row["new_slides"]),
         ]
         for site, row in external.items()
     ]
@@ -59,13 +60,19 @@ def familiarity(results: dict[str, Any]) -> Section:
     ]
     text = (
         f"Reference: {found['reference']['cells']} cells of `{found['reference']['data']}`; no class score is used. "
-        "The service does not act on this yet: it still accepts external cells, as the other sections show.\n\n"
+        "A sample is judged as the client judges it.\n\n"
         + table(["external site", "cells unfamiliar", "samples rejected", "usual cause", "unfamiliar to a reference of "
-                 "half its own cells (the other half)"], sites)
+                 "half its own cells (the other half)", "new slides to a reference of other slides: cells unfamiliar",
+                 "samples rejected"], sites)
         + f"\n\nSpoilt cells of `{home['data']}`; samples of {home['cells_of_a_sample']} are drawn from them.\n\n"
         + table(["spoilt by", "cells unfamiliar", "samples rejected", "usual cause"], spoilt)
     )  # fmt: skip
     return Section(KEY, TITLE, ("familiarity",), criteria, text)
+
+
+def new_slides(row: dict[str, Any] | None) -> list[str]:
+    """Return what a reference of some slides of a site says of other slides of it."""
+    return ["slides not known"] * 2 if row is None else [share(row["cells"]), counted(row["samples"])]
 
 
 def rate(row: dict[str, int]) -> float:

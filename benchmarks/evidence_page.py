@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import evidence_models as models
+from benchmarks.evidence_away import away, own_sites
 from benchmarks.evidence_familiarity import familiarity
 from benchmarks.measurements import ARCHIVE, BY_NAME, MEASUREMENTS, Measurement
 from benchmarks.results import RESULTS
@@ -86,45 +87,6 @@ def referral(results: Results) -> Section:
     return Section("referral", title, names, criteria, text)
 
 
-def site_calibration(results: Results) -> Section:
-    """Return the section on an external site with the calibration of PBC, and with its own."""
-    title, names = "External site: referral and site calibration", ("referral",)
-    found, served = results.get("referral"), results.get("pbc_test")
-    if found is None:
-        return Section("site_calibration", title, names, [], "")
-    before, after = found["calibration_of_pbc"], found["calibration_of_the_site"]
-    guarantee = found["promise"]
-    criteria = []
-    if served is not None:
-        home, away = 1 - served["accepted_share"], 1 - before["accepted"]["value"]
-        measured = f"{percent(home)} in domain, {percent(away)} at the external site"
-        criteria.append(Criterion("the share referred rises under domain shift", measured, away > home))
-    wrong, accepted = after["acceptance"]["wrong"], after["acceptance"]["accepted"]
-    criteria.append(
-        Criterion(
-            f"after site calibration at most {guarantee['tolerated_error']:.0%} wrong among accepted cells",
-            f"{wrong} of {accepted}" if accepted else "no cell accepted: no guarantee could be given",
-            None if not accepted else wrong / accepted <= guarantee["tolerated_error"],
-        )
-    )
-    rows = [
-        [
-            name,
-            percent(row["accuracy"]["value"], (row["accuracy"]["low"], row["accuracy"]["high"])),
-            percent(row["accepted"]["value"], (row["accepted"]["low"], row["accepted"]["high"])),
-            f"{row['acceptance']['wrong']} of {row['acceptance']['accepted']}",
-        ]
-        for name, row in (("of pbc", before), ("of the site", after))
-    ]
-    text = (
-        f"`{found['data']}`: {found['calibrating']} cells calibrated the site for {guarantee['tolerated_error']:.0%} "
-        f"error at {guarantee['confidence']:.0%} confidence; {before['cells']} other cells were measured, at "
-        f"{found['site_scale']['um_per_pixel']:.4f} um per pixel.\n\n"
-        + table(["calibration in force", "accuracy, all eight classes", "accepted", "wrong among accepted"], rows)
-    )
-    return Section("site_calibration", title, names, criteria, text)
-
-
 def cost(results: Results) -> Section:
     """Return the section on the published procedure."""
     title, names, found = "Cost: against the published procedure", ("published",), results.get("published")
@@ -165,8 +127,9 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
     referral,
     models.probe_interval,
     models.external_site,
-    site_calibration,
+    own_sites,
     models.unseen,
+    away,
     familiarity,
     cost,
 )

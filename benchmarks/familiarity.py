@@ -4,7 +4,7 @@
 
 A reference of familiar pictures (:mod:`cytoserve_scoring.classifier.familiarity`) is made of ``pbc/val`` and compared
 with cells that it does not know. A cell is unfamiliar at a p-value of 1 %; a sample is rejected when the sum of its
-cells' log p-values is too small for cells of the site, at one in a thousand. No class score is looked at.
+cells' log p-values is too small for cells of the site, as the client judges samples. No class score is looked at.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_client.familiarity import SAMPLE_LEVEL
 from cytoserve_scoring.classifier.familiarity import Assessment, FamiliarPictures
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import background_level, resample
@@ -34,7 +35,6 @@ from benchmarks.intake import SPOILT, Pixels
 from benchmarks.results import Benchmark, DataRead, Inputs, run
 
 SEED: Final = 0
-SAMPLE_LEVEL: Final = 1e-3
 HOME_SAMPLE: Final = 50
 AWAY_SAMPLE: Final = 20
 DRAWS: Final = {"home": 20_000, "one class": 4_000, "spoilt": 400}

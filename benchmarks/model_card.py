@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Final
 
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
+
 from benchmarks.figures import SCORING, read
 from benchmarks.measurements import BY_NAME
 from benchmarks.results import ROOT
@@ -49,6 +51,7 @@ def scoring() -> str:
     """Return what was fitted on the validation cells, and what that guarantees."""
     found = json.loads(SCORING.read_text(encoding="utf-8"))
     racing, guarantee = found["elimination"], found["promise"]
+    familiar = FamiliarPictures.from_json(found["familiar"])
     curve = ", ".join(
         f"{budget}: {seen['balanced_accuracy']:.3f} at {seen['evaluations']:.1f} evaluations a cell"
         for budget, seen in found["by_budget"].items()
@@ -64,6 +67,8 @@ def scoring() -> str:
         f"Accept threshold {threshold if threshold is None else round(threshold, 4)}: the error among accepted cells "
         f"is at most {100 * guarantee['tolerated_error']:.0f} % with confidence {100 * guarantee['confidence']:.0f} % "
         f"on cells exchangeable with those {guarantee['n']}.",
+        f"Familiar pictures: those of {familiar.cells} cells of `pbc/val`; at or below a p-value of "
+        f"{100 * familiar.level:.3g} % a cell is not accepted.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 

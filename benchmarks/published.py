@@ -139,10 +139,10 @@ def served(files: list[Path], budgets: list[int | None]) -> tuple[dict[str, Any]
     out: dict[str, Any] = {}
     speed = 0.0
     with LocalServer() as server, Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client:
-        client.classify(files[:16], PBC_UM_PER_PIXEL)
+        client.classify(files[:16], PBC_UM_PER_PIXEL, one_sample=False)
         for budget in budgets:
             began = time.monotonic()
-            analysis = client.classify(files, PBC_UM_PER_PIXEL, budget=budget)
+            analysis = client.classify(files, PBC_UM_PER_PIXEL, budget=budget, one_sample=False)
             cells = analysis.cells
             if budget is None:
                 speed = len(files) / (time.monotonic() - began)

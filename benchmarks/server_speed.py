@@ -67,7 +67,7 @@ def counted(client: Client, url: str, files: list[Path]) -> tuple[CellsAnalysis,
     """
     before = received(url)
     began = time.monotonic()
-    answer = client.classify(files, PBC_UM_PER_PIXEL)
+    answer = client.classify(files, PBC_UM_PER_PIXEL, one_sample=False)
     seconds = time.monotonic() - began
     rows, reported = received(url) - before, sum(cell.evaluations or 0 for cell in answer.cells)
     if rows != reported:

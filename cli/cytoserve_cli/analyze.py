@@ -43,6 +43,7 @@ def analyze(
     alpha: o.Alpha = None,
     classes: o.Classes = None,
     priority: o.Urgency = "routine",
+    site: o.Site = None,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
     tls_key: o.TlsKey = None,
@@ -51,14 +52,19 @@ def analyze(
     """Find and classify the cells of smear fields, count them, and list those that a person should review."""
     out, notes = consoles(json_out)
     check_scale(um_per_pixel)
-    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     check_outputs(json_out, overlay, selected.files)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
         analysis = client.analyze(
-            selected.files, um_per_pixel, sample=sample, on_progress=partial(report, "images"), **chosen.arguments
+            selected.files,
+            um_per_pixel,
+            sample=sample,
+            one_sample=not per_image,
+            on_progress=partial(report, "images"),
+            **chosen.arguments,
         )
     analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
     samples = summarise_each(analysis) if per_image else [summarise(analysis)]
@@ -69,8 +75,9 @@ def analyze(
         written = write_json(json_out, lambda: reports_json(samples, analysis.skipped), notes)
     else:
         written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
-    drawn = write_overlays(overlay, analysis.fields, notes)
-    code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost)
+    drawn = write_overlays(overlay, analysis, notes)
+    familiarity = [one.familiarity for one in samples]
+    code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
     raise typer.Exit(exit_codes.with_outputs(code, written, drawn))
 
 
@@ -81,11 +88,19 @@ def classify(
     json_out: o.JsonOut = None,
     url: o.Url = None,
     um_per_pixel: o.Scale = None,
+    one_sample: Annotated[
+        bool,
+        typer.Option(
+            "--one-sample/--several-samples",
+            help="Whether the cells are of one sample, which is judged as a whole too. Several: each cell by itself.",
+        ),
+    ] = True,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     budget: o.Budget = None,
     alpha: o.Alpha = None,
     classes: o.Classes = None,
     priority: o.Urgency = "routine",
+    site: o.Site = None,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
     tls_key: o.TlsKey = None,
@@ -94,19 +109,23 @@ def classify(
     """Classify single-cell images, as an analyser delivers them."""
     out, notes = consoles(json_out)
     check_scale(um_per_pixel)
-    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority)
+    chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     check_outputs(json_out, None, selected.files)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
         analysis = client.classify(
-            selected.files, um_per_pixel, on_progress=partial(report, "images"), **chosen.arguments
+            selected.files,
+            um_per_pixel,
+            one_sample=one_sample,
+            on_progress=partial(report, "images"),
+            **chosen.arguments,
         )
     analysis = analysis.model_copy(update={"skipped": selected.skipped})
     tables.print_cells(analysis, out)
     written = write_json(json_out, lambda: analysis.model_dump_json(indent=2), notes)
-    code = exit_codes.of_result(len(analysis.cells), analysis.failures, selected.lost)
+    code = exit_codes.of_result(len(analysis.cells), analysis.failures, selected.lost, [analysis.familiarity])
     raise typer.Exit(exit_codes.with_outputs(code, written))
 
 

@@ -10,19 +10,21 @@
 5    the server is not there, or went away; `deploy`: the cluster's API server
 6    the time given was not enough
 7    the server is of another release or refused the credentials; `deploy`: not allowed
+8    `analyze`, `classify`: a sample is unfamiliar as a whole, so none of its cells was accepted
 130  interrupted (143 on SIGTERM)
 ==== ================================================================================================
 
-5 and 6 are given when *all* images failed for that reason.
+5 and 6 are given when *all* images failed for that reason. 8 goes before 3: who works on with what some images gave
+must still be stopped by a sample without any accepted cell. 1 goes before 8: then there is no result to be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from cytoserve_client import Failure
+    from cytoserve_client import Failure, SampleFamiliarity
 
 OK: Final = 0
 UNFORESEEN: Final = 1
@@ -32,6 +34,7 @@ ALL_FAILED: Final = 4
 UNAVAILABLE: Final = 5
 DEADLINE: Final = 6
 REFUSED: Final = 7
+UNFAMILIAR: Final = 8
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
@@ -78,8 +81,27 @@ def of_error(error: BaseException, command: str = "") -> int | None:
     return None
 
 
-def of_result(answered: int, failures: Sequence[Failure], lost: bool = False) -> int:
-    """Return the exit code of a finished call; ``lost``: files that look like images were not read at all."""
+def of_result(
+    answered: int,
+    failures: Sequence[Failure],
+    lost: bool = False,
+    familiarity: Iterable[SampleFamiliarity | None] = (),
+) -> int:
+    """Return the exit code of a finished call.
+
+    Parameters
+    ----------
+    answered : int
+        Images that were answered.
+    failures : sequence of Failure
+        Those that were not.
+    lost : bool
+        Whether files that look like images were not read at all.
+    familiarity : iterable of SampleFamiliarity or None
+        Of each sample of the call.
+    """
+    if any(sample is not None and sample.rejected for sample in familiarity):
+        return UNFAMILIAR
     if not failures:
         return SOME_FAILED if lost else OK
     if answered:

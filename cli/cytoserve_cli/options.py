@@ -29,6 +29,10 @@ Alpha = Annotated[
 ]
 Classes = Annotated[str | None, typer.Option("--classes", help="Only these classes may win: names joined by commas.")]
 Urgency = Annotated[str, typer.Option("--priority", help="'stat' is served before waiting 'routine' requests.")]
+Site = Annotated[
+    str | None,
+    typer.Option("--site", help="Whose calibration decides (`cytoserve info` lists the sites). Default: the model's."),
+]
 TlsCa = Annotated[
     Path | None,
     typer.Option("--tls-ca", envvar="CYTOSERVE_CLIENT_TLS_CA", help="PEM of the authority to trust; switches TLS on."),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cytoserve_client import FieldAnalysis
+from cytoserve_client import SmearAnalysis
 from cytoserve_files import NotWritable, check_output, check_output_folder, path_of, shown, write_bytes
 from rich.console import Console
 
@@ -50,18 +50,19 @@ def write_json(path: Path | None, document: Callable[[], str], notes: Console) -
     return True
 
 
-def write_overlays(folder: Path | None, fields: Sequence[FieldAnalysis], notes: Console) -> bool:
+def write_overlays(folder: Path | None, analysis: SmearAnalysis, notes: Console) -> bool:
     """Write one annotated picture per field; return False where one failed; the others are still drawn."""
     if folder is None:
         return True
     from cytoserve_reports.overlay import draw_overlay, read_displayed
     from cytoserve_reports.overlay_names import overlay_names
 
-    names = overlay_names((field.source for field in fields), folder)
+    names = overlay_names((field.source for field in analysis.fields), folder)
     whole = True
-    for field, name in zip(fields, names, strict=True):
+    for field, name in zip(analysis.fields, names, strict=True):
         try:
-            write_bytes(folder / name, draw_overlay(read_displayed(path_of(field.source)), field))
+            picture = read_displayed(path_of(field.source))
+            write_bytes(folder / name, draw_overlay(picture, field, analysis.familiarity, analysis.site))
         except Exception as error:  # whatever it is, it concerns this picture and not the next
             notes.print(plain(f"no overlay of {field.source}: {error}", "yellow"))
             whole = False

@@ -25,6 +25,15 @@ def serve(
         Path | None,
         typer.Option(envvar="CYTOSERVE_MODEL_REPOSITORY", help="Model repository. Default: the checkout's."),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CYTOSERVE_CALIBRATION",
+            help="Folder with the calibrations of sites, one file each. Default: the model's own calibration alone.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 takes a free one.", min=0, max=65535)] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.", min=0, max=65535)] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Metrics port; 0 takes a free one.", min=0, max=65535)] = 8002,
@@ -58,6 +67,7 @@ def serve(
     server = LocalServer(
         ServerOptions(
             model_repository=model_repository,
+            calibration=calibration,
             with_synthesis=with_synthesis,
             grpc_port=grpc_port,
             http_port=http_port,

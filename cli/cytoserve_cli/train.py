@@ -126,17 +126,28 @@ def synthetic_field(
 ) -> None:
     """Sample cells from the denoiser and render the synthetic field of the demo."""
     check_output(out)
-    import hashlib
+    from cytoserve_training.synthesis import FieldConfig, load_sampler, render_field, write_field
 
-    from cytoserve_networks.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
-    from cytoserve_training.synthesis import FieldConfig, render_field, write_field
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").float().eval()
-    digest = hashlib.sha256((checkpoint / "unet" / WEIGHTS_NAME).read_bytes()).hexdigest()
+    unet, autoencoder, digest = load_sampler(checkpoint)
     config = FieldConfig(seed=seed)
-    write_field(render_field(unet, PatchPCAAutoencoder.load(checkpoint / "vae"), config), out, config, digest)
+    write_field(render_field(unet, autoencoder, config).pixels, out, config, digest)
     typer.echo(f"{out}: synthetic, {len(config.cells)} nucleated cells")
+
+
+@app.command("synthetic-cells")
+@exit_on_error("train")
+def synthetic_cells(
+    out: Annotated[Path, typer.Option(help="New folder to write, with one folder per class.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint to sample from.")] = Path("models/reference"),
+    fields: Annotated[int, typer.Option(help="Fields to render, each of about one cell per class.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the first field; the demo's field has 11.")] = 1000,
+) -> None:
+    """Cut labelled cells out of synthetic fields: what the demo's site is calibrated with."""
+    check_output_folder(out)
+    from cytoserve_training.synthesis import load_sampler, write_cells
+
+    counts = write_cells(*load_sampler(checkpoint), out, fields, seed)
+    typer.echo(f"{out}: synthetic, {', '.join(f'{name} {count}' for name, count in sorted(counts.items()))}")
 
 
 @app.command()

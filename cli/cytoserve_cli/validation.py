@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cytoserve_client import DEFAULT_TIMEOUT_S
+from cytoserve_client import DEFAULT_TIMEOUT_S, ServiceInfo
 from cytoserve_client.images import check_scale
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
@@ -98,7 +99,7 @@ def calibrate_command(
         labelled.check_classes(cells, info.classes)
         bound_to, (spent, probes) = calibrate.bound_to(info), calibrate.budget_of(info, budget)
         progress = partial(report, "cells")
-        analysis = client.classify(cells.files, um_per_pixel, budget=spent, on_progress=progress)
+        analysis = client.classify(cells.files, um_per_pixel, budget=spent, one_sample=False, on_progress=progress)
     answered, failed = answers.of_labelled(analysis, cells)
     found = answered.take(answered.scored)
     kind = dict(zip(cells.names, pictures.file_kinds(cells.files), strict=True))
@@ -158,6 +159,7 @@ def validate_command(
         float, typer.Option("--confidence", help="Confidence of the bound on the error among accepted cells.")
     ] = 0.95,
     budget: Budget = None,
+    site: o.Site = None,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
@@ -185,9 +187,9 @@ def validate_command(
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
-        analysis = client.classify(cells.files, um_per_pixel, budget=budget, on_progress=partial(bar, "cells"))
-        progress = partial(bar, "anomalies")
-        other = client.classify(anomaly_files, um_per_pixel, budget=budget, on_progress=progress) if anomalies else None
+        classify = partial(client.classify, um_per_pixel=um_per_pixel, budget=budget, site=site, one_sample=False)
+        analysis = classify(cells.files, on_progress=partial(bar, "cells"))
+        other = classify(anomaly_files, on_progress=partial(bar, "anomalies")) if anomalies else None
     found, failed = answers.of_labelled(analysis, cells)
     anomalous, anomalies_failed = (
         answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])
@@ -201,7 +203,7 @@ def validate_command(
         failed=failed,
         remarks=labelled.remarks(ignored),
         anomalies_failed=anomalies_failed,
-        calibration=(info.model_extra or {}).get("calibration"),
+        calibration=_in_force(info, site),
     )
     kept = table.of(found.names, everything) if table else None
     text = documents.to_json(documents.build(found, info.model, source, kept, anomalous, confidence))
@@ -210,6 +212,13 @@ def validate_command(
     _print_report(whole, ignored, report, out)
     incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
+
+
+def _in_force(info: ServiceInfo, site: str | None) -> Any:
+    """Return the calibration that decided, as the server declares it; None for the model's own."""
+    if site is None or site == HOME_SITE:
+        return None
+    return next((one.model_dump(mode="json") for one in info.sites or () if one.site == site), None)
 
 
 def _print_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Path, out: Console) -> None:

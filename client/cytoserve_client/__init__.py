@@ -9,7 +9,7 @@ from cytoserve_files.selection import Skipped
 
 from cytoserve_client._config import TLS, Expectation, RetryPolicy, TokenProvider
 from cytoserve_client._constants import DEFAULT_TIMEOUT_S
-from cytoserve_client._contract import ServiceInfo
+from cytoserve_client._contract import ReferralInfo, ServiceInfo, SiteInfo
 from cytoserve_client.async_client import AsyncClient
 from cytoserve_client.client import Client
 from cytoserve_client.errors import (
@@ -49,9 +49,11 @@ from cytoserve_client.results import (
     CellsAnalysis,
     Decision,
     Failure,
+    Familiarity,
     FieldAnalysis,
     Kind,
     ModelInfo,
+    SampleFamiliarity,
     SmearAnalysis,
 )
 
@@ -79,6 +81,7 @@ __all__ = [
     "EncodedImage",
     "Expectation",
     "Failure",
+    "Familiarity",
     "FieldAnalysis",
     "ImageLike",
     "InvalidAnswer",
@@ -91,10 +94,13 @@ __all__ = [
     "OwnOverlay",
     "Priority",
     "Reason",
+    "ReferralInfo",
     "RetryPolicy",
+    "SampleFamiliarity",
     "ServerError",
     "ServerUnavailable",
     "ServiceInfo",
+    "SiteInfo",
     "Skipped",
     "SmearAnalysis",
     "TokenProvider",

@@ -19,6 +19,7 @@ from cytoserve_client._constants import PROBABILITY_TOLERANCE
 from cytoserve_client._wire import CELL_MODEL, SMEAR_MODEL, Tensors, wanted
 from cytoserve_client.errors import CytoserveClientError, InvalidAnswer, error_from_code
 from cytoserve_client.images import EncodedImage
+from cytoserve_client.reasons import Reason
 from cytoserve_client.results import (
     Anomaly,
     Cell,
@@ -76,12 +77,17 @@ def _scored_cell(tensors: Tensors, row: Mapping[str, Any], classes: Sequence[str
     """Return the fields of `ScoredCell` that the scorer's outputs give for one cell."""
     label, decision = int(row["LABEL"]), DECISIONS[int(row["DECISION"])]
     _need(label < len(classes), f"LABEL {label} of cell {i} is no class")
+    reasons = tuple(part.strip() for part in tensors.texts["REASONS"][i].split(",") if part.strip())
+    familiarity = _familiarity(row["DOMAIN"], tensors.texts["DOMAIN_CAUSE"][i], i)
+    if decision == "accept":
+        _need(familiarity is not None, f"cell {i} was accepted though its picture was not compared")
+        _need(Reason.UNFAMILIAR_IMAGE.value not in reasons, f"cell {i} was accepted though its picture is unfamiliar")
     always = {
         "decision": decision,
-        "reasons": tuple(part.strip() for part in tensors.texts["REASONS"][i].split(",") if part.strip()),
+        "reasons": reasons,
         "evaluations": int(row["EVALUATIONS"]),
-        "familiarity": _familiarity(row["DOMAIN"], tensors.texts["DOMAIN_CAUSE"][i], i),
-        "image_statistics": tuple(map(_exact, row["IMAGE_STATISTICS"])),
+        "familiarity": familiarity,
+        "image_statistics": _statistics(row["IMAGE_STATISTICS"]),
     }
     if label == NO_LABEL:
         _need(decision == "review", f"cell {i} was accepted without a label")
@@ -137,12 +143,18 @@ def _familiarity(row: NDArray[Any], cause: str, i: int) -> Familiarity | None:
     if bool(np.isnan(row).all()):
         return None
     distance, p_value, of_kind, cells = map(_exact, row)
-    _need(0 < p_value <= 1 and 0 < of_kind <= 1, f"DOMAIN of cell {i} holds a p-value outside 0 to 1")
-    _need(cells >= 1, f"DOMAIN of cell {i} counts no calibration cell")
-    _need(cause[-1:] in ("+", "-"), f"DOMAIN_CAUSE of cell {i} is {cause!r}")
+    _need(not math.isnan(distance), f"DOMAIN of cell {i} holds p-values of no distance")
+    _need(0 < p_value <= 1 and 0 < of_kind <= 1, f"DOMAIN of cell {i} holds a p-value that is not above 0, up to 1")
+    _need(cells >= 1 and cells.is_integer(), f"DOMAIN of cell {i} counts {cells:g} calibration cells")
+    _need(len(cause) > 1 and cause[-1] in "+-", f"DOMAIN_CAUSE of cell {i} is {cause!r}, no statistic with + or -")
     return Familiarity(
         distance=distance, p_value=p_value, p_value_of_kind=of_kind, cells_of_kind=int(cells), cause=cause
     )
+
+
+def _statistics(row: NDArray[Any]) -> tuple[float, ...] | None:
+    """Return the image statistics; None where one is no number, as of a picture without any contrast."""
+    return None if bool(np.isnan(row).any()) else tuple(map(_exact, row))
 
 
 def field_analysis(tensors: Tensors, model: ModelInfo, image: EncodedImage) -> FieldAnalysis:
@@ -225,10 +237,11 @@ def failure_of(error: CytoserveClientError, source: str) -> Failure:
 
 
 def assemble_cells(
-    model: ModelInfo, sources: Sequence[str], answers: Sequence[CellAnswer | CytoserveClientError]
+    model: ModelInfo, sources: Sequence[str], answers: Sequence[CellAnswer | CytoserveClientError], site: str
 ) -> CellsAnalysis:
     """Put answers and failures of single-cell images apart, each in the order given."""
     return CellsAnalysis(
+        site=site,
         model=model,
         cells=tuple(answer for answer in answers if isinstance(answer, CellAnswer)),
         failures=tuple(

@@ -18,7 +18,9 @@ from cytoserve_client._config import TLS, ClientConfig, Expectation, RetryPolicy
 from cytoserve_client._flow import Flows
 from cytoserve_client._plan import Chunk
 from cytoserve_client.errors import CytoserveClientError, OwnOverlay
+from cytoserve_client.familiarity import cells_as_one_sample, each_field_a_sample, fields_as_one_sample
 from cytoserve_client.images import ImageLike, Source, check_scale, check_scales, sources_of
+from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, SmearAnalysis
 
 
@@ -100,17 +102,23 @@ class FieldsJob:
         return cls([sources[i] for i in kept], single, scale, tuple(skipped))
 
     def result(
-        self, model: ModelInfo, answers: Sequence[FieldAnalysis | CytoserveClientError], sample: str | None
+        self,
+        model: ModelInfo,
+        answers: Sequence[FieldAnalysis | CytoserveClientError],
+        sample: str | None,
+        options: Options,
     ) -> SmearAnalysis:
-        """Return the sample's analysis: fields and failures, each in the order given."""
+        """Return the sample's analysis, judged: fields and failures, each in the order given."""
         pairs = zip(self.sources, answers, strict=True)
-        return SmearAnalysis(
+        analysis = SmearAnalysis(
             sample=None if sample is None else writable_text(sample),
+            site=options.site_name,
             model=model,
             fields=tuple(answer for answer in answers if isinstance(answer, FieldAnalysis)),
             failures=tuple(failure_of(a, source.name) for source, a in pairs if isinstance(a, CytoserveClientError)),
             skipped=self.skipped,
         )
+        return fields_as_one_sample(analysis) if options.one_sample else each_field_a_sample(analysis)
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,15 @@ class CellsJob:
         kept = _read_single(sources) if single else sources
         return cls(kept, single, _plan.chunks_of(kept, scales, cells_per_request))
 
-    def result(self, model: ModelInfo, parts: Sequence[Sequence[CellAnswer | CytoserveClientError]]) -> CellsAnalysis:
-        """Return the cells and failures of all chunks; a single image's error is raised."""
+    def result(
+        self, model: ModelInfo, parts: Sequence[Sequence[CellAnswer | CytoserveClientError]], options: Options
+    ) -> CellsAnalysis:
+        """Return the cells and failures of all chunks, judged; a single image's error is raised."""
         answers = [answer for part in parts for answer in part]
         if self.single and isinstance(answers[0], CytoserveClientError):
             raise answers[0]
-        return assemble_cells(model, [source.name for source in self.sources], answers)
+        analysis = assemble_cells(model, [source.name for source in self.sources], answers, options.site_name)
+        return cells_as_one_sample(analysis) if options.one_sample else analysis
 
 
 def _read_single(sources: Sequence[Source]) -> list[Source]:

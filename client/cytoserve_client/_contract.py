@@ -6,12 +6,44 @@ import json
 from typing import Any
 
 from cytoserve_contract.models import MODELS
+from cytoserve_contract.parameters import HOME_SITE
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cytoserve_client import _wire
 from cytoserve_client._config import Expectation
 from cytoserve_client.errors import ContractMismatch
 from cytoserve_client.results import ModelInfo
+
+
+class ReferralInfo(BaseModel):
+    """Which share of a site's cells is referred, as its calibration expects."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    value: float
+    low: float
+    high: float
+    """The band outside which an alert is raised."""
+    cells: int
+    """Calibration cells that the share was measured on."""
+
+
+class SiteInfo(BaseModel):
+    """One site whose calibration the server holds, as ``service_info`` lists it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    site: str
+    created: str | None = None
+    content_sha256: str | None = None
+    """Hash of the calibration: two servers, or one before and after a restart, decide alike where it is the same."""
+    promise: dict[str, Any] | None = None
+    """The risk guarantee: tolerated error, confidence, cells."""
+    expected_referral: ReferralInfo | None = None
+    familiar_cells: int | None = None
+    """Calibration cells that pictures are compared with; None or 0: nothing is accepted for this site."""
+    default_budget: int | None = None
+    calibrated_budgets: tuple[int, ...] | None = None
 
 
 class ServiceInfo(BaseModel):
@@ -23,6 +55,13 @@ class ServiceInfo(BaseModel):
     version: str
     classes: tuple[str, ...]
     weights_sha256: str | dict[str, str] | None = None
+    sites: tuple[SiteInfo, ...] | None = None
+    """The sites whose calibrations the server holds, the model's own first; None from a release without sites."""
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites that a request may name."""
+        return tuple(site.site for site in self.sites or ()) or (HOME_SITE,)
 
     @property
     def probes(self) -> int | None:
@@ -60,12 +99,19 @@ def parse_info(response: Any) -> ServiceInfo:
         raise ContractMismatch(f"service_info does not answer the JSON of the contract: {error}") from error
     if not info.classes or len(set(info.classes)) != len(info.classes) or not all(info.classes):
         raise ContractMismatch(f"service_info names no usable classes: {list(info.classes)}")
+    if len(set(info.site_names)) != len(info.site_names) or not all(info.site_names):
+        raise ContractMismatch(f"service_info names a site twice, or one without a name: {list(info.site_names)}")
     return info
 
 
-def basis_of(info: ServiceInfo) -> str:
-    """Return all that answers depend on (model, calibration, defaults) as text to compare; no versions of Triton."""
-    return json.dumps(info.model_dump(mode="json", exclude={"server", "limits"}), sort_keys=True)
+def basis_of(info: ServiceInfo, site: str) -> str:
+    """Return all that a site's answers depend on (model, its calibration, defaults) as text to compare.
+
+    Versions of Triton are left out, and the calibrations of other sites: they may change during a call.
+    """
+    told = info.model_dump(mode="json", exclude={"server", "limits", "sites"})
+    own = [one.model_dump(mode="json") for one in info.sites or () if one.site == site]
+    return json.dumps({**told, "site": own}, sort_keys=True)
 
 
 def check_expectation(info: ServiceInfo, expect: Expectation) -> None:

@@ -114,12 +114,14 @@ class Flows:
             info = yield from self.info(limit)
             if self._outage.given_up:
                 self._outage.end()  # it answers: an outage that was given up is over
+        elif options.site_name not in info.site_names:
+            info = yield from self.info(limit)  # the site may have been added since
         options.check_served(info)
         if name not in self._checked:
             call = Call(_wire.METADATA, _wire.METADATA.request(name=name), limit)
             check_metadata(name, (yield from self._sent(call)))
             self._checked |= {name}
-        return Served(info.model, basis_of(info))
+        return Served(info.model, basis_of(info, options.site_name))
 
     def field(
         self, source: Source, scale: float, options: Options, served: Served, single: bool

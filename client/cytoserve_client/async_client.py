@@ -68,10 +68,12 @@ class AsyncClient(BaseClient[AsyncTransport]):
         alpha: float | None = None,
         classes: Collection[str] | None = None,
         priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
         on_progress: Progress | None = None,
     ) -> SmearAnalysis:
         """Analyse the fields of one sample; see `Client.analyze`."""
-        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = await asyncio.to_thread(FieldsJob.of, images, um_per_pixel)
         served = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
         answers = await in_tasks(
@@ -81,7 +83,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(served.model, answers, sample)
+        return job.result(served.model, answers, sample, options)
 
     async def classify(
         self,
@@ -93,10 +95,12 @@ class AsyncClient(BaseClient[AsyncTransport]):
         alpha: float | None = None,
         classes: Collection[str] | None = None,
         priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
         on_progress: Progress | None = None,
     ) -> CellsAnalysis:
         """Classify single-cell images; see `Client.classify`."""
-        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
         served = await self._run(self._flows.served(_wire.CELL_MODEL, options))
         parts = await in_tasks(
@@ -106,7 +110,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(served.model, parts)
+        return job.result(served.model, parts, options)
 
     async def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, awaiting each of its steps; a cancellation ends the flow where it stands."""

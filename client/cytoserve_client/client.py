@@ -122,6 +122,8 @@ class Client(BaseClient[SyncTransport]):
         alpha: float | None = None,
         classes: Collection[str] | None = None,
         priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
         on_progress: Progress | None = None,
     ) -> SmearAnalysis:
         """Analyse the fields of one sample.
@@ -151,6 +153,11 @@ class Client(BaseClient[SyncTransport]):
         priority : {"routine", "stat"}
             ``stat`` goes before what waits as ``routine`` in the server's queues; what runs already is finished
             first. Models without priority levels treat both alike.
+        site : str, optional
+            Whose calibration decides, one of ``info().site_names``; ``home``, the model's own, when not given.
+        one_sample : bool
+            Whether all fields are one sample, whose pictures are judged together as well. False: each field is a
+            sample of its own.
         on_progress : callable, optional
             Called with (done, all) after every field.
 
@@ -159,12 +166,15 @@ class Client(BaseClient[SyncTransport]):
         SmearAnalysis
             Fields in the order given; `cytoserve_reports.summarise` adds them up. In a list, images that fail are in
             ``failures`` and the others are answered; those that must not count (again) are in ``skipped``.
+            ``familiarity`` tells whether the pictures are like those of the site's calibration. Where they are not,
+            every scored cell is referred with the reason ``unfamiliar_sample``.
 
         Raises
         ------
         InvalidInput
             If ``images`` is a single image and it was refused, or an argument is out of range (`BadParameter`: a
-            class that the model does not have, an empty list of classes, a budget above the model's probes).
+            class that the model does not have, an empty list of classes, a budget above the model's probes, a site
+            that the server does not have).
         ServerUnavailable, DeadlineExceeded, ServerError
             For a single image; for a list only if the server does not even answer what it serves.
         ContractMismatch
@@ -178,8 +188,11 @@ class Client(BaseClient[SyncTransport]):
         -----
         Thresholds are calibrated for the default ``alpha``, all classes and some budgets. With anything else every
         cell is answered but referred to a person, with the reason ``not_calibrated``.
+
+        Whether cells and sample are familiar is judged by their pictures (light, stain, focus, compression, scale).
+        A disease, or a kind of cell that the model never learned, in ordinary pictures is not noticed by it.
         """
-        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = FieldsJob.of(images, um_per_pixel)
         served = self._run(self._flows.served(_wire.SMEAR_MODEL, options))
         answers = in_threads(
@@ -189,7 +202,7 @@ class Client(BaseClient[SyncTransport]):
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(served.model, answers, sample)
+        return job.result(served.model, answers, sample, options)
 
     def classify(
         self,
@@ -201,6 +214,8 @@ class Client(BaseClient[SyncTransport]):
         alpha: float | None = None,
         classes: Collection[str] | None = None,
         priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
         on_progress: Progress | None = None,
     ) -> CellsAnalysis:
         """Classify single-cell images, as an analyser delivers them.
@@ -214,8 +229,11 @@ class Client(BaseClient[SyncTransport]):
             Physical scale of all images, or of each, micrometres per pixel.
         timeout : float, optional
             Seconds per chunk; the client's by default.
-        budget, alpha, classes, priority, on_progress
+        budget, alpha, classes, priority, site, on_progress
             As in `analyze`.
+        one_sample : bool
+            Whether the cells are one sample, whose pictures are judged together as well. False, for cells of several
+            samples: each is judged by itself only, and ``familiarity`` of the result is None.
 
         Returns
         -------
@@ -227,7 +245,7 @@ class Client(BaseClient[SyncTransport]):
         CytoserveClientError
             As `analyze`.
         """
-        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority)
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
         served = self._run(self._flows.served(_wire.CELL_MODEL, options))
         parts = in_threads(
@@ -237,7 +255,7 @@ class Client(BaseClient[SyncTransport]):
             self.config.max_in_flight,
             on_progress,
         )
-        return job.result(served.model, parts)
+        return job.result(served.model, parts, options)
 
     def _run(self, flow: Flow[_Result]) -> _Result:
         """Go through a flow, waiting for each of its steps in this thread."""

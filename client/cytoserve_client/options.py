@@ -1,10 +1,12 @@
-"""What a caller may choose per call, checked at the border: time, effort, classes, urgency."""
+"""What a caller may choose per call, checked at the border: time, effort, classes, urgency, site, sample."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, TypedDict, get_args
+
+from cytoserve_contract.parameters import HOME_SITE, MAX_SITE_NAME
 
 from cytoserve_client._config import check_timeout
 from cytoserve_client._contract import ServiceInfo
@@ -25,6 +27,7 @@ class Arguments(TypedDict):
     alpha: float | None
     classes: tuple[str, ...] | None
     priority: Priority
+    site: str | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Options:
     alpha: float | None = None
     classes: tuple[str, ...] | None = None
     priority: Priority = "routine"
+    site: str | None = None
+    one_sample: bool = True  # whether the images of the call are judged together
 
     @classmethod
     def of(
@@ -46,6 +51,8 @@ class Options:
         alpha: float | None = None,
         classes: Collection[str] | None = None,
         priority: str = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
     ) -> Options:
         """Return checked options; ``None`` as timeout means the client's.
 
@@ -54,7 +61,7 @@ class Options:
         ConfigurationError
             For a timeout that is not finite and positive.
         BadParameter
-            For any other value out of its range; `check_served` compares classes and budget with the served model.
+            For any other value out of its range; `check_served` compares classes, budget and site with what is served.
         """
         return cls(
             timeout=check_timeout(default_timeout if timeout is None else timeout),
@@ -62,18 +69,34 @@ class Options:
             alpha=_alpha(alpha),
             classes=_classes(classes),
             priority=_priority(priority),
+            site=_site(site),
+            one_sample=_one_sample(one_sample),
         )
 
     @property
     def arguments(self) -> Arguments:
-        """The choices as keyword arguments of `Client.analyze` and `Client.classify`, the timeout left out."""
-        return {"budget": self.budget, "alpha": self.alpha, "classes": self.classes, "priority": self.priority}
+        """The choices as keyword arguments of `Client.analyze` and `Client.classify`.
+
+        Left out: the timeout, and what makes a sample, which is a matter of the images and not of the request.
+        """
+        return {
+            "budget": self.budget,
+            "alpha": self.alpha,
+            "classes": self.classes,
+            "priority": self.priority,
+            "site": self.site,
+        }
+
+    @property
+    def site_name(self) -> str:
+        """The site whose calibration decides."""
+        return HOME_SITE if self.site is None else self.site
 
     @property
     def parameters(self) -> dict[str, Parameter]:
         """The request parameters of docs/contract.md; what was not chosen is not sent."""
         classes = None if self.classes is None else ",".join(self.classes)
-        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes}
+        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes, "site": self.site}
         return {name: value for name, value in choices.items() if value is not None}
 
     def check_served(self, info: ServiceInfo) -> None:
@@ -82,13 +105,22 @@ class Options:
         Raises
         ------
         BadParameter
-            For classes that the model does not have (the message lists those it has), or a budget above its probes.
+            For classes that the model does not have, or a site without a calibration on the server (the message lists
+            those there are), or a budget above the model's probes.
         """
         unknown = sorted(set(self.classes or ()) - set(info.classes))
         if unknown:
             raise BadParameter(f"the model has no class {', '.join(unknown)}; choose from {', '.join(info.classes)}")
         if self.budget is not None and info.probes is not None and self.budget > info.probes:
             raise BadParameter(f"budget {self.budget} is above the {info.probes} probes that the served model has")
+        if self.site_name not in info.site_names:
+            raise BadParameter(f"the server has no site {self.site!r}; {_choose_from(info)}")
+
+
+def _choose_from(info: ServiceInfo) -> str:
+    if not info.sites:
+        return f"it declares no sites, so only '{HOME_SITE}', the model's own calibration, can be named"
+    return f"choose from {', '.join(info.site_names)}"
 
 
 def _budget(value: object) -> int | None:
@@ -123,3 +155,21 @@ def _priority(value: object) -> Priority:
         if value == known:
             return known  # type: ignore[no-any-return]
     raise BadParameter(f"priority must be one of {', '.join(get_args(Priority))}, not {value!r}")
+
+
+def _site(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise BadParameter(f"site must be the name of a site (`cytoserve info` lists them), not {value!r}")
+    if len(value) > MAX_SITE_NAME:
+        raise BadParameter(f"site has {len(value)} characters; a name of a site has {MAX_SITE_NAME} at most")
+    if not value.isprintable():
+        raise BadParameter(f"site must be printable, without control characters, not {value!r}")
+    return value
+
+
+def _one_sample(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise BadParameter(f"one_sample must be True (the images are one sample) or False, not {value!r}")

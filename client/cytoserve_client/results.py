@@ -10,6 +10,7 @@ from typing import Final
 
 from cytoserve_contract.image_statistics import cause_in_words
 from cytoserve_contract.names import CELLS, CellsSchema
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_contract.values import Decision as Decision
 from cytoserve_contract.values import Kind as Kind
 from cytoserve_files.selection import Skipped
@@ -19,6 +20,13 @@ from cytoserve_client.reasons import Reason, explained
 
 SET_ERROR: Final = 0.05
 """Tolerated share of prediction sets that miss the true class, in tables and JSON."""
+
+MISTAKES: Final = {
+    "red_and_blue_swapped": "red and blue were swapped (BGR read as RGB)",
+    "inverted": "the colours were inverted (a negative)",
+    "ycbcr": "the channels were those of YCbCr, read as RGB",
+}
+"""Mistakes in making a picture that an unfamiliar sample may look like, as words behind "It looks as if"."""
 
 Box = tuple[float, float, float, float]
 """``(x0, y0, x1, y1)`` in pixels of the image as displayed (after EXIF orientation); x to the right, y down."""
@@ -60,6 +68,58 @@ class Familiarity(Frozen):
     def cause_explained(self) -> str:
         """The cause in plain words."""
         return cause_in_words(self.cause)
+
+
+class SampleFamiliarity(Frozen):
+    """How like the site's calibration cells the pictures of a whole sample are; `cytoserve_client.familiarity` judges.
+
+    It sees pictures (light, stain, focus, compression, scale), not diseases or kinds of cells that the model never
+    learned.
+    """
+
+    site: str = Field(description="the site whose calibration cells the sample was compared with")
+    cells: int = Field(description="cells of the sample that were compared")
+    unfamiliar: int = Field(description="those among them whose own picture is unfamiliar")
+    p_value: float = Field(description="of all cells together; near 0 where they are not from the site")
+    rejected: bool = Field(description="whether the sample is unfamiliar: none of its cells is accepted")
+    cause: str | None = Field(
+        description="most frequent cause among the unfamiliar cells, of a rejected sample without any among its most "
+        "distant; null where nothing is unfamiliar"
+    )
+    mistake: str | None = Field(
+        default=None,
+        description="of a rejected sample: what its pictures look like, such as 'inverted'; null if unknown",
+    )
+
+    @computed_field(description="the cause as a sentence for people; null where there is none")  # type: ignore[prop-decorator]
+    @property
+    def cause_explained(self) -> str | None:
+        """The cause in plain words."""
+        return None if self.cause is None else cause_in_words(self.cause)
+
+    @computed_field(description="all of this as one line for people")  # type: ignore[prop-decorator]
+    @property
+    def headline(self) -> str:
+        """The first line of every report."""
+        calibration = f"the calibration of site '{self.site}'"
+        cause = "" if self.cause is None else f" Most frequent cause: {self.cause_explained}."
+        if self.mistake in MISTAKES:
+            cause += f" It looks as if {MISTAKES[self.mistake]}."
+        if self.rejected:
+            return (
+                f"UNFAMILIAR SAMPLE: the pictures, taken together, are unlike those of {calibration}; nothing is "
+                f"accepted, all {self.cells} cell(s) go to review ({self.unfamiliar} of them unfamiliar by "
+                f"themselves).{cause}"
+            )
+        if self.unfamiliar == self.cells:
+            return (
+                f"Unfamiliar: the picture of each cell is unlike those of {calibration}, so all {self.cells} cell(s) "
+                f"go to review; they are too few to judge the sample.{cause}"
+            )
+        return (
+            f"Familiar: the pictures look like those of {calibration} ({self.cells} cell(s), {self.unfamiliar} "
+            f"unfamiliar).{cause}"
+        )
 
 
 class ScoredCell(Frozen):
@@ -135,6 +195,9 @@ class FieldAnalysis(Frozen):
     scale_source: str = Field(description="'caller', 'file', 'red_cells', 'cell_itself' or 'none'")
     median_red_cell_um: float | None = Field(description="median red-cell diameter under that scale; null if none")
     synthetic: bool = Field(default=False, description="the image's metadata says that it was generated")
+    familiarity: SampleFamiliarity | None = Field(
+        default=None, description="where each field was judged as a sample of its own; null where all are one sample"
+    )
     cells: tuple[Cell, ...]
 
 
@@ -153,6 +216,10 @@ class SmearAnalysis(Frozen):
     """
 
     sample: str | None = None
+    site: str = Field(default=HOME_SITE, description="whose calibration decided")
+    familiarity: SampleFamiliarity | None = Field(
+        default=None, description="null where no cell was compared, or each field is a sample of its own"
+    )
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
     failures: tuple[Failure, ...] = ()
@@ -176,6 +243,10 @@ class CellsAnalysis(Frozen):
     """Single-cell images, in the order given (failed ones left out and listed in ``failures``)."""
 
     schema_: CellsSchema = Field(default=CELLS, alias="schema")
+    site: str = Field(default=HOME_SITE, description="whose calibration decided")
+    familiarity: SampleFamiliarity | None = Field(
+        default=None, description="null where no cell was compared, or the cells are not one sample"
+    )
     model: ModelInfo
     cells: tuple[CellAnswer, ...]
     failures: tuple[Failure, ...] = ()

@@ -71,16 +71,25 @@ DOMAIN_COLUMNS: Final = {
 IMAGE_STATISTIC_NAMES: Final = tuple(statistic.name for statistic in IMAGE_STATISTICS)
 
 
-def cause_in_words(cause: str) -> str:
-    """Return the sentence for a cause such as ``nucleus_red+`` (a statistic's name, ``+`` for high, ``-`` for low).
+def cause_in_short(cause: str) -> str:
+    """Return the words for a cause such as ``nucleus_red+`` (a statistic's name, ``+`` for high, ``-`` for low).
 
-    >>> cause_in_words("nucleus_red+")
-    "nuclei absorb more red light than in this site's calibration"
-    >>> cause_in_words("from_the_future-")
-    "from the future is lower than in this site's calibration"
+    >>> cause_in_short("nucleus_red+")
+    'nuclei absorb more red light'
+    >>> cause_in_short("from_the_future-")
+    'from the future is lower'
     """
     name, high = cause[:-1], cause.endswith("+")
     for statistic in IMAGE_STATISTICS:
         if statistic.name == name:
-            return f"{statistic.high if high else statistic.low} than in this site's calibration"
-    return f"{name.replace('_', ' ')} is {'higher' if high else 'lower'} than in this site's calibration"
+            return statistic.high if high else statistic.low
+    return f"{name.replace('_', ' ')} is {'higher' if high else 'lower'}"
+
+
+def cause_in_words(cause: str) -> str:
+    """Return the sentence for a cause.
+
+    >>> cause_in_words("nucleus_red+")
+    "nuclei absorb more red light than in this site's calibration"
+    """
+    return f"{cause_in_short(cause)} than in this site's calibration"

@@ -32,7 +32,7 @@ ENV_DRAIN_FILE: Final = "CYTOSERVE_DRAIN_FILE"
 """While the file that it names exists, the server is about to stop: no new request is begun."""
 
 ENV_CALIBRATION: Final = "CYTOSERVE_CALIBRATION"
-"""Folder with the site's calibration; unset or an empty folder: the model's own."""
+"""Folder with the calibrations of sites, one file each; unset or an empty folder: the model's own alone."""
 
 ENV_MODEL_REPOSITORY: Final = "CYTOSERVE_MODEL_REPOSITORY"
 """The model repository to serve."""
@@ -42,7 +42,7 @@ ENV_SKIP_VERIFICATION: Final = "CYTOSERVE_SKIP_VERIFICATION"
 
 ENVIRONMENT: Final[dict[str, str]] = {
     ENV_DRAIN_FILE: "file that exists while the server is about to stop: no new request is begun",
-    ENV_CALIBRATION: "folder with the site's calibration",
+    ENV_CALIBRATION: "folder with the calibrations of sites, one `*.json` each, besides the model's own",
     ENV_MODEL_REPOSITORY: "the model repository to serve",
     ENV_SKIP_VERIFICATION: "`true`: the models' hashes are not checked before a start, which is logged",
 }

@@ -1,29 +1,38 @@
-"""The annotated picture: boxes by kind, label and probability, reasons for review, legend, notice."""
+"""The annotated picture: whether it is familiar, boxes by kind, label and probability, reasons, legend, notice."""
 
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cytoserve_client.errors import InvalidImage, TooManyPixels
 from cytoserve_client.images import SYNTHETIC_KEY
-from cytoserve_client.reasons import in_words
-from cytoserve_client.results import Cell, FieldAnalysis
+from cytoserve_client.results import Cell, FieldAnalysis, SampleFamiliarity
 from cytoserve_contract.limits import IMAGE_FORMATS, MAX_PIXELS
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_files import open_regular, shown
 from cytoserve_files.pictures import OVERLAY_KEY
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from cytoserve_reports.text import NOTICE, SYNTHETIC
+from cytoserve_reports.familiar import BLIND_SPOT, first_line, reasons_of
+from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 ACCEPTED: Colour = (0, 158, 115)
 REVIEW: Colour = (213, 94, 0)
 RED_CELL: Colour = (130, 130, 130)
 PLATELET: Colour = (0, 114, 178)
 """Colours of Okabe and Ito, told apart with any colour vision; review cells carry a double frame and text besides."""
+
+ALARM: Colour = (178, 24, 24)
+CALM: Colour = (70, 70, 70)
+"""Behind the first line: the sample is unfamiliar, or it is not."""
 
 LEGEND: tuple[tuple[str, Colour], ...] = (
     ("white cell, accepted", ACCEPTED),
@@ -41,10 +50,17 @@ MAX_ENLARGEMENT = 3
 @dataclass(frozen=True)
 class _Pen:
     draw: ImageDraw.ImageDraw
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    font: Font
     scale: int
     width: int
     height: int
+
+
+class Banner(NamedTuple):
+    """A line above the picture."""
+
+    text: str
+    colour: Colour
 
 
 def read_displayed(path: Path) -> Image.Image:
@@ -68,8 +84,24 @@ def read_displayed(path: Path) -> Image.Image:
         raise InvalidImage(f"cannot be drawn on: {error}", source=shown(path)) from error
 
 
-def draw_overlay(picture: Image.Image, field: FieldAnalysis) -> bytes:
-    """Return the annotated picture of a field as a PNG file; ``picture`` is the field as displayed, RGB.
+def draw_overlay(
+    picture: Image.Image,
+    field: FieldAnalysis,
+    familiarity: SampleFamiliarity | None = None,
+    site: str = HOME_SITE,
+) -> bytes:
+    """Return the annotated picture of a field as a PNG file.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image
+        The field as displayed, RGB.
+    field : FieldAnalysis
+        Its answer.
+    familiarity : SampleFamiliarity, optional
+        How familiar the sample is that the field belongs to; the field's own where it was judged alone.
+    site : str
+        Site whose calibration decided.
 
     Raises
     ------
@@ -89,7 +121,10 @@ def draw_overlay(picture: Image.Image, field: FieldAnalysis) -> bytes:
     # The most important cells are drawn last, on top of the others.
     for cell in sorted(field.cells, key=_layer):
         _draw_cell(pen, cell, max(2, size // 7))
-    return _png(_framed(body, field, font, size), field)
+    head = first_line(field.familiarity or familiarity, field.cells, site)
+    banners = [Banner(SYNTHETIC, (0, 0, 0))] if field.synthetic else []
+    banners.append(Banner(head.text, ALARM if head.alarming else CALM))
+    return _png(_framed(body, banners, font, size), field)
 
 
 def _layer(cell: Cell) -> int:
@@ -119,7 +154,7 @@ def _draw_cell(pen: _Pen, cell: Cell, width: int) -> None:
     best = cell.probability[cell.label] if cell.probability and cell.label else None
     lines = [(cell.label or "not scored").replace("_", " ") + ("" if best is None else f" {best:.2f}")]
     if review:
-        lines.append("review: " + (", ".join(in_words(reason) for reason in cell.reasons) or "no reason given"))
+        lines += _wrapped(f"review: {reasons_of(cell) or 'no reason given'}", pen)
     _draw_label(pen, "\n".join(lines), x0, y0, y1, colour)
 
 
@@ -133,32 +168,39 @@ def _draw_label(pen: _Pen, text: str, x: int, top: int, bottom: int, colour: Col
     pen.draw.multiline_text((x + 3 - left, y + 3 - upper), text, font=pen.font, fill=(255, 255, 255))
 
 
-def _framed(
-    body: Image.Image, field: FieldAnalysis, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, size: int
-) -> Image.Image:
-    """Put a legend and the notice under the picture, and the synthetic mark above it."""
+def _wrapped(text: str, page: _Pen) -> list[str]:
+    """Return the lines of a text that fit the width of a page, by the width of its usual letter."""
+    letter = page.font.getlength("abcdefghijklmnopqrstuvwxyz ") / 27
+    return textwrap.wrap(plain(text).plain, max(12, int((page.width - 16) / letter)))
+
+
+def _framed(body: Image.Image, banners: Sequence[Banner], font: Font, size: int) -> Image.Image:
+    """Put the banners above the picture, and legend and notices under it."""
     line = size + 8
-    head = line if field.synthetic else 0
+    pen = _Pen(ImageDraw.Draw(body), font, 1, body.width, body.height)
+    above = [(text, banner.colour) for banner in banners for text in _wrapped(banner.text, pen)]
+    below = [*_wrapped(BLIND_SPOT, pen), *_wrapped(NOTICE, pen)]
     rows = _legend_rows(font, size, body.width)
-    page = Image.new("RGB", (body.width, head + body.height + line * (len(rows) + 1) + 8), (255, 255, 255))
+    head = line * len(above)
+    page = Image.new("RGB", (body.width, head + body.height + line * (len(rows) + len(below)) + 8), (255, 255, 255))
     page.paste(body, (0, head))
     draw = ImageDraw.Draw(page)
-    if field.synthetic:
-        draw.rectangle((0, 0, page.width, head), fill=(0, 0, 0))
-        draw.text((8, 3), SYNTHETIC, font=font, fill=(255, 255, 255))
+    for number, (text, colour) in enumerate(above):
+        draw.rectangle((0, number * line, page.width, (number + 1) * line), fill=colour)
+        draw.text((8, number * line + 3), text, font=font, fill=(255, 255, 255))
     y = head + body.height + 6
     for row in rows:
         for x, text, colour in row:
             draw.rectangle((x, y + 2, x + size, y + size), outline=colour, width=3)
             draw.text((x + size + 6, y), text, font=font, fill=(0, 0, 0))
         y += line
-    draw.text((8, y), NOTICE, font=font, fill=(90, 90, 90))
+    for text in below:
+        draw.text((8, y), text, font=font, fill=(90, 90, 90))
+        y += line
     return page
 
 
-def _legend_rows(
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont, size: int, width: int
-) -> list[list[tuple[int, str, Colour]]]:
+def _legend_rows(font: Font, size: int, width: int) -> list[list[tuple[int, str, Colour]]]:
     rows: list[list[tuple[int, str, Colour]]] = [[]]
     x = 8
     for text, colour in LEGEND:

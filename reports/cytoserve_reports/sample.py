@@ -6,9 +6,19 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from cytoserve_client.familiarity import each_field_a_sample, fields_as_one_sample
 from cytoserve_client.reasons import explained
-from cytoserve_client.results import Cell, Failure, FieldAnalysis, Frozen, ModelInfo, SmearAnalysis
+from cytoserve_client.results import (
+    Cell,
+    Failure,
+    FieldAnalysis,
+    Frozen,
+    ModelInfo,
+    SampleFamiliarity,
+    SmearAnalysis,
+)
 from cytoserve_contract.names import ANALYSES, ANALYSIS, AnalysisSchema
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_files.selection import Skipped
 from pydantic import Field, computed_field
 
@@ -21,6 +31,8 @@ class SampleReport(Frozen):
 
     schema_: AnalysisSchema = Field(default=ANALYSIS, alias="schema")
     sample: str | None = None
+    site: str = Field(default=HOME_SITE, description="whose calibration decided")
+    familiarity: SampleFamiliarity | None = Field(default=None, description="null where no cell was compared")
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
     differential: dict[str, ClassCount]
@@ -45,9 +57,34 @@ class SampleReport(Frozen):
 
 
 def summarise(analysis: SmearAnalysis) -> SampleReport:
-    """Add up the fields of one sample: one differential and one review list (most urgent first) over all of them."""
+    """Add up the fields of one sample: one differential and one review list (most urgent first) over all of them.
+
+    Fields that were not judged as one sample are now: no report counts accepted cells of an unfamiliar sample.
+    """
+    return _report(fields_as_one_sample(analysis))
+
+
+def summarise_each(analysis: SmearAnalysis) -> list[SampleReport]:
+    """Return one report per image, as if each were a sample of its own; failed images come last, without fields.
+
+    Each is judged as a sample, unless all together were and are rejected: then every one of them stays rejected.
+    """
+    judged = each_field_a_sample(analysis)
+    of_all = judged.familiarity
+    bare = judged.model_copy(update={"fields": (), "failures": (), "skipped": (), "familiarity": None})
+    answered = [
+        bare.model_copy(update={"fields": (field,), "familiarity": of_all or field.familiarity})
+        for field in judged.fields
+    ]
+    failed = [bare.model_copy(update={"failures": (failure,)}) for failure in judged.failures]
+    return [_report(image) for image in (*answered, *failed)]
+
+
+def _report(analysis: SmearAnalysis) -> SampleReport:
     return SampleReport(
         sample=analysis.sample,
+        site=analysis.site,
+        familiarity=analysis.familiarity,
         model=analysis.model,
         fields=analysis.fields,
         differential=differential((cell for field in analysis.fields for cell in field.cells), analysis.model.classes),
@@ -55,13 +92,6 @@ def summarise(analysis: SmearAnalysis) -> SampleReport:
         failures=analysis.failures,
         skipped=analysis.skipped,
     )
-
-
-def summarise_each(analysis: SmearAnalysis) -> list[SampleReport]:
-    """Return one report per image, as if each were a sample of its own; failed images come last, without fields."""
-    alone = [analysis.model_copy(update={"fields": (field,), "failures": ()}) for field in analysis.fields]
-    alone += [analysis.model_copy(update={"fields": (), "failures": (failure,)}) for failure in analysis.failures]
-    return [summarise(image.model_copy(update={"skipped": ()})) for image in alone]
 
 
 def reports_json(reports: Iterable[SampleReport], skipped: Iterable[Skipped]) -> str:

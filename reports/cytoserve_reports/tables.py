@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 from cytoserve_client.reasons import in_words
-from cytoserve_client.results import SET_ERROR, CellsAnalysis, ScoredCell
+from cytoserve_client.results import SET_ERROR, CellsAnalysis, SampleFamiliarity, ScoredCell
 from cytoserve_files.selection import SYSTEM_FILE, UNREAD, Skipped
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR, ClassCount, is_small, unlabelled, white_cells
+from cytoserve_reports.familiar import BLIND_SPOT, CAUSE_LEGEND, cause_of, first_line, reasons_of
 from cytoserve_reports.review import review_order
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
@@ -30,7 +31,9 @@ SET_LEGEND = (
 
 
 def print_sample(report: SampleReport, console: Console) -> None:
-    """Print fields, differential, review list and failures of a sample."""
+    """Print whether the sample is familiar, its fields, differential, review list and failures."""
+    cells = [cell for field in report.fields for cell in field.cells]
+    _print_first_line(report.familiarity, cells, report.site, console)
     if report.sample is not None:
         console.print(Text.assemble("Sample ", plain(report.sample, "bold")))
     if report.synthetic:
@@ -42,7 +45,20 @@ def print_sample(report: SampleReport, console: Console) -> None:
         if report.review:
             console.print(_smear_review(report))
             _print_legend([report.cell(item) for item in report.review], report.reasons_explained, console)
+    _print_blind_spot(cells, console)
     _print_end(report, console)
+
+
+def _print_first_line(
+    familiarity: SampleFamiliarity | None, cells: Sequence[ScoredCell], site: str, console: Console
+) -> None:
+    text, alarming = first_line(familiarity, cells, site)
+    console.print(plain(text, "bold white on red" if alarming else "bold"))
+
+
+def _print_blind_spot(cells: Iterable[ScoredCell], console: Console) -> None:
+    if any(cell.familiarity is not None for cell in cells):
+        console.print(Text(BLIND_SPOT, style="dim"))
 
 
 def _fields(report: SampleReport) -> Table:
@@ -112,7 +128,7 @@ def _cell_table(title: str, rows: Sequence[tuple[str, ScoredCell]], total: int) 
             plain((cell.label or "not scored").replace("_", " ")),
             "-" if best is None else f"{best:.3f}{_within(cell)}",
             plain(_set(cell)),
-            plain(", ".join(in_words(reason) for reason in cell.reasons) or "-"),
+            plain(reasons_of(cell) or "-"),
         )
     if total > len(rows):
         table.add_row("", Text(f"and {total - len(rows)} more (see --json)", style="dim"))
@@ -145,6 +161,8 @@ def _print_legend(cells: Sequence[ScoredCell], explanations: Mapping[str, str], 
         console.print(Text(SET_LEGEND, style="dim"))
     for reason, sentence in explanations.items():
         console.print(Text.assemble(plain(in_words(reason), "bold"), ": ", sentence, ".", style="dim"))
+    if any(cause_of(cell) for cell in cells):
+        console.print(Text(CAUSE_LEGEND, style="dim"))
 
 
 def _smear_review(report: SampleReport) -> Table:
@@ -161,7 +179,8 @@ def _smear_review(report: SampleReport) -> Table:
 
 
 def print_cells(analysis: CellsAnalysis, console: Console) -> None:
-    """Print the classes found, the review list and the failures of single-cell images."""
+    """Print whether the cells are familiar, the classes found, the review list and the failures."""
+    _print_first_line(analysis.familiarity, analysis.cells, analysis.site, console)
     if any(cell.synthetic for cell in analysis.cells):
         console.print(Text(SYNTHETIC, style="bold reverse"))
     if analysis.cells:
@@ -176,6 +195,7 @@ def print_cells(analysis: CellsAnalysis, console: Console) -> None:
                 table.add_row(title, str(len(cells)), str(accepted), str(len(cells) - accepted))
         console.print(table)
         _print_each(analysis, console)
+    _print_blind_spot(analysis.cells, console)
     _print_end(analysis, console)
 
 

@@ -1,4 +1,4 @@
-"""The measurement of familiar pictures: its sample test is Fisher's, and every way of spoiling changes a picture."""
+"""The measurement of familiar pictures judges samples as the client does; its ways of spoiling change pictures."""
 
 from __future__ import annotations
 
@@ -6,16 +6,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from cytoserve_client.familiarity import judge_sample
+from cytoserve_client.results import Cell, Familiarity
+from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 
-from benchmarks.familiarity import group_of, sample_p_value, ways
+from benchmarks.familiarity import group_of, is_rejected, ways
 
 
-def test_a_sample_is_judged_by_fishers_method() -> None:
+def test_a_sample_is_judged_as_the_client_judges_it() -> None:
     rng = np.random.default_rng(0)
-    for size in (1, 20, 50):
-        p_values = rng.uniform(size=size)
-        assert sample_p_value(p_values) == pytest.approx(stats.combine_pvalues(p_values, "fisher").pvalue)
+    known = FamiliarPictures.fit(rng.normal(size=(400, len(IMAGE_STATISTIC_NAMES))), ["monocyte"] * 400)
+    for shift, expected in ((0.0, False), (0.6, True)):
+        found = known.assess(rng.normal(shift, 1, (50, len(IMAGE_STATISTIC_NAMES))))
+        cells = [
+            Cell(
+                **{
+                    **dict.fromkeys(("box", "kind", "uncertainty", "anomaly", "evaluations", "probability")),
+                    "reasons": (),
+                },
+                label="monocyte",
+                decision="accept",
+                familiarity=Familiarity(
+                    distance=found.distance[i],
+                    p_value=found.p_value[i],
+                    p_value_of_kind=found.p_value_of_kind[i],
+                    cells_of_kind=int(found.cells_of_kind[i]),
+                    cause=found.cause[i],
+                ),
+            )
+            for i in range(50)
+        ]
+        judged = judge_sample(cells, "home")
+        assert judged is not None
+        assert judged.rejected == is_rejected(found, np.arange(50)) == expected
 
 
 @pytest.mark.parametrize("name", sorted(set(ways()) - {"as they are"}))

@@ -13,7 +13,7 @@ from cytoserve_scoring.classifier.augmentation import TURNS
 from cytoserve_validation.report import MeasuredSet, build
 from scipy import stats
 
-from benchmarks import accuracy, place, probe_interval, published, referral
+from benchmarks import accuracy, own_site, place, probe_interval, published
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "validation"))
 
@@ -63,18 +63,18 @@ def test_halves_of_a_site_share_no_image_and_lose_none(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(count):
             (tmp_path / name / f"{i}.jpg").write_bytes(b"x")
-    calibrating, measured = referral.halves(tmp_path)
+    calibrating, measured = own_site.halves(tmp_path)
     assert not set(calibrating) & set(measured)
     assert len(calibrating) + len(measured) == 14
     assert {file.parent.name for file in measured} == {"basophil", "neutrophil", "monocyte"}
-    assert referral.halves(tmp_path) == (calibrating, measured)
+    assert own_site.halves(tmp_path) == (calibrating, measured)
 
 
 def test_scale_is_measured_on_fields_spread_over_the_whole_folder(tmp_path):
     for number in range(200):
         (tmp_path / f"{number:03}.png").write_bytes(b"")
-    found = [int(file.stem) for file in referral.scale_fields(tmp_path)]
-    assert len(found) == referral.SCALE_FIELDS
+    found = [int(file.stem) for file in own_site.scale_fields(tmp_path)]
+    assert len(found) == own_site.SCALE_FIELDS
     assert found == sorted(found)
     assert found[-1] > 150
 

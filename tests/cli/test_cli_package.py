@@ -79,3 +79,14 @@ def test_an_option_of_serve_comes_from_the_environment(tmp_path: Path) -> None:
     assert done.returncode == exit_codes.UNFORESEEN, done.stderr
     assert f"--model-repository names {tmp_path / 'gone'}, which is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_a_folder_of_calibrations_that_is_not_there_is_refused_before_the_start(tmp_path: Path, given: str) -> None:
+    gone = str(tmp_path / "gone")
+    words = ["--calibration", gone] if given == "option" else []
+    environment = {**os.environ, **({} if words else {"CYTOSERVE_CALIBRATION": gone})}
+    command = [sys.executable, "-m", "cytoserve_cli.main", "serve", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == exit_codes.USAGE, done.stderr
+    assert "does not exist" in " ".join(done.stderr.replace("│", " ").split())

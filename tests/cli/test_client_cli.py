@@ -21,13 +21,14 @@ import typer
 from click.testing import Result
 from cytoserve_cli import mounts
 from cytoserve_cli.main import app
+from cytoserve_client import Client
 from cytoserve_client.errors import InvalidImage
 from cytoserve_client.results import CellsAnalysis
 from cytoserve_deploy.errors import DeployError
 from cytoserve_reports import SampleReport
-from cytoserve_reports.overlay import ACCEPTED, REVIEW, draw_overlay
+from cytoserve_reports.overlay import ACCEPTED, ALARM, CALM, REVIEW, draw_overlay
 from cytoserve_reports.text import NOTICE
-from fake_server import Call, FakeServer, Refuse, cells, sleeping, smear
+from fake_server import Call, FakeServer, Refuse, cells, distant, sleeping, smear, unfamiliar
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
@@ -253,6 +254,55 @@ def test_overlay_follows_the_exif_orientation(server: FakeServer, tmp_path: Path
     result = run("analyze", path, "--url", server.url, "--overlay", tmp_path / "o")
     assert result.exit_code == 0
     assert (tmp_path / "o" / "turned.overlay.png").exists()
+
+
+def test_overlay_says_in_its_head_whether_the_sample_is_familiar(server: FakeServer, fields: list[Path]) -> None:
+    with Image.open(fields[0]) as opened:
+        blank = opened.convert("RGB")
+
+    def head(answer: dict[str, Any]) -> tuple[int, int, int]:
+        server.fake.on_smear = lambda call: answer
+        report = analysed(server, fields[0])
+        drawn = Image.open(io.BytesIO(draw_overlay(blank, report.fields[0], report.familiarity, report.site)))
+        return tuple(np.asarray(drawn)[0, 0].tolist())  # type: ignore[return-value]
+
+    assert head(smear([6] * 20)) == CALM
+    assert head(distant(smear([6] * 20))) == ALARM
+    # A field that was judged as a sample of its own says so for itself.
+    server.fake.on_smear = lambda call: distant(smear([6] * 20))
+    with Client(server.url) as client:
+        (field,) = client.analyze([fields[0]], one_sample=False).fields
+    assert tuple(np.asarray(Image.open(io.BytesIO(draw_overlay(blank, field))))[0, 0].tolist()) == ALARM
+
+
+def test_long_words_stay_inside_a_narrow_picture(server: FakeServer, tmp_path: Path) -> None:
+    def judge(call: Call) -> dict[str, Any]:
+        answer = unfamiliar(smear([6], red=0, platelets=0), 1, cause="surroundings_green+")
+        answer["FIELD_SIZE"] = np.array([60, 400], np.int32)
+        answer["BOX"] = np.array([[10, 200, 50, 240]], np.float32)
+        return answer
+
+    server.fake.on_smear = judge
+    report = analysed(server, save(tmp_path / "narrow.png", (60, 400)))
+    drawn = np.asarray(Image.open(io.BytesIO(draw_overlay(Image.new("RGB", (60, 400)), report.fields[0]))))
+    ground = (drawn == REVIEW).all(axis=-1)
+    label = ground.sum(axis=1) > 60  # rows of the label: frames, in the legend too, have fewer such pixels
+    assert label.sum() > 5 * 13  # several lines of 13 pixels at least
+    # The ground reaches past the letters on both sides, so no line is cut off.
+    assert not (drawn[label][:, -2:] == 255).all(axis=-1).any()
+
+
+def test_no_cell_of_a_rejected_sample_is_framed_as_accepted(server: FakeServer, fields: list[Path]) -> None:
+    server.fake.on_smear = lambda call: distant(smear([6] * 20))
+    report = analysed(server, fields[0])
+    with Image.open(fields[0]) as picture:
+        drawn = np.asarray(
+            Image.open(io.BytesIO(draw_overlay(picture.convert("RGB"), report.fields[0], report.familiarity)))
+        )
+    scale = drawn.shape[1] // 640
+    body = drawn[: 480 * scale]  # the legend below has a frame of each colour
+    assert (body == REVIEW).all(axis=-1).any()
+    assert not (body == ACCEPTED).all(axis=-1).any()
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (632, 0), (0, 472), (632, 472)])

@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 from cytoserve_contract.limits import MAX_FILE_BYTES, MAX_MESSAGE_BYTES
 from cytoserve_contract.models import CELL_ANALYSIS, SCORER, SMEAR_ANALYSIS
+from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_contract.tensors import DATATYPES, TensorSpec
 from cytoserve_contract.values import FLAG_SEGMENTED_WHITE_CELL, NOT_COMPUTED
 from tritonclient.grpc import service_pb2 as pb
@@ -48,6 +49,19 @@ INFO = {
     "probes": 24,
     "default_budget": 16,
     "default_alpha": 0.01,
+    "sites": [
+        {
+            "site": site,
+            "created": "2026-11-26T12:00:00Z",
+            "content_sha256": digest * 32,
+            "promise": {"tolerated_error": 0.01, "confidence": 0.95, "n": 500},
+            "expected_referral": {"value": 0.15, "low": 0.05, "high": 0.27, "cells": 500},
+            "familiar_cells": 500,
+            "default_budget": 16,
+            "calibrated_budgets": [8, 16],
+        }
+        for site, digest in ((HOME_SITE, "01"), ("north", "23"))
+    ],
     "limits": {"max_file_bytes": MAX_FILE_BYTES},
 }
 INPUTS = {spec.name: spec.datatype for spec in SMEAR_ANALYSIS.inputs}
@@ -86,8 +100,29 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
         "REASONS": [reviews.get(row, "").encode() for row in range(m)],
         "EVALUATIONS": np.full(m, 192),
         "CONFORMAL": np.where(posterior > 0.5, 0.6, 0.02),
+        "DOMAIN": np.tile([1.0, 0.5, 0.5, 200], (m, 1)),
+        "DOMAIN_CAUSE": [b"noise+"] * m,
     }
     return declared(SCORER.outputs, {"M": m, "C": c}, values)
+
+
+def unfamiliar(
+    answer: dict[str, Any], rows: int, p_value: float = 0.002, cause: str = "nucleus_red+"
+) -> dict[str, Any]:
+    """Make the pictures of the first ``rows`` cells unfamiliar, with the p-value given, and refer those cells."""
+    answer["DOMAIN"][:rows] = [9.0, p_value, p_value, 500]
+    for row in range(rows):
+        answer["DOMAIN_CAUSE"][row] = cause.encode()
+        answer["DECISION"][row] = 1
+        answer["REASONS"][row] = b",".join(filter(None, (answer["REASONS"][row], b"unfamiliar_image")))
+    return answer
+
+
+def distant(answer: dict[str, Any], p_value: float = 0.02, cause: str = "nucleus_red+") -> dict[str, Any]:
+    """Make every picture a little unlike the calibration's: no cell is unfamiliar by itself, forty are together."""
+    answer["DOMAIN"][:] = [2.5, p_value, p_value, 500]
+    answer["DOMAIN_CAUSE"] = [cause.encode()] * len(answer["DOMAIN_CAUSE"])
+    return answer
 
 
 def smear(labels: list[int], reviews: dict[int, str] | None = None, red: int = 3, platelets: int = 1) -> dict[str, Any]:

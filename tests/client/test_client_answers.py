@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cytoserve_client import EncodedImage, errors
 from cytoserve_reports import summarise
-from fake_server import Call, FakeServer, cells, smear
+from fake_server import Call, FakeServer, cells, smear, unfamiliar
 
 Open = Callable[..., Any]
 
@@ -54,6 +54,24 @@ SPOILT = {
     "size zero": spoil("FIELD_SIZE", 0),
     "scale zero": spoil("SCALE", 0),
     "scale infinite": spoil("SCALE", np.inf),
+    "familiarity p-value 0": spoil("DOMAIN", 0, (0, 1)),
+    "familiarity p-value of the kind 0": spoil("DOMAIN", 0, (0, 2)),
+    "familiarity p-value above 1": spoil("DOMAIN", 1.01, (0, 1)),
+    "familiarity without a distance": spoil("DOMAIN", np.nan, (0, 0)),
+    "familiarity without a p-value": spoil("DOMAIN", np.nan, (0, 1)),
+    "familiarity without a p-value of the kind": spoil("DOMAIN", -1, (0, 2)),
+    "familiarity without a count": spoil("DOMAIN", np.nan, (0, 3)),
+    "familiarity of no calibration cell": spoil("DOMAIN", 0, (0, 3)),
+    "familiarity of half a calibration cell": spoil("DOMAIN", 200.5, (0, 3)),
+    "familiarity infinite": spoil("DOMAIN", np.inf, (0, 0)),
+    "familiarity of another width": replace(DOMAIN=np.ones((3, 2), np.float32)),
+    "cause without a side": spoil("DOMAIN_CAUSE", b"nucleus_red", 0),
+    "cause without a statistic": spoil("DOMAIN_CAUSE", b"+", 0),
+    "no cause": spoil("DOMAIN_CAUSE", b"", 0),
+    "accepted without a comparison": spoil("DOMAIN", -1, 0),
+    "accepted though unfamiliar": spoil("REASONS", b"unfamiliar_image", 0),
+    "image statistics infinite": spoil("IMAGE_STATISTICS", np.inf, (0, 3)),
+    "image statistics of another number": replace(IMAGE_STATISTICS=np.zeros((3, 23), np.float32)),
     "scores fewer than boxes": replace(DETECTION_SCORE=np.ones(2, np.float32)),
 }
 
@@ -103,6 +121,26 @@ def test_a_spoilt_cell_does_not_sink_its_chunk(server: FakeServer, open_client: 
     result = open_client(server.url).classify([b"a", b"b", b"c"])
     assert [cell.source for cell in result.cells] == ["bytes[0]", "bytes[2]"]
     assert [(failure.source, failure.error) for failure in result.failures] == [("bytes[1]", "invalid_answer")]
+
+
+def test_a_statistic_of_a_later_release_is_passed_on_as_the_cause(server: FakeServer, open_client: Open) -> None:
+    server.fake.on_smear = lambda call: unfamiliar(smear([6]), 1, cause="from_the_future-")
+    cell = open_client(server.url).analyze(b"x").fields[0].cells[3]
+    assert cell.familiarity.cause == "from_the_future-"
+    assert cell.familiarity.cause_explained == "from the future is lower than in this site's calibration"
+
+
+def test_a_picture_that_could_not_be_measured_has_no_statistics(server: FakeServer, open_client: Open) -> None:
+    def judge(call: Call) -> dict[str, Any]:
+        answer = unfamiliar(smear([6, 6]), 2)
+        answer["IMAGE_STATISTICS"][0] = np.nan
+        return answer
+
+    server.fake.on_smear = judge
+    first, second = open_client(server.url).analyze(b"x").fields[0].cells[3:5]
+    assert first.image_statistics is None
+    assert len(second.image_statistics) == 24
+    assert "image_statistics" not in first.model_dump_json()
 
 
 @pytest.mark.parametrize("missing", [-1.0, np.nan], ids=["as the contract says", "as the release before said"])

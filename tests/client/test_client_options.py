@@ -22,10 +22,14 @@ def test_what_was_chosen_is_sent_and_nothing_else(server: FakeServer, open_clien
     ask(b"x", budget=12, alpha=0.05, classes=["monocyte", "neutrophil"], priority="stat")
     ask(b"x", alpha=0, classes=("platelet", "platelet"))
     ask(b"x", priority="routine")
+    ask(b"x", site="north")
+    ask(b"x", one_sample=False)
     sent = [{k: v for k, v in call.parameters.items() if k != "deadline_ms"} for call in server.fake.calls]
     assert sent == [
         {"budget": 12, "alpha": 0.05, "classes": "monocyte,neutrophil", "priority": 1},
         {"alpha": 0.0, "classes": "platelet"},
+        {},
+        {"site": "north"},
         {},
     ]
 
@@ -50,6 +54,8 @@ REFUSED = {
     "alpha": [-0.01, 1, 1.5, float("nan"), float("inf"), "0.1", True, np.float32(0.01)],
     "classes": [[], (), "neutrophil", b"neutrophil", 3, ["neutrophil", 3], [""], [None]],
     "priority": ["urgent", "STAT", "", 1, None, ["stat"]],
+    "site": ["", "x" * 101, "x" * 10_000, "a\nb", "a\x00", "\u202ea", "\udc80", 3, b"home", True, ["home"]],
+    "one_sample": [None, 1, "yes"],
 }
 
 
@@ -88,6 +94,72 @@ def test_a_budget_above_the_models_probes_is_refused_without_an_image(server: Fa
         client.analyze(b"x", budget=25)
     assert not server.fake.calls
     assert client.analyze(b"x", budget=24).fields
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unknown_site_lists_those_the_server_has(server: FakeServer, open_client: Open, method: str) -> None:
+    client = open_client(server.url)
+    with pytest.raises(errors.BadParameter, match=r"no site 'south'; choose from home, north$"):
+        getattr(client, method)(b"x", site="south")
+    assert not server.fake.calls
+    assert getattr(client, method)(b"x", site="north").site == "north"
+
+
+def test_a_refusal_never_repeats_ten_thousand_characters(server: FakeServer, open_client: Open) -> None:
+    with pytest.raises(errors.BadParameter, match="10000 characters") as caught:
+        open_client(server.url).analyze(b"x", site="x" * 10_000)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("told", [{}, {"sites": []}, {"sites": None}], ids=["older release", "no scorer", "null"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_server_without_sites_has_its_own_only(
+    server: FakeServer, open_client: Open, method: str, told: dict[str, Any]
+) -> None:
+    del server.fake.info["sites"]
+    server.fake.info.update(told)
+    client = open_client(server.url)
+    with pytest.raises(errors.BadParameter, match="declares no sites, so only 'home'"):
+        getattr(client, method)(b"x", site="north")
+    assert getattr(client, method)(b"x", site="home").site == "home"
+    assert getattr(client, method)(b"x").site == "home"
+
+
+def test_a_site_added_while_the_client_is_open_is_found(server: FakeServer, open_client: Open) -> None:
+    client = open_client(server.url)
+    client.analyze(b"x")
+    server.fake.info["sites"].append({"site": "south"})
+    assert client.analyze(b"x", site="south").site == "south"
+    assert server.fake.attempts["service_info"] == 2
+    client.analyze(b"x", site="south")
+    assert server.fake.attempts["service_info"] == 2
+
+
+def test_what_the_server_tells_of_its_sites_is_typed(server: FakeServer, open_client: Open) -> None:
+    info = open_client(server.url).info()
+    assert info.site_names == ("home", "north")
+    north = info.sites[1]
+    assert (north.familiar_cells, north.calibrated_budgets, north.promise["n"]) == (500, (8, 16), 500)
+    assert (north.expected_referral.low, north.expected_referral.high) == (0.05, 0.27)
+    assert north.content_sha256 == "23" * 32
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [
+        "home",
+        [{"created": "2026"}],
+        [{"site": 3}],
+        [{"site": ""}],
+        [{"site": "home"}, {"site": "home"}],
+        [{"site": "home", "expected_referral": {"value": "many"}}],
+    ],
+    ids=["text", "no name", "a number", "an empty name", "twice", "no share"],
+)
+def test_a_list_of_sites_that_is_none_ends_the_call(server: FakeServer, open_client: Open, sites: Any) -> None:
+    server.fake.info["sites"] = sites
+    with pytest.raises(errors.ContractMismatch, match="service_info"):
+        open_client(server.url).analyze(b"x")
 
 
 def test_a_server_that_does_not_tell_its_probes_decides_itself(server: FakeServer, open_client: Open) -> None:

@@ -88,20 +88,43 @@ def test_a_restart_loses_no_cells(server: FakeServer, open_client: Open) -> None
     assert len(result.cells) == 12
 
 
-@pytest.mark.parametrize("changed", ["weights", "calibration"])
+def with_another_calibration(sites: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [{**site, "content_sha256": "ef" * 32} if site["site"] == name else site for site in sites]
+
+
+@pytest.mark.parametrize("changed", ["weights", "calibration", "site"])
 def test_another_model_after_the_restart_ends_the_call(
     server: FakeServer, open_client: Open, restart: Callable[..., Restart], changed: str
 ) -> None:
-    def change() -> None:
-        server.fake.info.update(
-            {"weights_sha256": "cd" * 32} if changed == "weights" else {"calibration": {"site": "s"}}
-        )
-
-    restart(change=change)
+    changes = {
+        "weights": {"weights_sha256": "cd" * 32},
+        "calibration": {"calibration": {"site": "s"}},
+        "site": {"sites": with_another_calibration(server.fake.info["sites"], "north")},
+    }
+    restart(change=lambda: server.fake.info.update(changes[changed]))
     client = open_client(server.url, timeout=20.0)
     with pytest.raises(errors.ContractMismatch, match="another model"):
-        client.analyze([b"x%d" % i for i in range(12)])
+        client.analyze([b"x%d" % i for i in range(12)], site="north")
     assert client.analyze([b"x%d" % i for i in range(3)]).fields  # a call of its own takes what is served now
+
+
+def test_another_calibration_of_another_site_concerns_nobody(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart]
+) -> None:
+    sites = with_another_calibration(server.fake.info["sites"], "north")
+    restart(change=lambda: server.fake.info.update(sites=sites))
+    result = open_client(server.url, timeout=20.0).analyze([b"x%d" % i for i in range(12)])
+    assert len(result.fields) == 12
+    assert not result.failures
+
+
+def test_a_site_that_is_gone_after_the_restart_is_told(
+    server: FakeServer, open_client: Open, restart: Callable[..., Restart]
+) -> None:
+    restart(change=lambda: server.fake.info.update(sites=server.fake.info["sites"][:1]))
+    result = open_client(server.url, timeout=20.0).analyze([b"x%d" % i for i in range(12)], site="north")
+    assert {failure.error for failure in result.failures} == {"bad_parameter"}
+    assert "no site 'north'; choose from home" in result.failures[0].message
 
 
 def test_what_was_lost_in_work_is_sent_again_once(server: FakeServer, open_client: Open) -> None:

@@ -42,7 +42,7 @@ def test_the_client_imports_nothing_of_the_other_rooms() -> None:
     code = "import sys, cytoserve_client; print([m for m in sys.modules if m.startswith('cytoserve_')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     rooms = {name.split(".")[0] for name in eval(run.stdout)}
-    assert rooms <= {"cytoserve_client", "cytoserve_contract", "cytoserve_files"}
+    assert rooms <= {"cytoserve_client", "cytoserve_contract", "cytoserve_files", "cytoserve_statistics"}
 
 
 def test_the_import_is_light() -> None:

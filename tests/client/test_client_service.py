@@ -14,6 +14,7 @@ from cytoserve_scoring.classifier.scores import CellScores
 from cytoserve_scoring.errors import CytoserveError
 from cytoserve_scoring.serving import site
 from cytoserve_scoring.serving.service import describe
+from cytoserve_scoring.serving.sites import Sites
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 SCORING = REPOSITORY / "scorer" / "1" / "scoring.json"
@@ -43,7 +44,7 @@ def test_more_cells_per_request_than_the_service_takes_are_refused_at_once() -> 
 
 def score(**choices: Any) -> CellScores:
     """Score 20 cells by the committed ``scoring.json``; the denoiser's answers are drawn, the same for every call."""
-    engine = site.load_engine(SCORING, None)
+    engine = Sites.load(SCORING, None).home.engine
     spread = engine.config.usual_spread or 1.0
     errors = np.random.default_rng(3).normal(
         np.linspace(0, 2 * spread, len(engine.config.classes)),
@@ -83,7 +84,8 @@ def test_only_the_budgets_that_are_told_are_calibrated() -> None:
 def test_a_sites_calibration_changes_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = json.loads(SCORING.read_text(encoding="utf-8"))
     document = {
-        **{key: model[key] for key in site.FITTED},
+        **{key: model[key] for key in site.FITTED if key in model},
+        "expected_referral": {"value": 0.15, "low": 0.05, "high": 0.3, "cells": 400},
         "schema": site.SCHEMA,
         "site": "north",
         "weights_sha256": SERVICE["weights_sha256"],
@@ -96,14 +98,17 @@ def test_a_sites_calibration_changes_what_is_told(tmp_path: Path, monkeypatch: p
     assert describe(SERVICE, SCORING)["default_budget"] == model["default_budget"] != 4
     monkeypatch.setenv(site.CALIBRATION_ENV, str(tmp_path))
     told = describe(SERVICE, SCORING)
-    assert (told["default_budget"], told["calibrated_budgets"], told["calibration"]["site"]) == (4, [4], "north")
-    engine = site.load_engine(SCORING, tmp_path)
-    assert engine.config.default_budget == 4
+    home, north = told["sites"]
+    assert (north["site"], north["default_budget"], north["calibrated_budgets"]) == ("north", 4, [4])
+    assert (home["site"], home["default_budget"]) == ("home", model["default_budget"])
+    assert told["default_budget"] == model["default_budget"], "of a request that names no site"
+    assert Sites.load(SCORING, tmp_path).chosen("north").engine.config.default_budget == 4
 
 
 def test_a_repository_without_a_scorer_tells_no_defaults(tmp_path: Path) -> None:
     told = describe(SERVICE, tmp_path / "scorer" / "1" / "scoring.json")
     assert (told["default_budget"], told["default_alpha"], told["calibrated_budgets"]) == (None, None, None)
+    assert told["sites"] == []
     assert told["classes"] == SERVICE["classes"]
 
 

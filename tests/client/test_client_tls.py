@@ -164,7 +164,7 @@ def test_the_commands_for_a_site_take_it(certificates: Path, address: str, tmp_p
     pytest.importorskip("matplotlib")
     from cytoserve_cli.validation import calibrate_app, validate_app
 
-    for index in range(40):  # the least that calibrate takes
+    for index in range(40):
         (tmp_path / "cells" / "neutrophil").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (64, 64), (index, 0, 0)).save(tmp_path / "cells" / "neutrophil" / f"{index}.png")
     own = {
@@ -176,6 +176,6 @@ def test_the_commands_for_a_site_take_it(certificates: Path, address: str, tmp_p
     which = {"calibrate": calibrate_app, "validate": validate_app}[command]
     assert CliRunner(env={"COLUMNS": "200"}).invoke(which, words).exit_code in (5, 6)
     result = CliRunner(env={"COLUMNS": "200"}).invoke(which, [*words, *options])
-    # cells of one picture make no calibration, which is said after the server gave its answers
+    # forty like cells make no calibration, which is said after the server was asked for its classes and answers
     assert result.exit_code == 0 or "unavailable" not in result.output, result.output
     assert result.exit_code in (0, 2), result.output

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cytoserve_contract.names import ENV_CALIBRATION
 from cytoserve_deploy import errors
 from cytoserve_deploy.launch import drain, repository, runtime, supervisor
 from cytoserve_deploy.launch import layout as launch
@@ -65,6 +66,17 @@ def test_the_stub_finds_its_libpython() -> None:
     listing = subprocess.run(["ldd", str(found.stub)], env=env, capture_output=True, text=True, check=True).stdout
     assert f"libpython3.{sys.version_info.minor}.so.1.0 => {found.libpython}" in listing
     assert "not found" not in listing
+
+
+def test_the_folder_of_calibrations_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models run in another folder; and the option goes before the variable."""
+    monkeypatch.chdir(tmp_path)
+    found = runtime.find_runtime()
+    base = {ENV_CALIBRATION: "/elsewhere"}
+    named = launch.environment(launch.ServerOptions(calibration="sites"), found, base)
+    assert named[ENV_CALIBRATION] == str(tmp_path / "sites")
+    assert launch.environment(launch.ServerOptions(), found, base)[ENV_CALIBRATION] == "/elsewhere"
+    assert ENV_CALIBRATION not in launch.environment(launch.ServerOptions(), found, {})
 
 
 def test_threads_and_foreign_paths_in_the_environment() -> None:

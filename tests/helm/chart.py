@@ -170,6 +170,7 @@ VARIANTS: Final[dict[str, tuple[tuple[str, ...], dict[str, Any]]]] = {
                               "autoscaling__keda__authenticationRef": "prom",
                               "autoscaling__keda__authModes": "bearer"}),
     "kserve-0.15-keda": (("values-kserve-0.15.yaml",), {"autoscaling__enabled": True}),
+    "kserve-sites": ((), {"mode": "kserve", "calibration__files": {"a.json": "{}", "b.json": "{}"}}),
     "deployment-hpa-pods": ((), {"autoscaling__enabled": True, "autoscaling__kind": "hpa",
                                  "autoscaling__hpa__podsMetric": "queue", "autoscaling__hpa__target": "2",
                                  "probes__liveness__kind": "http"}),

@@ -33,6 +33,53 @@ def test_calibration_is_mounted_read_only(helm: Helm) -> None:
     assert "CYTOSERVE_CALIBRATION" not in env(container(helm))
 
 
+FILES = {"ward-7.json": '{"site": "ward 7, \\"A\\""}', "north.json": '{"site": "north"}'}
+
+
+@MODES
+def test_several_calibrations_may_stand_in_the_values(helm: Helm, mode: str) -> None:
+    """One object with all of them, byte for byte: their hashes are checked at start."""
+    made = helm.render(mode=mode, calibration__files=FILES)
+    (held,) = (item for item in made if item["kind"] == "ConfigMap")
+    assert held["data"] == FILES
+    pod = pod_of(made)
+    (volume,) = (item for item in pod["volumes"] if item["name"] == "calibration")
+    assert volume["configMap"]["name"] == held["metadata"]["name"] == "cyto-cytoserve-calibration"
+    mount = next(m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "calibration")
+    assert mount["readOnly"] is True
+    assert env(pod["containers"][0])["CYTOSERVE_CALIBRATION"] == mount["mountPath"]
+
+
+@MODES
+def test_a_changed_calibration_in_the_values_replaces_the_pods(helm: Helm, mode: str) -> None:
+    def annotations(**values: Any) -> dict[str, str]:
+        made = {item["kind"]: item for item in helm.render(mode=mode, podAnnotations={"a": "b"}, **values)}
+        if mode == "kserve":
+            return made["InferenceService"]["spec"]["predictor"]["annotations"]
+        return made["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+
+    first = annotations(calibration__files=FILES)
+    assert first == annotations(calibration__files=dict(reversed(FILES.items())))
+    assert first["a"] == "b"
+    changed = annotations(calibration__files={**FILES, "north.json": '{"site": "north", "x": 1}'})
+    assert changed["checksum/calibration"] != first["checksum/calibration"]
+    # Of an object that is not the chart's it knows nothing: the notes say to restart.
+    assert "checksum/calibration" not in annotations(calibration__configMap="sites")
+
+
+@MODES
+def test_the_notes_say_how_a_changed_calibration_comes_into_force(helm: Helm, mode: str) -> None:
+    restart = "kubectl --namespace blood rollout restart deployment/cyto-cytoserve\n"
+    if mode == "kserve":  # which owns the Deployment, and takes back what others write into it
+        restart = (
+            'helm upgrade cyto CHART --namespace blood --reuse-values --set-string podAnnotations.restarted="$(date'
+        )
+    assert restart in helm.notes(mode=mode, calibration__configMap="sites")
+    assert restart in helm.notes(mode=mode, calibration__existingClaim="sites")
+    assert restart not in helm.notes(mode=mode, calibration__files=FILES)
+    assert "cytoserve info" in helm.notes(mode=mode)
+
+
 @pytest.mark.parametrize("metric", ["pending", "queue-ratio"])
 def test_keda_scales_on_all_steps_but_the_denoiser(helm: Helm, metric: str) -> None:
     values = {"autoscaling__enabled": True, "autoscaling__keda__metric": metric}

@@ -43,6 +43,11 @@ BY_SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"fullnameOverride": "7a"}, "/fullnameOverride'"),
     ({"nameOverride": "a.b"}, "/nameOverride'"),
     ({"service__headless": True}, "'headless' not allowed"),
+    ({"calibration__files": {"a.txt": "{}"}}, "/calibration/files'"),
+    ({"calibration__files": {"../a.json": "{}"}}, "/calibration/files'"),
+    ({"calibration__files": {".a.json": "{}"}}, "/calibration/files'"),
+    ({"calibration__files": {"a.json": ""}}, "/calibration/files/a.json'"),
+    ({"calibration__files": {f"{n}.json": "{}" for n in range(101)}}, "/calibration/files'"),
     ({"autoscaling__keda__threshold": 4}, "/autoscaling/keda/threshold'.*want string"),
 ]
 
@@ -52,6 +57,8 @@ BY_RULE: list[tuple[dict[str, Any], str]] = [
     ({"resources__limits__cpu": "1500m"}, "resources.requests.cpu is more than resources.limits.cpu"),
     ({"release": "7cytoserve"}, "7cytoserve cannot name a Service"),
     ({"calibration__configMap": "a", "calibration__existingClaim": "b"}, "choose one"),
+    ({"calibration__files": {"a.json": '{"site": "nor'}}, "a.json is no JSON object"),
+    ({"calibration__files": {"a.json": '{"a": "' + "x" * 1_000_000 + '"}'}}, "use calibration.existingClaim"),
     ({"tls__enabled": True}, "needs a certificate: name tls.existingSecret"),
     ({**TLS, "tls__certManager__enabled": True, "tls__certManager__issuerName": "i"}, "choose one"),
     ({"tls__certManager__enabled": True}, "set tls.enabled=true"),
@@ -112,6 +119,17 @@ def test_names_that_the_api_server_would_refuse_halfway_are_refused_before(helm:
 
 def _rules() -> list[str]:
     return re.findall(r"\{\{- fail ", (CHART / "templates" / "_validate.tpl").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("other", [{"calibration__configMap": "a"}, {"calibration__existingClaim": "a"}])
+def test_calibrations_come_from_one_place(helm: Helm, other: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="more than one is set, choose one"):
+        helm.render(**other, calibration__files={"a.json": "{}"})
+
+
+def test_a_calibration_in_the_values_is_an_object(helm: Helm) -> None:
+    with pytest.raises(Refused, match=r"north\.json is no JSON object; give the text of a file"):
+        helm.render(calibration__files={"north.json": "[]"})
 
 
 def test_every_rule_has_a_case() -> None:

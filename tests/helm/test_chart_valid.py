@@ -42,6 +42,7 @@ PLAIN = {
     "kserve-pvc",
     "kserve-hpa",
     "kserve-keda-auth",
+    "kserve-sites",
 }
 """Variants that render no custom resource but KServe's own, which `test_kserve_schemas` validates."""
 

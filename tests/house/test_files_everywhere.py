@@ -19,6 +19,7 @@ from cytoserve_deploy.container.probe import ProbeFailed, Target, ask
 from cytoserve_deploy.launch import layout as launch
 from cytoserve_files import NotRegularFile
 from cytoserve_scoring.serving import site
+from cytoserve_scoring.serving.sites import Sites
 from typer.testing import CliRunner
 
 from benchmarks.results import output_path
@@ -93,7 +94,7 @@ def as_calibration(path: Path) -> Any:
 
 
 def as_scoring(path: Path) -> Any:
-    return site.load_engine(pipe(path / "scoring.json"), None)
+    return Sites.load(pipe(path / "scoring.json"), None)
 
 
 def as_manifest(path: Path) -> Any:
@@ -163,6 +164,7 @@ def test_the_log_of_the_local_server_must_be_a_file(tmp_path: Path) -> None:
         ("denoiser", "--out"),
         ("pack", "--out"),
         ("synthetic-field", "--out"),
+        ("synthetic-cells", "--out"),
         ("segmenter", "--out"),
     ],
 )

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cytoserve_contract.names import ENV_CALIBRATION
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.warmup import cell_png, field_png
 from cytoserve_scoring.serving.metrics import FAMILIES
-from triton_calls import OWN_SERVER, ROOT, Answer, answers, files, tensor
+from triton_calls import OWN_SERVER, ROOT, Answer, answers, calibration, files, tensor
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
@@ -34,10 +35,14 @@ def parse(text: str) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LocalServer]:
-    """A server of our own: what other tests send must not be counted here."""
-    with LocalServer(model_repository=ROOT / "model_repository", scorer_instances=2) as started:
-        yield started
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """A server of our own, with a second site: what other tests send must not be counted here."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "north.json").write_text(json.dumps(calibration("north")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENV_CALIBRATION, str(folder))
+        with LocalServer(model_repository=ROOT / "model_repository", scorer_instances=2) as started:
+            yield started
 
 
 @pytest.fixture
@@ -110,8 +115,9 @@ def test_histograms_hold_the_answers_values(server: LocalServer, change: Callabl
     for family, values in (
         ("cytoserve_confidence_ratio", answer["POSTERIOR"].max(axis=1)),
         ("cytoserve_anomaly_p_value", answer["ANOMALY"][:, 1]),
+        ("cytoserve_familiarity_p_value", answer["DOMAIN"][:, 2]),
     ):
-        assert change(f"{family}_count") == len(values)
+        assert change(f"{family}_count", site="home") == change(f"{family}_count") == len(values)
         assert change(f"{family}_sum") == pytest.approx(float(values.sum()), rel=1e-5)
         for bound in next(f for f in FAMILIES if f.name == family).buckets:
             below = change(f"{family}_bucket", le=f"{bound:g}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_scoring.serving import site as site_file
 from tritonclient import grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,3 +47,22 @@ def sign(repository: Path) -> None:
 def answers(result: grpc.InferResult) -> Answer:
     """Return all outputs by name."""
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+def calibration(site: str, **changes: Any) -> dict[str, Any]:
+    """Return the model's own calibration as that of another site, with its hash."""
+    scoring, service = (
+        json.loads((ROOT / "model_repository" / model / "1" / name).read_text())
+        for model, name in (("scorer", "scoring.json"), ("service_info", "service.json"))
+    )
+    document = {
+        **{key: scoring[key] for key in site_file.FITTED if key in scoring},
+        "schema": site_file.SCHEMA,
+        "site": site,
+        "created": "2026-11-26T00:00:00Z",
+        "weights_sha256": service["weights_sha256"],
+        "procedure_sha256": site_file.procedure_sha256(scoring),
+        "expected_referral": {"value": 0.2, "low": 0.1, "high": 0.3, "cells": 400},
+        **changes,
+    }
+    return {**document, "content_sha256": site_file.content_sha256(document)}

@@ -18,7 +18,10 @@ import yaml
 from cytoserve_deploy.launch import local_server
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.warmup import cell_png
+from cytoserve_scoring.classifier.familiarity import LEAST_CELLS, LEVEL
+from cytoserve_scoring.serving import site
 from cytoserve_scoring.serving.metrics import FAMILIES
+from cytoserve_statistics.referral_band import WINDOW_CELLS
 from scipy.stats import binom
 from tritonclient import grpc
 
@@ -141,25 +144,46 @@ def test_runbook_lists_our_metrics_and_bands_as_they_are() -> None:
 
 def test_bands_on_answers_follow_from_the_committed_results() -> None:
     """The arithmetic of docs/runbook.md, "Bands": binomial quantiles for a quarter of the window's cells."""
-    results = json.loads((ROOT / "docs/results/pbc_test.json").read_text())
     scoring = json.loads((ROOT / "models/reference/scoring/scoring.json").read_text())
-    referred, level = 1 - results["accepted"] / results["cells"], scoring.get("anomaly_level", 0.05)
+    level = scoring.get("anomaly_level", 0.05)
+    # The highest level of any site: that of the fewest calibration cells that make a reference.
+    unfamiliar = max(LEVEL, 1 / (LEAST_CELLS + 1))
     band = bands()
     cells = band["cytoserve:band:cells_min"] / 4
 
     def upper(probability: float, expected: float) -> float:
         return float(binom.isf(probability, cells, expected) / cells)
 
-    assert band["cytoserve:band:referral_ratio_max"] == math.ceil(100 * upper(0.0005, referred)) / 100
-    assert (
-        band["cytoserve:band:referral_ratio_min"] == math.floor(100 * binom.ppf(0.0005, cells, referred) / cells) / 100
-    )
+    assert band["cytoserve:band:unfamiliar_ratio_max"] == math.ceil(100 * upper(0.001, unfamiliar)) / 100
     assert band["cytoserve:band:anomaly_ratio_max"] == math.ceil(100 * upper(0.001, level)) / 100
     assert (
         band["cytoserve:band:p_value_distance_max"]
         == math.ceil(100 * max(upper(0.0005, at) - at for at in (0.1, 0.5))) / 100
     )
-    assert f"{results['cells'] - results['accepted']} of {results['cells']} = {referred:.3f}" in RUNBOOK
+    assert f"1 / {LEAST_CELLS + 1} = {unfamiliar:.3f}" in RUNBOOK
+
+
+def test_no_constant_limits_the_share_referred() -> None:
+    """Each site's own calibration does: a constant was wrong for every site but one."""
+    assert not [name for name in bands() if "referral" in name]
+    assert bands()["cytoserve:band:cells_min"] == WINDOW_CELLS, "the window that a calibration's band is made for"
+    assert re.findall(r"\d\.\d+", ALERTS["CytoServeReferralRateOutsideBand"]["expr"]) == []
+    assert "cytoserve_expected_referral_ratio" in "".join(
+        str(rule["expr"]) for rule in rules() if rule.get("record") == "cytoserve:expected_referral:ratio"
+    )
+
+
+ANSWERS = next(
+    group["rules"]
+    for path in RULES
+    for group in yaml.safe_load(path.read_text())["groups"]
+    if group["name"] == "cytoserve-alerts-answers"
+)
+
+
+@pytest.mark.parametrize("rule", ANSWERS, ids=lambda rule: str(rule["alert"]))
+def test_every_alert_on_answers_names_its_site(rule: dict[str, Any]) -> None:
+    assert "{{ $labels.site }}" in rule["annotations"]["summary"]
 
 
 def test_panels_do_not_lie_on_each_other() -> None:
@@ -168,11 +192,29 @@ def test_panels_do_not_lie_on_each_other() -> None:
     assert len({p["id"] for p in DASHBOARD["panels"]}) == len(places)
 
 
+def a_site() -> str:
+    """Return a calibration: the model's own under another name. Only a site's tells a band to export."""
+    scoring = json.loads((ROOT / "model_repository/scorer/1/scoring.json").read_text())
+    service = json.loads((ROOT / "model_repository/service_info/1/service.json").read_text())
+    document = {
+        **{key: scoring[key] for key in site.FITTED if key in scoring},
+        "schema": site.SCHEMA,
+        "site": "north",
+        "weights_sha256": service["weights_sha256"],
+        "procedure_sha256": site.procedure_sha256(scoring),
+        "expected_referral": {"value": 0.2, "low": 0.1, "high": 0.3, "cells": 400},
+    }
+    return json.dumps({**document, "content_sha256": site.content_sha256(document)})
+
+
 @pytest.fixture(scope="module")
-def exported() -> set[str]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names that the real local Triton exports, with percentiles switched on, after a first cell and a first field."""
     original = local_server.triton_arguments
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "north.json").write_text(a_site())
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(site.CALIBRATION_ENV, str(folder))
         patch.setattr(local_server, "triton_arguments", lambda *args: [*original(*args), *SUMMARY_FLAGS])
         with LocalServer(model_repository=ROOT / "model_repository") as server:
             field = (ROOT / "examples/synthetic_field.png").read_bytes()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from cytoserve_client import Anomaly, Cell, Failure, FieldAnalysis, ModelInfo, Skipped, SmearAnalysis
+from cytoserve_client import Anomaly, Cell, Failure, Familiarity, FieldAnalysis, ModelInfo, Skipped, SmearAnalysis
+from cytoserve_client.familiarity import fields_as_one_sample
 from cytoserve_reports import ReviewItem, SampleReport, summarise, summarise_each
 from cytoserve_reports.differential import differential, is_small, unlabelled, white_cells
+from cytoserve_reports.familiar import first_line, reasons_of
 from cytoserve_reports.review import review_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,18 +56,18 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     document = json.loads(analysis.model_dump_json())
     assert document["schema"] == "cytoserve.analysis/1"
     assert list(document) == [
-        *("schema", "sample", "model", "fields", "differential", "review", "failures"),
+        *("schema", "sample", "site", "familiarity", "model", "fields", "differential", "review", "failures"),
         *("skipped", "reasons_explained"),
     ]
     assert document["skipped"] == [{"source": "c", "reason": "folder", "message": "a folder"}]
     assert set(document["model"]) == {"name", "version", "classes", "weights_sha256"}
     assert set(document["fields"][0]) == {
         *("source", "width", "height", "um_per_pixel", "cells"),
-        *("scale_source", "median_red_cell_um", "synthetic"),
+        *("scale_source", "median_red_cell_um", "synthetic", "familiarity"),
     }
     assert set(document["fields"][0]["cells"][0]) == {
         *("box", "kind", "label", "probability", "uncertainty", "anomaly", "decision", "reasons", "evaluations"),
-        *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval"),
+        *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval", "familiarity"),
     }
     assert document["fields"][0]["cells"][0]["probability"] is None
     assert document["fields"][0]["cells"][1]["anomaly"] == {"score": 2.0, "p_value": None}
@@ -147,6 +150,63 @@ def test_analysis_splits_into_samples_of_one_image() -> None:
     assert {each.sample for each in (a, b, c)} == {"s"}
     assert all(each.skipped == () for each in (a, b, c))
     assert (c.fields, [failure.source for failure in c.failures]) == ((), ["c"])
+
+
+def compared(p_value: float, **changes: Any) -> Cell:
+    known = Familiarity(distance=1, p_value=p_value, p_value_of_kind=p_value, cells_of_kind=200, cause="edges-")
+    return cell(familiarity=known, **changes)
+
+
+def test_a_report_of_an_unfamiliar_sample_counts_no_accepted_cell() -> None:
+    """Fields that nobody judged (read from a file, put together by hand) are judged when they are added up."""
+    report = summarise(analysed([field(*[compared(0.01)] * 10), field(*[compared(0.02)] * 10, RED)]))
+    assert report.familiarity is not None
+    assert report.familiarity.rejected
+    assert (report.differential["neutrophil"].accepted, report.differential["neutrophil"].review) == (0, 20)
+    assert len(report.review) == 20
+    document = json.loads(report.model_dump_json())
+    assert document["familiarity"]["headline"].startswith("UNFAMILIAR SAMPLE: ")
+    assert document["familiarity"]["cause_explained"] == "edges are softer than in this site's calibration"
+    assert list(document["reasons_explained"]) == ["unfamiliar_sample"]
+    assert SampleReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_each_image_is_judged_by_itself_where_each_is_a_sample() -> None:
+    odd, usual = field(*[compared(0.01)] * 10, source="odd"), field(*[compared(0.8)] * 60, source="usual")
+    together = analysed([odd, usual])
+    assert not summarise(together).familiarity.rejected  # type: ignore[union-attr]
+    reports = summarise_each(together)
+    assert [one.familiarity.rejected for one in reports if one.familiarity] == [True, False]
+    assert [one.differential["neutrophil"].accepted for one in reports] == [0, 60]
+
+
+def test_images_of_a_rejected_sample_stay_rejected_one_by_one() -> None:
+    judged = fields_as_one_sample(analysed([field(*[compared(0.01)] * 30), field(compared(0.8))]))
+    reports = summarise_each(judged)
+    assert [one.familiarity for one in reports] == [judged.familiarity] * 2
+    assert sum(one.differential["neutrophil"].accepted for one in reports) == 0
+
+
+def test_the_first_line_where_no_sample_was_judged() -> None:
+    assert first_line(None, [RED], "north") == (
+        "Not compared: there is no cell to compare with the calibration of site 'north'.",
+        False,
+    )
+    found = [compared(0.5), compared(0.004, decision="review", reasons=("unfamiliar_image",))]
+    assert first_line(None, found, "home") == (
+        "Not one sample: each cell was compared by itself with the calibration of site 'home' (2 cell(s), 1 "
+        "unfamiliar).",
+        False,
+    )
+    assert first_line(None, found[1:], "home").alarming
+
+
+def test_the_cause_stands_behind_the_reason_it_is_of() -> None:
+    unfamiliar = compared(0.004, decision="review", reasons=("near_tie", "unfamiliar_image", "unfamiliar_sample"))
+    assert reasons_of(unfamiliar) == "near tie, unfamiliar image (edges are softer), unfamiliar sample"
+    assert reasons_of(compared(0.5, decision="review", reasons=("near_tie",))) == "near tie"
+    assert reasons_of(cell(decision="review", reasons=("unfamiliar_image",))) == "unfamiliar image"
+    assert reasons_of(compared(0.5)) == ""
 
 
 def test_every_reason_that_occurs_is_explained_once_and_no_other() -> None:

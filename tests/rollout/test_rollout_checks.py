@@ -106,6 +106,37 @@ def test_other_classes_are_refused(deploy: Deploy, pair: tuple[FakeServer, FakeS
 
 
 @pytest.mark.usefixtures("candidate")
+def test_a_candidate_without_a_site_that_is_served_is_refused(
+    deploy: Deploy, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    sites = [{"site": name} for name in ("home", "north", "ward 7")]
+    pair[0].fake.info["sites"], pair[1].fake.info["sites"] = sites, sites[:2]
+    result = promote(deploy, pair)
+    assert result.exit_code == 3
+    assert "no calibration of ward 7, which the running version has" in result.output
+    pair[0].fake.info["sites"], pair[1].fake.info["sites"] = sites[:2], sites
+    assert promote(deploy, pair).exit_code == 0, "a new site is no loss"
+
+
+@pytest.mark.usefixtures("candidate")
+def test_other_reasons_count_although_every_drawn_cell_is_unfamiliar(
+    deploy: Deploy, pair: tuple[FakeServer, FakeServer]
+) -> None:
+    """Every golden cell is referred, so the decision alone would agree with any threshold."""
+
+    def referred(call: Any, reasons: str) -> dict[str, Any]:
+        return cells([6] * len(call.files), dict.fromkeys(range(len(call.files)), reasons))
+
+    pair[0].fake.on_cells = lambda call: referred(call, "unfamiliar_image")
+    pair[1].fake.on_cells = lambda call: referred(call, "unfamiliar_image,low_confidence")
+    result = promote(deploy, pair)
+    assert result.exit_code == 3
+    assert "0 of 10 decisions agree" in result.output
+    pair[1].fake.on_cells = pair[0].fake.on_cells
+    assert promote(deploy, pair).exit_code == 0
+
+
+@pytest.mark.usefixtures("candidate")
 def test_a_candidate_that_is_away_is_named(deploy: Deploy, pair: tuple[FakeServer, FakeServer]) -> None:
     pair[1].stop()
     result = promote(deploy, pair)

@@ -26,7 +26,7 @@ from cytoserve_training.denoiser import (
 )
 from cytoserve_training.denoiser_train import Probes, class_errors
 from cytoserve_training.probes import BankConfig, bit_reversed_order, build_bank, greedy_order
-from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, red_cell, write_field
+from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, SyntheticField, red_cell, single_cells, write_field
 from PIL import Image
 from scipy import ndimage
 
@@ -222,6 +222,16 @@ def test_a_synthetic_field_says_so_in_its_file(tmp_path):
         told = json.loads(image.text[METADATA_KEY])
     assert told["seed"] == 3
     assert told["weights_sha256"] == "ab" * 32
+
+
+def test_cells_are_cut_about_their_places_and_never_over_the_edge():
+    pixels = np.zeros((400, 500, 3), np.uint8)
+    pixels[200, 300] = 255
+    field = SyntheticField(pixels, (("monocyte", 300.0, 200.0), ("platelet", 79.0, 200.0), ("platelet", 300.0, 330.0)))
+    ((name, window),) = single_cells(field, 160)
+    assert name == "monocyte"
+    assert window.shape == (160, 160, 3)
+    assert window[80, 80].tolist() == [255, 255, 255]
 
 
 def test_a_rendered_red_cell_has_its_diameter_and_a_pale_centre():

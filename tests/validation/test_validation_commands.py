@@ -17,7 +17,7 @@ from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.serving import site
 from cytoserve_statistics.referral_band import expected_referral
 from cytoserve_validation import labelled
-from fake_server import INFO, FakeServer, Refuse
+from fake_server import INFO, FakeServer, Refuse, distant
 from typer.testing import CliRunner
 
 Make = Callable[..., Path]
@@ -211,6 +211,23 @@ def test_a_server_that_declares_no_weights_cannot_be_calibrated(
     server.fake.info.update(weights_sha256=WEIGHTS, procedure_sha256=None)
     result = calibrate(make_folder({"monocyte": 45}, "rules"), tmp_path / "site.json", server)
     assert (result.exit_code, "procedure_sha256" in result.output) == (2, True)
+
+
+def test_a_named_site_is_validated_and_its_cells_are_not_one_sample(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    """Cells of many samples lie in one folder: they are counted as each was decided, however odd they are together."""
+    answer = server.fake.on_cells
+    server.fake.on_cells = lambda call: distant(answer(call))
+    folder, report = make_folder({"monocyte": 20, "neutrophil": 20}), tmp_path / "report"
+    result = run("validate", folder, "--report", report, "--url", server.url, "--site", "north")
+    assert result.exit_code == 0, result.output
+    assert {call.parameters["site"] for call in server.fake.calls} == {"north"}
+    document = json.loads((report / "validation.json").read_text())
+    assert document["overall"]["headline"]["accepted"]["value"] == 1
+    assert (document["calibration"]["site"], document["calibration"]["content_sha256"]) == ("north", "23" * 32)
+    unknown = run("validate", folder, "--report", tmp_path / "r", "--url", server.url, "--site", "south")
+    assert (unknown.exit_code, "choose from home, north" in " ".join(unknown.output.split())) == (2, True)
 
 
 def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:

@@ -7,7 +7,11 @@ eta = 0); red cells are discs with a pale centre and a ragged outline, because t
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +19,10 @@ import numpy as np
 import torch
 from cytoserve_contract.limits import CROP_UM_PER_PIXEL
 from cytoserve_files import output_file
-from cytoserve_networks.autoencoder import PatchPCAAutoencoder
+from cytoserve_networks.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain
+from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -28,6 +33,9 @@ from cytoserve_training.cells import CLASSES
 from cytoserve_training.denoiser import build_scheduler, predict
 
 Pixels = NDArray[np.float32]
+
+SINGLE_CELL_SIDE = 160
+"""Side of the window that is cut about one cell, pixels."""
 
 METADATA_KEY = "cytoserve:synthetic"
 
@@ -55,6 +63,10 @@ class FieldConfig:
     tint: tuple[float, float, float] = (1.0, 0.975, 0.92)
     steps: int = 50
     seed: int = 11
+
+
+class NoClearOutline(RuntimeError):
+    """None of the samples of a class can be cut out; another seed will do."""
 
 
 @torch.no_grad()
@@ -149,28 +161,40 @@ def sample_cells(
         options = [(c, cell_alpha(c)) for c in crops[index * tries : (index + 1) * tries]]
         clear = [(c, a) for c, a in options if a is not None]
         if not clear:
-            raise RuntimeError(f"none of {tries} samples of {name} has a clear outline; use another seed")
+            raise NoClearOutline(f"none of {tries} samples of {name} has a clear outline; use another seed")
         crop, alpha = clear[0]
         gain = background_gain(np.rint(crop[12:84, 12:84] * 255).astype(np.uint8)) * 0.96 * 255 / WHITE_LEVEL
         found.append((np.clip(crop * gain, 0, 1), alpha))
     return found
 
 
-def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: FieldConfig) -> NDArray[np.uint8]:
-    """Render the field as (height, width, 3) uint8."""
+@dataclass(frozen=True)
+class SyntheticField:
+    """A rendered field."""
+
+    pixels: NDArray[np.uint8]
+    """(height, width, 3) uint8."""
+    places: tuple[tuple[str, float, float], ...]
+    """Class, x and y of each sampled cell, pixels."""
+
+
+def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: FieldConfig) -> SyntheticField:
+    """Render a field."""
     rng = np.random.default_rng(config.seed)
     zoom = CROP_UM_PER_PIXEL / config.um_per_pixel
     y, x = np.mgrid[: config.height, : config.width]
     field = np.full((config.height, config.width, 3), 0.96, np.float32)
     taken: list[tuple[float, float, float]] = []
     names = config.cells + ("platelet",) * config.platelets
-    for crop, alpha in sample_cells(unet, autoencoder, names, config):
+    places = []
+    for name, (crop, alpha) in zip(names, sample_cells(unet, autoencoder, names, config), strict=True):
         big = np.clip(ndimage.zoom(crop, (zoom, zoom, 1), order=1), 0, 1)
         mask = np.clip(ndimage.zoom(alpha, zoom, order=1), 0, 1)
         radius = float(np.sqrt((mask > 0.5).sum() / np.pi))
         where = place(taken, radius, config, rng, gap=1.02)
         if where is not None:
             paste(field, big, mask, *where)
+            places.append((name, *where))
     cell_layer = field.copy()
     for _ in range(config.red_cells):
         diameter = RED_CELL_DIAMETER_UM / config.um_per_pixel * rng.normal(1, 0.05)
@@ -180,7 +204,16 @@ def render_field(unet: nn.Module, autoencoder: PatchPCAAutoencoder, config: Fiel
     light = 1 - 0.05 * (((x / config.width - 0.5) ** 2) + ((y / config.height - 0.5) ** 2))
     out = ndimage.gaussian_filter(cell_layer, (0.6, 0.6, 0)) * light[..., None] * np.array(config.tint)
     out = out + rng.normal(0, 0.006, out.shape)
-    return np.clip(np.rint(out * 255), 0, 255).astype(np.uint8)
+    return SyntheticField(np.clip(np.rint(out * 255), 0, 255).astype(np.uint8), tuple(places))
+
+
+def single_cells(field: SyntheticField, side: int = SINGLE_CELL_SIDE) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield class and (side, side, 3) window of each sampled cell that lies far enough from the edge."""
+    height, width = field.pixels.shape[:2]
+    for name, x, y in field.places:
+        left, top = round(x - side / 2), round(y - side / 2)
+        if 0 <= left <= width - side and 0 <= top <= height - side:
+            yield name, field.pixels[top : top + side, left : left + side]
 
 
 def write_field(pixels: NDArray[np.uint8], path: Path, config: FieldConfig, weights_sha256: str) -> None:
@@ -192,3 +225,33 @@ def write_field(pixels: NDArray[np.uint8], path: Path, config: FieldConfig, weig
         # the scale is known here, and a file may carry it (PNG pHYs)
         density = 25400 / config.um_per_pixel
         Image.fromarray(pixels).save(file, "PNG", pnginfo=info, optimize=True, dpi=(density, density))
+
+
+def load_sampler(checkpoint: Path) -> tuple[nn.Module, PatchPCAAutoencoder, str]:
+    """Return what samples cells, from a checkpoint: the denoiser, the autoencoder, and the hash of the weights."""
+    unet = UNet2DConditionModel.from_pretrained(checkpoint / "unet").float().eval()
+    digest = hashlib.sha256((checkpoint / "unet" / WEIGHTS_NAME).read_bytes()).hexdigest()
+    return unet, PatchPCAAutoencoder.load(checkpoint / "vae"), digest
+
+
+def write_cells(
+    unet: nn.Module, autoencoder: PatchPCAAutoencoder, weights_sha256: str, out: Path, fields: int, seed: int
+) -> Counter[str]:
+    """Render fields of one cell per class and write their cells as ``out/<class>/<seed>.png``.
+
+    Seeds follow one another; one that gives no clear outline is passed over. A cell too near to the edge is left out.
+
+    Returns
+    -------
+    Counter of str : cells written of each class.
+    """
+    counts: Counter[str] = Counter()
+    while fields > 0:
+        config = FieldConfig(cells=tuple(name for name in CLASSES if name != "platelet"), platelets=1, seed=seed)
+        with suppress(NoClearOutline):
+            for name, pixels in single_cells(render_field(unet, autoencoder, config)):
+                write_field(pixels, out / name / f"{seed}.png", config, weights_sha256)
+                counts[name] += 1
+            fields -= 1
+        seed += 1
+    return counts

@@ -20,6 +20,9 @@ class ServerOptions:
     model_repository : path or None
         None: environment ``CYTOSERVE_MODEL_REPOSITORY``, else the checkout's ``model_repository``. (The container is
         given folders by its entrypoint.)
+    calibration : path or None
+        Folder with the calibrations of sites, one file each. None: environment ``CYTOSERVE_CALIBRATION``, else the
+        model's own calibration alone. (The container is told by that variable.)
     with_synthesis : bool
         Also load the models of ``model_repository_synthesis`` (decoder, noise predictor).
     skip_verification : bool or None
@@ -66,6 +69,7 @@ class ServerOptions:
     """
 
     model_repository: str | os.PathLike[str] | None = None
+    calibration: str | os.PathLike[str] | None = None
     with_synthesis: bool = False
     skip_verification: bool | None = None
     model_config_name: str = ""

@@ -10,25 +10,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
-from cytoserve_client import TLS, Client
+from cytoserve_client import TLS, Client, ServiceInfo
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import EncodedImage
 from cytoserve_client.results import CellAnswer
+from cytoserve_contract.reasons import Reason
 from cytoserve_statistics.shares import clopper_pearson
 
 from cytoserve_deploy.errors import ChecksFailed, ObjectRefused
 from cytoserve_deploy.rollout.golden import GoldenSet
+
+UNFAMILIAR: Final = frozenset({Reason.UNFAMILIAR_IMAGE.value, Reason.UNFAMILIAR_SAMPLE.value})
 
 
 @dataclass(frozen=True)
 class Limits:
     """What is tolerated.
 
-    ``agreement`` is the least share of cells with the same label and decision (accept or review), 0 to 1; ``p99_ratio``
-    the largest ratio of the 99th percentiles of latency, candidate to running version; ``requests`` the single cells
-    timed on each side (a 99th percentile of less than 100 is their maximum).
+    ``agreement`` is the least share of cells that are decided alike (label, decision, and whether there is a reason for
+    review besides an unfamiliar picture), 0 to 1; ``p99_ratio`` the largest ratio of the 99th percentiles of latency,
+    candidate to running version; ``requests`` the single cells timed on each side (a 99th percentile of less than 100
+    is their maximum).
     """
 
     agreement: float = 0.95
@@ -125,7 +129,8 @@ def compare(
     for name, client in (("running version", running), ("candidate", candidate)):
         tell(f"asking the {name} about {len(golden.cells)} cells")
         try:
-            answers.append((client.info(), client.classify(list(golden.cells), golden.um_per_pixel)))
+            found = client.classify(list(golden.cells), golden.um_per_pixel, one_sample=False)
+            answers.append((client.info(), found))
         except CytoserveClientError as error:
             raise ChecksFailed(f"the {name} cannot be checked: {error} [{error.code}]") from error
     (running_info, before), (candidate_info, after) = answers
@@ -143,6 +148,11 @@ def compare(
     ratio = p99[1] / p99[0]
     failures = [f"candidate: {item.source}: {item.message}" for item in after.failures]
     refusals = [f"{len(failures)} cell(s) got no answer, first {failures[0]}"] if failures else []
+    if lost := sorted(_sites(running_info) - _sites(candidate_info)):
+        refusals.append(
+            f"the candidate has no calibration of {', '.join(lost)}, which the running version has: requests that name "
+            "one would be refused"
+        )
     if agreed / total < limits.agreement:
         refusals.append(
             f"{agreed} of {total} decisions agree ({agreed / total:.3f}); {limits.agreement:g} is asked for"
@@ -180,7 +190,7 @@ def agreement(
     for image in asked:
         one, other = old.get(image.name), new.get(image.name)
         answered += bool(one and other and one.label and other.label)
-        if one and other and one.label and (one.label, one.decision) == (other.label, other.decision):
+        if one and other and one.label and _decided(one) == _decided(other):
             agreed += 1
         else:
             differing.append(f"{image.name}: running {_shown(one)}, candidate {_shown(other)}")
@@ -199,7 +209,7 @@ def time_in_turns(
             started = time.perf_counter()
             try:
                 # A single image, not a list of one: its failure is raised.
-                client.classify(cell, golden.um_per_pixel)
+                client.classify(cell, golden.um_per_pixel, one_sample=False)
             except CytoserveClientError as error:
                 name = "candidate" if side else "running version"
                 raise ChecksFailed(f"the {name} failed while it was timed: {error} [{error.code}]") from error
@@ -212,8 +222,22 @@ def percentile_99(seconds: Sequence[float]) -> float:
     return sorted(seconds)[ceil(0.99 * len(seconds)) - 1]
 
 
+def _decided(cell: CellAnswer) -> tuple[str | None, str | None, bool]:
+    """Return what must agree: label, decision, and whether the cell would be referred if its picture were familiar.
+
+    The pictures of the golden set were drawn by a model, so every one is referred as unfamiliar: without the third
+    part, thresholds that accept anything would agree with any others.
+    """
+    return cell.label, cell.decision, bool(set(cell.reasons) - UNFAMILIAR)
+
+
 def _shown(cell: CellAnswer | None) -> str:
-    return "no answer" if cell is None else f"{cell.label or 'no label'} ({cell.decision})"
+    return "no answer" if cell is None else f"{cell.label or 'no label'} ({cell.decision}: {', '.join(cell.reasons)})"
+
+
+def _sites(info: ServiceInfo) -> set[str]:
+    """Return the sites that a server declares; none of a release before there were any."""
+    return {site["site"] for site in info.model_dump(mode="json").get("sites") or ()}
 
 
 def _weights(info: Any) -> str:

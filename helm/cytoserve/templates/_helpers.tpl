@@ -68,6 +68,21 @@ app.kubernetes.io/component: server
 {{- .Values.tls.existingSecret | default (printf "%s-tls" (include "cytoserve.fullname" .)) -}}
 {{- end }}
 
+{{/* ConfigMap with the calibrations; empty: there is none. */}}
+{{- define "cytoserve.calibrationConfigMap" -}}
+{{- if .Values.calibration.files -}}{{ include "cytoserve.fullname" . }}-calibration{{- else -}}{{ .Values.calibration.configMap }}{{- end -}}
+{{- end }}
+
+{{/* Annotations of the pods. A checksum: the server reads its calibrations at start, so a pod with others is another pod. */}}
+{{- define "cytoserve.podAnnotations" -}}
+{{- if .Values.calibration.files }}
+checksum/calibration: {{ toJson .Values.calibration.files | sha256sum }}
+{{- end }}
+{{- with .Values.podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Seconds until SIGKILL: always more than draining and Triton's own exit timeout together. */}}
 {{- define "cytoserve.gracePeriod" -}}
 {{- add .Values.triton.drainSeconds .Values.triton.exitTimeoutSeconds 15 -}}

@@ -99,7 +99,7 @@
 - name: CYTOSERVE_ONNX_THREADS
   value: {{ .Values.triton.onnxThreads | quote }}
 {{- end }}
-{{- if or .Values.calibration.configMap .Values.calibration.existingClaim }}
+{{- if or (include "cytoserve.calibrationConfigMap" .) .Values.calibration.existingClaim }}
 - name: CYTOSERVE_CALIBRATION
   value: /etc/cytoserve/calibration
 {{- end }}
@@ -154,10 +154,10 @@ limits:
     secretName: {{ include "cytoserve.tlsSecret" . | quote }}
     defaultMode: 0440
 {{- end }}
-{{- if .Values.calibration.configMap }}
+{{- if include "cytoserve.calibrationConfigMap" . }}
 - name: calibration
   configMap:
-    name: {{ .Values.calibration.configMap | quote }}
+    name: {{ include "cytoserve.calibrationConfigMap" . | quote }}
 {{- else if .Values.calibration.existingClaim }}
 - name: calibration
   persistentVolumeClaim:
@@ -214,7 +214,7 @@ limits:
   mountPath: /etc/cytoserve/tls
   readOnly: true
 {{- end }}
-{{- if or .Values.calibration.configMap .Values.calibration.existingClaim }}
+{{- if or (include "cytoserve.calibrationConfigMap" .) .Values.calibration.existingClaim }}
 - name: calibration
   mountPath: /etc/cytoserve/calibration
   readOnly: true

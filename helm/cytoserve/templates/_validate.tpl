@@ -18,8 +18,16 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "cytoserve.fullname" .)) -}}
 {{- fail (printf "%s cannot name a Service or an InferenceService: use small letters, digits and '-', a letter first, in the release's name, nameOverride and fullnameOverride" (include "cytoserve.fullname" .)) -}}
 {{- end -}}
-{{- if and $v.calibration.configMap $v.calibration.existingClaim -}}
-{{- fail "calibration.configMap and calibration.existingClaim are both set: choose one" -}}
+{{- if gt (len (compact (list $v.calibration.configMap $v.calibration.existingClaim (ternary "files" "" (not (empty $v.calibration.files)))))) 1 -}}
+{{- fail "calibration.configMap, calibration.existingClaim and calibration.files: more than one is set, choose one" -}}
+{{- end -}}
+{{- range $name, $text := $v.calibration.files -}}
+{{- if hasKey (fromJson $text) "Error" -}}
+{{- fail (printf "calibration.files: %s is no JSON object; give the text of a file that `cytoserve calibrate` made" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len (values $v.calibration.files | join "")) 1000000 -}}
+{{- fail "calibration.files: more than 1 MB in all does not fit into a ConfigMap; use calibration.existingClaim" -}}
 {{- end -}}
 {{- if and $v.tls.enabled (not $v.tls.existingSecret) (not $v.tls.certManager.enabled) -}}
 {{- fail "tls.enabled needs a certificate: name tls.existingSecret, or set tls.certManager.enabled and tls.certManager.issuerName" -}}

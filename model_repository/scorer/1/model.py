@@ -4,23 +4,28 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from cytoserve_scoring.classifier.running_test import RunningTest
 from cytoserve_scoring.serving.adapter import TritonModel, moment, refused_by_callee
-from cytoserve_scoring.serving.site import CALIBRATION_ENV, load_engine
+from cytoserve_scoring.serving.site import CALIBRATION_ENV
+from cytoserve_scoring.serving.sites import Sites
 
 
 class TritonPythonModel(TritonModel):
     """See the model ``scorer`` in docs/contract.md."""
 
     def setup(self):
-        """Load classes, calibration and limits."""
+        """Load classes, the calibrations of all sites, and limits."""
         self.rows_per_call = int(self.config["parameters"]["rows_per_call"]["string_value"])
-        self.engine = load_engine(self.folder / "scoring.json", os.environ.get(CALIBRATION_ENV))
-        self.meter.prepare_cells(self.engine.config.classes)
+        self.sites = Sites.load(self.folder / "scoring.json", os.environ.get(CALIBRATION_ENV))
+        self.running = {site.name: RunningTest() for site in self.sites}
+        for site in self.sites:
+            self.meter.prepare_cells(site.engine.config.classes, site.name, site.expected_referral)
 
     def answer(self, tensors, request):
-        """Score the cells of one request within its time."""
+        """Score the cells of one request, by the calibration of its site, within its time."""
         sent = moment(tensors.get("DEADLINE"))
         deadline = request.deadline() if sent is None else sent
+        site = self.sites.chosen(request.parameter("site"))
 
         def check():
             request.check(deadline)
@@ -35,7 +40,7 @@ class TritonPythonModel(TritonModel):
             return errors
 
         check()
-        scores = self.engine.score(
+        scores = site.engine.score(
             tensors["LATENT"],
             tensors["CELL_FLAGS"],
             evaluate=evaluate,
@@ -45,7 +50,8 @@ class TritonPythonModel(TritonModel):
             check=check,
             statistics=tensors.get("IMAGE_STATISTICS"),
         )
-        self.meter.scored(scores, self.engine.config.classes)
+        self.meter.scored(scores, site.engine.config.classes, site.name)
+        self.meter.watched(self.running[site.name], scores, site.name, self.instance)
         return scores
 
 

@@ -1,1 +1,1 @@
-"""What ties the mathematics to Triton: the models' base class, metrics, a site's calibration, service information."""
+"""What ties the mathematics to Triton: the models' base class, metrics, calibrations of sites, service information."""

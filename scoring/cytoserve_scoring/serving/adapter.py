@@ -40,6 +40,8 @@ class TritonModel:
     """
 
     name: str
+    instance: str
+    """Name of this process of the model, one of several that share the requests."""
     folder: Path
     """The model's version folder, where files beside ``model.py`` lie."""
     meter: Meter
@@ -48,6 +50,7 @@ class TritonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Take Triton's arguments, then `setup`."""
         self.name = args["model_name"]
+        self.instance = args["model_instance_name"]
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.config: dict[str, Any] = json.loads(args["model_config"])
         self.meter = _meter(self.name)

@@ -24,17 +24,24 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from cytoserve_contract.codes import ErrorCode, code_in
+from cytoserve_contract.image_statistics import DOMAIN_COLUMNS
+from cytoserve_contract.reasons import Reason
 from cytoserve_contract.values import DECISIONS
 from numpy.typing import NDArray
 
+from cytoserve_scoring.classifier.running_test import RunningTest
 from cytoserve_scoring.classifier.scores import CellScores
 from cytoserve_scoring.errors import BadScale, CytoserveError, DeadlineExceeded, InvalidImage
+from cytoserve_scoring.serving.site import ReferralBand
 
 Kind = Literal["counter", "gauge", "histogram"]
 SHARED_MEMORY: Final = "/dev/shm"  # where Triton and the Python models exchange tensors
 ACCEPTED: Final = "accepted"
 CANCELLED: Final = "cancelled"
 NOT_SCORED: Final = "none"
+P_VALUE_BUCKETS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+P_VALUE_OF_KIND, CELLS_OF_KIND = (tuple(DOMAIN_COLUMNS).index(name) for name in ("p_value_of_kind", "cells_of_kind"))
+"""Columns of `DOMAIN`."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,14 @@ class Family:
 CELLS: Final = Family(
     "cytoserve_cells_total",
     "counter",
-    "Cells answered by the scorer, by class (none: not scored) and decision (accept, review)",
-    ("class", "decision"),
+    "Cells answered by the scorer, by site, class (none: not scored) and decision (accept, review)",
+    ("site", "class", "decision"),
 )
 REASONS: Final = Family(
-    "cytoserve_review_reasons_total", "counter", "Reasons for review given; a cell may have several", ("reason",)
+    "cytoserve_review_reasons_total",
+    "counter",
+    "Reasons for review given; a cell may have several",
+    ("site", "reason"),
 )
 EVALUATIONS: Final = Family(
     "cytoserve_evaluations_total", "counter", "Passes of the denoiser for one (cell, probe, class)"
@@ -70,13 +80,40 @@ CONFIDENCE: Final = Family(
     "cytoserve_confidence_ratio",
     "histogram",
     "Posterior of the best class of scored cells, 0 to 1",
+    ("site",),
     buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0),
 )
 P_VALUES: Final = Family(
     "cytoserve_anomaly_p_value",
     "histogram",
     "Conformal anomaly p-value of scored cells, 0 to 1; even over 0 to 1 on cells like those calibrated on",
-    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    ("site",),
+    buckets=P_VALUE_BUCKETS,
+)
+FAMILIARITY: Final = Family(
+    "cytoserve_familiarity_p_value",
+    "histogram",
+    "Conformal p-value of the pictures of scored cells among their kind, 0 to 1; even over 0 to 1 on familiar ones",
+    ("site",),
+    buckets=P_VALUE_BUCKETS,
+)
+RUNNING_TEST: Final = Family(
+    "cytoserve_running_test_ratio",
+    "gauge",
+    "Evidence that the cells of a site are unfamiliar, over that of an alarm, on a log scale; 1 and more is an alarm",
+    ("site", "scorer"),
+)
+ALARMS: Final = Family(
+    "cytoserve_running_test_alarms_total",
+    "counter",
+    "Alarms of the running test, which compares the cells of a site as they come with those calibrated on",
+    ("site",),
+)
+EXPECTED_REFERRAL: Final = Family(
+    "cytoserve_expected_referral_ratio",
+    "gauge",
+    "Share of cells referred that the calibration of a site expects, and the band (low, high) around it",
+    ("site", "bound"),
 )
 IMAGES: Final = Family(
     "cytoserve_images_total",
@@ -99,7 +136,8 @@ MEMORY: Final = Family(
 )
 
 FAMILIES: Final = (
-    *(CELLS, REASONS, EVALUATIONS, ROUNDS, CONFIDENCE, P_VALUES),
+    *(CELLS, REASONS, EVALUATIONS, ROUNDS, CONFIDENCE, P_VALUES, FAMILIARITY),
+    *(RUNNING_TEST, ALARMS, EXPECTED_REFERRAL),
     *(IMAGES, REFUSED, FIELDS, FOUND, MEMORY),
 )
 """Every metric of ours; docs/runbook.md lists them and a test compares."""
@@ -123,12 +161,13 @@ class Change:
     value: float
 
 
-def scored(scores: CellScores, classes: Sequence[str]) -> Iterator[Change]:
+def scored(scores: CellScores, classes: Sequence[str], site: str) -> Iterator[Change]:
     """Yield the changes that the scores of one request make; counters are summed over its cells."""
     names = [NOT_SCORED if label < 0 else classes[label] for label in scores.label]
     decisions = [DECISIONS[int(decision)] for decision in scores.decision]
-    yield from _summed(CELLS, Counter(zip(names, decisions, strict=True)))
-    yield from _summed(REASONS, Counter((reason,) for text in scores.reasons for reason in text.split(",") if reason))
+    yield from _summed(CELLS, Counter((site, *pair) for pair in zip(names, decisions, strict=True)))
+    reasons = (reason for text in scores.reasons for reason in text.split(",") if reason)
+    yield from _summed(REASONS, Counter((site, reason) for reason in reasons))
     spent = int(scores.evaluations.sum())
     if spent:
         yield Change(EVALUATIONS, (), spent)
@@ -136,9 +175,28 @@ def scored(scores: CellScores, classes: Sequence[str]) -> Iterator[Change]:
     for family, values in (
         (CONFIDENCE, scores.posterior[rows].max(axis=1, initial=0.0)),
         (P_VALUES, scores.anomaly[rows, 1]),
+        (FAMILIARITY, scores.domain[rows, P_VALUE_OF_KIND]),
     ):
         # classes that were not offered, or p-values without a reference, are NaN and not counted
-        yield from (Change(family, (), float(value)) for value in values[np.isfinite(values)])
+        yield from (Change(family, (site,), float(value)) for value in values[np.isfinite(values)])
+
+
+def watched(test: RunningTest, scores: CellScores, site: str, scorer: str) -> Iterator[Change]:
+    """Hand the cells of one request to the running test of their site, and yield what it says then."""
+    rows = np.flatnonzero(np.asarray(scores.label) >= 0)  # where there is no picture, nothing is known of it
+    raised = test.update(scores.domain[rows, P_VALUE_OF_KIND], scores.domain[rows, CELLS_OF_KIND])
+    if raised:
+        yield Change(ALARMS, (site,), raised)
+    yield Change(RUNNING_TEST, (site, scorer), test.evidence)
+
+
+def expected(band: ReferralBand | None, site: str) -> Iterator[Change]:
+    """Yield the share of referrals that a site's calibration expects, with its band."""
+    if band is not None:
+        yield from (
+            Change(EXPECTED_REFERRAL, (site, bound), value)
+            for bound, value in (("value", band.value), ("low", band.low), ("high", band.high))
+        )
 
 
 def found(kinds: NDArray[np.uint8], kind_names: Sequence[str], scale_source: str) -> Iterator[Change]:
@@ -202,9 +260,13 @@ class Meter:
             self._broken = True
             self._report(f"{self.model}: metrics stop here, requests go on ({type(error).__name__}: {error})")
 
-    def scored(self, scores: CellScores, classes: Sequence[str]) -> None:
-        """Count the cells of one answer of the engine."""
-        self.add(lambda: scored(scores, classes))
+    def scored(self, scores: CellScores, classes: Sequence[str], site: str) -> None:
+        """Count the cells of one answer of the engine of a site."""
+        self.add(lambda: scored(scores, classes, site))
+
+    def watched(self, test: RunningTest, scores: CellScores, site: str, scorer: str) -> None:
+        """Let the running test of a site, in one instance of the scorer, see the cells of one answer."""
+        self.add(lambda: watched(test, scores, site, scorer))
 
     def round(self) -> None:
         """Count one batch of rows that the engine evaluated."""
@@ -252,11 +314,19 @@ class Meter:
 
         self.add(make)
 
-    def prepare_cells(self, classes: Sequence[str]) -> None:
-        """Make the series that count cells of these classes, at zero."""
-        self.prepare(CELLS, [(name, decision) for name in (*classes, NOT_SCORED) for decision in DECISIONS])
-        for family in (EVALUATIONS, ROUNDS, CONFIDENCE, P_VALUES):
+    def prepare_cells(self, classes: Sequence[str], site: str, band: ReferralBand | None) -> None:
+        """Make the series that count cells of these classes of a site, at zero, and tell what its calibration expects.
+
+        A reason gets its series with its first cell: there are many, and most never come up at a site.
+        """
+        names = (*classes, NOT_SCORED)
+        self.prepare(CELLS, [(site, name, decision) for name in names for decision in DECISIONS])
+        self.prepare(REASONS, [(site, Reason.UNFAMILIAR_IMAGE.value)])  # an alert watches it
+        for family in (CONFIDENCE, P_VALUES, FAMILIARITY, ALARMS):
+            self.prepare(family, [(site,)])
+        for family in (EVALUATIONS, ROUNDS):
             self.prepare(family, [()])
+        self.add(lambda: expected(band, site))
 
     def close(self) -> None:
         """Release the series, then the families: the order that Triton requires."""

@@ -3,22 +3,27 @@
 A hospital runs labelled cells of its own scanner and stain through the server and gets thresholds that hold there.
 The file is plain JSON, so that a person can read the risk guarantee and the number of cells behind it; its own hash
 covers everything else in it, so that an edit by hand is noticed. A signature says who made it (docs/calibration.md).
+
+This module reads and checks one such document. Which files of a folder count: :mod:`.calibration_folder`. What a
+server makes of several: :mod:`.sites`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+import numpy as np
 from cytoserve_contract import names
-from cytoserve_files import FileProblem, read_text
+from cytoserve_contract.parameters import MAX_SITE_NAME
+from cytoserve_files import FileProblem, open_regular
 
-from cytoserve_scoring.classifier.engine import ScoringEngine
-from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.errors import CytoserveError
 
 SCHEMA: Final = names.CALIBRATION
@@ -41,7 +46,12 @@ PROCEDURE: Final = (
 and references mean something else."""
 
 CALIBRATION_ENV: Final = names.ENV_CALIBRATION
-"""Environment variable that names the folder with the site's file; unset or an empty folder: the model's own."""
+"""Environment variable that names the folder with the sites' files; unset or an empty folder: only the model's own."""
+
+MAX_FILE_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes of a site's file; one of 1,704 cells has a third of a megabyte."""
+
+AGAIN: Final = "make it again with `cytoserve calibrate`"
 
 FITTED: Final = (
     "temperature",
@@ -54,7 +64,7 @@ FITTED: Final = (
     "promise",
     "by_budget",
 )
-"""Keys that :func:`cytoserve_scoring.classifier.fitting.fit` gives and that replace the model's own."""
+"""Keys that a site's file gives and that replace the model's own."""
 
 
 class CalibrationRefused(CytoserveError):
@@ -92,23 +102,29 @@ def _canonical_sha256(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def check_schema(document: Mapping[str, Any], source: str) -> None:
+    """Refuse a document that is no calibration of this release; `CalibrationRefused`."""
+    if document.get("schema") == "cytoserve.calibration/1":
+        raise CalibrationRefused(
+            f"{source} was made by an earlier release, whose answers came about by other rules: its thresholds promise "
+            f"nothing here; {AGAIN}"
+        )
+    if document.get("schema") != SCHEMA:
+        raise CalibrationRefused(f"{source} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+
+
 def check(document: Mapping[str, Any], served: ServedModel, source: str) -> None:
     """Refuse a document that is no calibration of what is served.
 
     Raises
     ------
     CalibrationRefused
-        Wrong schema, changed content, made for other weights or under other rules, or a missing key.
+        Wrong schema, changed content, made for other weights or under other rules, a missing key, or a reference of
+        familiar pictures or an expected share of referrals that cannot be used.
     """
-    if document.get("schema") == "cytoserve.calibration/1":
-        raise CalibrationRefused(
-            f"{source} was made by an earlier release, whose answers came about by other rules: its thresholds promise "
-            "nothing here; make it again with `cytoserve calibrate`"
-        )
-    if document.get("schema") != SCHEMA:
-        raise CalibrationRefused(f"{source} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+    check_schema(document, source)
     if document.get("content_sha256") != content_sha256(document):
-        raise CalibrationRefused(f"{source} was changed after it was made; make it again with `cytoserve calibrate`")
+        raise CalibrationRefused(f"{source} was changed after it was made; {AGAIN}")
     if served.weights_sha256 is None or document.get("weights_sha256") != served.weights_sha256:
         raise CalibrationRefused(
             f"{source} was made for the weights {str(document.get('weights_sha256'))[:12]}, this server runs "
@@ -117,30 +133,82 @@ def check(document: Mapping[str, Any], served: ServedModel, source: str) -> None
     if document.get("procedure_sha256") != served.procedure_sha256:
         raise CalibrationRefused(
             f"{source} was made under other scoring rules ({str(document.get('procedure_sha256'))[:12]}) than this "
-            f"server's ({served.procedure_sha256[:12]}): its thresholds promise nothing here; make it again with "
-            "`cytoserve calibrate`"
+            f"server's ({served.procedure_sha256[:12]}): its thresholds promise nothing here; {AGAIN}"
         )
     missing = [key for key in FITTED if key not in document]
     if missing:
-        raise CalibrationRefused(f"{source} lacks {', '.join(missing)}; make it again with `cytoserve calibrate`")
+        raise CalibrationRefused(f"{source} lacks {', '.join(missing)}; {AGAIN}")
+    _check_familiar(document["familiar"], source)
+    ReferralBand.from_json(document["expected_referral"], source)
 
 
-def find(folder: str | Path) -> Path | None:
-    """Return the one ``*.json`` of the folder, or None if there is none.
+def _check_familiar(reference: Any, source: str) -> None:
+    """Refuse a reference without which no picture is compared: every cell of the site would be referred."""
+    if not isinstance(reference, dict):
+        raise CalibrationRefused(f"{source} has no reference of familiar pictures (`familiar`); {AGAIN}")
+    try:
+        built = FamiliarPictures.from_json(reference)
+    except (CytoserveError, AttributeError) as error:
+        raise CalibrationRefused(f"{source} cannot be used: {error}") from error
+    # With a distance that may be below zero, everything would be familiar.
+    if (built.usual <= 0).any() or (np.diagonal(built.precision, axis1=1, axis2=2) <= 0).any():
+        raise CalibrationRefused(f"{source} has a reference of familiar pictures that measures no distance; {AGAIN}")
+
+
+@dataclass(frozen=True)
+class ReferralBand:
+    """Which share of a site's cells is referred, as its calibration expects."""
+
+    value: float
+    """Expected share, 0 to 1."""
+    low: float
+    high: float
+    """The band outside which an alert is raised."""
+    cells: int
+    """Calibration cells that the share was measured on."""
+
+    @classmethod
+    def from_json(cls, data: Any, source: str) -> ReferralBand:
+        """Build from ``expected_referral`` of a calibration or of ``scoring.json``.
+
+        Raises
+        ------
+        CalibrationRefused
+            It is not three shares in order and a number of cells.
+        """
+        given = data if isinstance(data, dict) else {}
+        parts: list[Any] = [given.get(key) for key in ("low", "value", "high", "cells")]
+        low, value, high, cells = parts
+        are_numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (low, value, high))
+        are_cells = isinstance(cells, int) and not isinstance(cells, bool) and cells >= 1
+        if not (are_numbers and are_cells and 0 <= low <= value <= high <= 1):
+            raise CalibrationRefused(
+                f"{source} has an `expected_referral` that is not shares in order, 0 <= low <= value <= high <= 1, "
+                f"and a number of cells; {AGAIN}"
+            )
+        return cls(float(value), float(low), float(high), int(cells))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it stands in a calibration and in ``service_info``."""
+        return {"value": self.value, "low": self.low, "high": self.high, "cells": self.cells}
+
+
+def name_of(document: Mapping[str, Any], source: str) -> str:
+    """Return the name of the site that a document is for.
 
     Raises
     ------
     CalibrationRefused
-        The folder does not exist, or holds several files: which one counts must not be guessed.
+        None that a request could send: not a text of 1 to `MAX_SITE_NAME` printable characters, or blanks around it.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise CalibrationRefused(f"{CALIBRATION_ENV} names {path}, which is no folder; create it or unset the variable")
-    files = sorted(path.glob("*.json"))
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise CalibrationRefused(f"{path} holds several calibrations ({names}); keep the one that is to be used")
-    return files[0] if files else None
+    name = document.get("site")
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_SITE_NAME or not name.isprintable():
+        raise CalibrationRefused(
+            f"{source} names no site (a text of 1 to {MAX_SITE_NAME} printable characters); {AGAIN} --site NAME"
+        )
+    if name != name.strip():
+        raise CalibrationRefused(f"{source} names a site with blanks around its name; {AGAIN} --site NAME")
+    return name
 
 
 def read(path: Path, served: ServedModel) -> dict[str, Any]:
@@ -151,67 +219,46 @@ def read(path: Path, served: ServedModel) -> dict[str, Any]:
     CalibrationRefused
     """
     try:
-        document = json.loads(read_text(path))
+        with open_regular(path) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except FileProblem as error:
         raise CalibrationRefused(str(error)) from error
-    except (OSError, ValueError) as error:
-        raise CalibrationRefused(f"{path.name} cannot be read as JSON ({type(error).__name__})") from error
-    if not isinstance(document, dict):
-        raise CalibrationRefused(f"{path.name} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+    except OSError as error:
+        raise CalibrationRefused(f"{path.name} cannot be read ({type(error).__name__})") from error
+    document = parse(content, path.name)
     check(document, served, path.name)
     return document
 
 
-def weights_of(scoring_file: Path) -> str | None:
-    """Return the hash of the weights that ``service_info`` beside the scorer declares, or None."""
-    beside = scoring_file.parents[2] / "service_info" / "1" / "service.json"
-    if not beside.is_file():
-        return None
-    value = json.loads(read_text(beside)).get("weights_sha256")
-    return value if isinstance(value, str) else None
-
-
-def load_engine(scoring_file: Path, folder: str | Path | None) -> ScoringEngine:
-    """Return the engine of a scorer: the model's ``scoring.json``, with the site's calibration where there is one.
-
-    Parameters
-    ----------
-    scoring_file : Path
-        ``<repository>/scorer/<version>/scoring.json``.
-    folder : str, Path or None
-        Folder of the site's calibration; None or empty text: none.
+def parse(content: bytes, source: str) -> dict[str, Any]:
+    """Return the document that a file's bytes hold, not yet checked.
 
     Raises
     ------
-    CytoserveError
+    CalibrationRefused
+        Too many bytes, not JSON (cut off, another encoding, numbers that are not finite), or no object.
     """
-    data = json.loads(read_text(scoring_file))
-    own = ScoringConfig.from_json(data)
-    path = find(folder) if folder else None
-    if path is None:
-        return ScoringEngine(own)
-    document = read(path, ServedModel(weights_of(scoring_file), procedure_sha256(data)))
-    site = ScoringConfig.from_json({**data, **{key: document[key] for key in FITTED}})
-    if document.get("default_budget") is not None:
-        site = replace(site, default_budget=int(document["default_budget"]))
-    return ScoringEngine(replace(site, anomaly_level=_anomaly_level(document, own.anomaly_level, path.name)))
+    if len(content) > MAX_FILE_BYTES:
+        raise CalibrationRefused(
+            f"{source} has more than {MAX_FILE_BYTES // 1024**2} MiB, which no calibration has; {AGAIN}"
+        )
+    try:
+        document = json.loads(content.decode("utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise CalibrationRefused(
+            f"{source} cannot be read as JSON ({type(error).__name__}): it is cut off or another file; copy it again, "
+            f"or {AGAIN}"
+        ) from error
+    if not isinstance(document, dict):
+        raise CalibrationRefused(f"{source} is no {SCHEMA} file; make one with `cytoserve calibrate`")
+    return document
 
 
-def _anomaly_level(document: Mapping[str, Any], own: float, source: str) -> float:
-    """Return the site's level of the anomaly check, or the model's own: files of earlier releases name none."""
-    level = document.get("anomaly_level", own)
-    if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise CalibrationRefused(f"{source} has the anomaly_level {level!r}; it must lie between 0 and 1")
-    return float(level)
+def _finite(text: str) -> float:
+    """Return a number of the file; with NaN as a threshold, every cell would be accepted."""
+    value = float(text)
+    return value if math.isfinite(value) else _not_finite(text)
 
 
-def describe(folder: str | Path | None) -> dict[str, Any] | None:
-    """Return who calibrated and the file's hash, for ``service_info``; None where the model's own calibration holds.
-
-    The file is not checked here: the scorer does that, and the server does not start with a wrong one.
-    """
-    path = find(folder) if folder else None
-    if path is None:
-        return None
-    document = json.loads(read_text(path))
-    return {key: document.get(key) for key in ("site", "created", "content_sha256", "promise")}
+def _not_finite(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a finite number")

@@ -1,10 +1,10 @@
-"""An external site served with the calibration of ``pbc``, then with a calibration of its own.
+"""External sites served with the model's own calibration, then with a calibration of their own.
 
-    python -m benchmarks.referral --out docs/results/referral.json
+    python -m benchmarks.own_site ../shared/data --out docs/results/own_site.json
 
-Half of ``bccd_cells`` (by hash of the file name, class by class) calibrates the site through the live server, the other
-half is measured before and after. These are the commands that a laboratory would give: ``cytoserve validate``,
-``cytoserve calibrate``, ``cytoserve validate`` again with the file in force.
+Part of a site's cells calibrates it through the live server, the others are measured before and after: half of
+``bccd_cells`` by hash of the file name, ``bcisc/train``, every second slide of ``chula_wbc``. These are the commands
+that a laboratory would give: ``cytoserve validate``, ``cytoserve calibrate``, ``cytoserve validate --site``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from cytoserve_statistics.resampling import SEED
 from PIL import Image
 
+from benchmarks.familiarity import SCALES, group_of, site_files
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
-SITE = "bccd_cells"
+SITES = ("bccd_cells", "bcisc", "chula_wbc")
+FIELDS = "smears/bccd/images"
+"""Whole fields of the microscope of ``bccd_cells``, whose scale no file tells."""
 SCALE_FIELDS = 60
 """Fields on which the site's scale is measured."""
 
@@ -96,51 +99,69 @@ def summary(report: Path) -> dict[str, Any]:
         "accepted": overall["headline"]["accepted"],
         "error_among_accepted": overall["headline"]["error_among_accepted"],
         "acceptance": overall["acceptance"],
-        "calibration": whole["calibration"],
         "model": whole["model"],
     }
 
 
+def parted(data: Path, site: str) -> tuple[list[Path], list[Path]]:
+    """Return the cells that calibrate a site, and those that are measured."""
+    if site == "bccd_cells":
+        return halves(data / site)
+    files = list(site_files(data, site).files)
+    if site == "bcisc":
+        calibrating = {file for file in files if file.parent.parent.name == "train"}
+    else:
+        slides = sorted({group_of(site, file) for file in files})
+        calibrating = {file for file in files if group_of(site, file) in slides[::2]}
+    return [file for file in files if file in calibrating], [file for file in files if file not in calibrating]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this measurement."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/bccd_cells"))
-    parser.add_argument("--fields", type=Path, default=Path("../shared/data/smears/bccd/images"))
+    parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
     parser.add_argument("--tolerated-error", type=float, default=0.1)
     parser.add_argument("--confidence", type=float, default=0.9)
 
 
 def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights, the site's cells, and the fields that its scale is measured on."""
-    cells = DataRead.by_class(args.folder)
-    fields = DataRead.of(args.fields, scale_fields(args.fields))
-    return Inputs(served_weights(), (cells, fields), {"bootstrap": SEED})
+    """Return weights, the sites' cells, and the fields that one site's scale is measured on."""
+    folder = args.data / FIELDS
+    cells = (site_files(args.data, site) for site in SITES)
+    return Inputs(served_weights(), (*cells, DataRead.of(folder, scale_fields(folder))), {"bootstrap": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Calibrate on one half; measure the other before and after."""
-    scale = site_scale(scale_fields(args.fields))
+    """Calibrate each site on a part of its cells; measure the rest before and after."""
+    return {"sites": {site: measure_site(args, site) for site in SITES}}
+
+
+def measure_site(args: argparse.Namespace, site: str) -> dict[str, Any]:
+    """Calibrate one site and measure it before and after."""
+    known = SCALES[site]
+    scale = site_scale(scale_fields(args.data / FIELDS)) if known is None else {"um_per_pixel": known}
     given = ("--um-per-pixel", str(scale["um_per_pixel"]))
     confidence = ("--confidence", str(args.confidence))
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        calibrating, measured = halves(args.folder)
+        calibrating, measured = parted(args.data, site)
         to_calibrate, to_measure = copy(calibrating, home / "calibrating"), copy(measured, home / "measured")
         cytoserve("validate", str(to_measure), "--report", str(home / "before"), *given, *confidence)
         (home / "calibration").mkdir()
         made = home / "calibration" / "site.json"
         guarantee = ("--tolerated-error", str(args.tolerated_error), *confidence)
-        cytoserve("calibrate", str(to_calibrate), "--site", SITE, "--to", str(made), *given, *guarantee)
-        again = ("--report", str(home / "after"), *given, *confidence)
+        cytoserve("calibrate", str(to_calibrate), "--site", site, "--to", str(made), *given, *guarantee)
+        again = ("--site", site, "--report", str(home / "after"), *given, *confidence)
         cytoserve("validate", str(to_measure), *again, calibration=made.parent)
         document = json.loads(made.read_text())
         return {
-            "data": args.folder.name,
-            "site_scale": scale,
+            "scale": scale,
             "calibrating": len(calibrating),
             "promise": {"tolerated_error": args.tolerated_error, "confidence": args.confidence},
             "calibration_of_pbc": summary(home / "before"),
             "calibration_of_the_site": summary(home / "after"),
-            "site_file": {key: document[key] for key in ("seen", "warnings", "promise", "content_sha256")},
+            "site_file": {
+                key: document[key] for key in ("seen", "warnings", "promise", "expected_referral", "content_sha256")
+            },
         }
 
 
