@@ -120,7 +120,7 @@ def calibrate_command(
     raise typer.Exit(exit_codes.SOME_FAILED if failed or any_lost(cells.ignored) else exit_codes.OK)
 
 
-def _print_plan(found: planning.Plan, out: Console) -> None:
+def _print_plan(found: planning.CellPlan, out: Console) -> None:
     header, rows = planning.table(found)
     shown = Table(*header, title="What n labelled cells can promise", title_justify="left")
     for row in rows:

@@ -141,6 +141,15 @@ def test_slides_that_are_left_out_whole_show_what_new_slides_would_get() -> None
             FamiliarPictures.cross_fitted(values, labels, wrong)
 
 
+def test_classes_of_few_cells_keep_their_centre_where_a_part_of_them_is_left_out() -> None:
+    values, _ = site(48, 1)
+    labels = [f"class {i % 8}" for i in range(48)]
+    found = FamiliarPictures.cross_fitted(values, labels)
+    assert np.isfinite(found.distance).all()
+    assert found.unfamiliar.mean() < 0.2
+    assert FamiliarPictures.fit(values, labels).names == tuple(sorted(set(labels)))
+
+
 def test_some_cells_of_an_assessment_keep_their_own_values() -> None:
     values, labels = site(200, 1)
     found = FamiliarPictures.cross_fitted(values, labels)

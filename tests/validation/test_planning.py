@@ -17,6 +17,7 @@ from cytoserve_validation import planning
 from cytoserve_validation.errors import TooFewCells
 from typer.testing import CliRunner
 
+ROOT = Path(__file__).resolve().parents[2]
 ASKED = RiskGuarantee(0.05, 0.9)
 
 
@@ -85,14 +86,22 @@ def plan(*words: object) -> tuple[int, str]:
 def test_the_plan_needs_no_server_and_says_what_the_folder_cannot(make_folder: Callable[..., Path]) -> None:
     code, text = plan()
     assert code == 0
-    assert "299 (the least)" in text
+    assert "299 (least)" in text
     code, text = plan(make_folder({"monocyte": 60, "neutrophil": 40}))
     assert code == 0
-    assert "100 (this folder)" in text
+    assert "100 (yours)" in text
     assert "These 100 cells cannot promise that: every cell of the site would go to review" in text
     assert "--tolerated-error 0.03 or more" in text
     assert upper_bound(0, 100, 0.95) <= 0.03
     assert "40 are needed at least" in plan(make_folder({"monocyte": 5}, "few"))[1]
+
+
+def test_the_table_of_the_documents_is_the_commands_output(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder({"monocyte": 145})
+    shown = CliRunner(env={"COLUMNS": "132"}).invoke(app, ["calibrate", "--plan", str(folder)]).output
+    table = [line.rstrip() for line in shown.split("Asked:")[0].rstrip().splitlines()]
+    assert len(table) > 12
+    assert "\n".join(table) in (ROOT / "docs" / "calibration.md").read_text()
 
 
 @pytest.mark.parametrize("error", [0, 1])

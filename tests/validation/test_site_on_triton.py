@@ -26,15 +26,16 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 UM_PER_PIXEL = 0.18
 BUDGET = 2
 OTHER_BUDGET = 3
+SITE = "test"
 
 
 @pytest.fixture(scope="module")
 def few_cells(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three real cells of every class."""
+    """Six real cells of every class: 48, of which a reference of familiar pictures can be made."""
     folder = tmp_path_factory.mktemp("labelled") / "cells"
     for source in sorted((data_dir / "pbc" / "val").iterdir()):
         (folder / source.name).mkdir(parents=True)
-        for path in sorted(source.iterdir())[:3]:
+        for path in sorted(source.iterdir())[:6]:
             shutil.copy(path, folder / source.name)
     return folder
 
@@ -43,7 +44,7 @@ def few_cells(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(triton_url: str, few_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibration with the laxest promise, so that some threshold is in it, in a folder of its own."""
     to = tmp_path_factory.mktemp("calibration") / "site.json"
-    words = ["calibrate", few_cells, "--site", "test", "--to", to, "--url", triton_url, "--budget", BUDGET]
+    words = ["calibrate", few_cells, "--site", SITE, "--to", to, "--url", triton_url, "--budget", BUDGET]
     words += ["--um-per-pixel", UM_PER_PIXEL, "--tolerated-error", 0.9, "--confidence", 0.5]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
@@ -52,7 +53,7 @@ def made(triton_url: str, few_cells: Path, tmp_path_factory: pytest.TempPathFact
 
 def asked(url: str, folder: Path, budget: int | None = None) -> CellsAnalysis:
     with Client(url, timeout=240) as client:
-        return client.classify(sorted(folder.rglob("*.webp")), UM_PER_PIXEL, budget=budget)
+        return client.classify(sorted(folder.rglob("*.webp")), UM_PER_PIXEL, budget=budget, site=SITE, one_sample=False)
 
 
 def test_the_server_started_with_the_file_uses_its_numbers(

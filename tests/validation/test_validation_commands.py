@@ -147,7 +147,7 @@ def test_the_plan_is_shown_before_any_cell_is_sent(server: FakeServer, make_fold
     server.fake.on_cells = lambda call: (_ for _ in ()).throw(Refuse(grpc.StatusCode.INVALID_ARGUMENT, "stop here"))
     result = calibrate(make_folder({"monocyte": 60}), tmp_path / "site.json", server)
     assert result.exit_code != 0
-    assert "60 (this folder)" in result.output
+    assert "60 (yours)" in result.output
     assert "These 60 cells cannot promise that" in " ".join(result.output.split())
 
 
@@ -190,6 +190,14 @@ def test_slides_that_are_given_are_counted_in_the_file(server: FakeServer, make_
     found = site.read(to, SERVED)["pictures"]
     assert (found["slides"], found["compared_with"]) == (4, "other slides")
     assert "4 slide(s), fewer than 20" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "home", " home "])
+def test_a_site_that_no_request_could_name_is_refused(make_folder: Make, tmp_path: Path, name: str) -> None:
+    folder = make_folder({"monocyte": 1})
+    result = run("calibrate", folder, "--site", name, "--to", tmp_path / "s.json", "--url", "127.0.0.1:9")
+    assert result.exit_code == 2
+    assert "[BadSetting]" in result.output
 
 
 def test_a_server_that_declares_no_weights_cannot_be_calibrated(

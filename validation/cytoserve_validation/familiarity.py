@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_client.familiarity import SAMPLE_LEVEL
 from cytoserve_contract.image_statistics import cause_in_words
 from cytoserve_contract.reasons import Reason
 from cytoserve_statistics.combined import combined_p_value
@@ -16,8 +17,6 @@ from cytoserve_statistics.shares import upper_bound
 from cytoserve_validation.answers import Answered, Flags
 from cytoserve_validation.labelled import Groups
 
-SAMPLE_LEVEL: Final = 0.001
-"""A sample is rejected below this p-value."""
 LEVELS: Final = (0.01, 0.05, 0.1, 0.5)
 """p-values at or below which the share of cells is reported: as much, where pictures are those of the site."""
 CAUSES_SHOWN: Final = 5

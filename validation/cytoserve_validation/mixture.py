@@ -24,10 +24,13 @@ from cytoserve_validation.answers import Doubles, Flags, Integers
 
 SEPARATED: Final = 10.0
 """Standard deviations within a part from which two parts are not of one site. Single sites: at most 8.3 where the parts
-are searched for and 4.3 between slides; two sites: 11 and more."""
+are searched for and 4.3 between slides, but for the few odd cells of `LEAST_SHARE`; two sites: 13 and more of 300
+cells."""
 LEAST_SHARE: Final = 0.06
 """A part that is searched for and smaller than this is odd cells, which are told but not refused: about 3 % of PBC's
 own pictures have another white balance."""
+LEAST_FAR_SHARE: Final = 0.04
+"""The same for parts that lie twice as far apart as `SEPARATED`: no such part was met within a site."""
 LEAST_SEARCHED: Final = 0.03
 """A smaller part than this is not looked for."""
 LEAST_TOLD: Final = 8
@@ -71,7 +74,8 @@ class Parts:
     @property
     def mixed(self) -> bool:
         """Whether the parts are too far apart, and the smaller one too large, for one site."""
-        return self.apart and (self.group is not None or bool(self.smaller.mean() >= LEAST_SHARE))
+        least = LEAST_FAR_SHARE if self.distance >= 2 * SEPARATED else LEAST_SHARE
+        return self.apart and (self.group is not None or bool(self.smaller.mean() >= least))
 
     def sentence(self) -> str:
         """Return what was found, for people."""

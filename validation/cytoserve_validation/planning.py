@@ -34,7 +34,7 @@ half a sixteenth. At home they gather more: the surest 85 % of the 800 calibrati
 
 
 @dataclass(frozen=True)
-class PlanRow:
+class CellPlanRow:
     """What n labelled cells can promise."""
 
     cells: int
@@ -47,25 +47,25 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CellPlan:
     """The table that ``cytoserve calibrate`` prints before it starts."""
 
     guarantee: RiskGuarantee
     needed: int
     """Least number of accepted cells, without any error among them."""
-    rows: tuple[PlanRow, ...]
+    rows: tuple[CellPlanRow, ...]
     folder: int | None
     """Cells in the folder; None where no folder was given."""
 
 
-def plan(guarantee: RiskGuarantee, folder: int | None = None, others: Sequence[int] = ROUND_NUMBERS) -> Plan:
+def plan(guarantee: RiskGuarantee, folder: int | None = None, others: Sequence[int] = ROUND_NUMBERS) -> CellPlan:
     """Return what the folder's number of cells, the least number and round ones can promise."""
     needed = needed_cells(guarantee)
     counts = sorted({*others, needed, *([] if folder is None else [folder])} - {0})
     confidences = sorted({*CONFIDENCES, guarantee.confidence})
     allowed = errors_allowed(np.arange(max(counts) + 1), guarantee)
     rows = [
-        PlanRow(
+        CellPlanRow(
             cells=n,
             least_error={confidence: float(-np.expm1(np.log1p(-confidence) / n)) for confidence in confidences},
             errors_allowed=int(allowed[n]) if allowed[n] >= 0 else None,
@@ -73,7 +73,7 @@ def plan(guarantee: RiskGuarantee, folder: int | None = None, others: Sequence[i
         )
         for n in counts
     ]
-    return Plan(guarantee, needed, tuple(rows), folder)
+    return CellPlan(guarantee, needed, tuple(rows), folder)
 
 
 def errors_allowed(accepted: NDArray[np.int64], guarantee: RiskGuarantee) -> NDArray[np.int64]:
@@ -153,7 +153,7 @@ def check_enough(cells: int) -> None:
         )
 
 
-def table(found: Plan) -> tuple[list[str], list[list[str]]]:
+def table(found: CellPlan) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the plan as text."""
     confidences = list(found.rows[0].least_error)
     header = ["labelled cells"]
@@ -162,19 +162,19 @@ def table(found: Plan) -> tuple[list[str], list[list[str]]]:
     header += [f"accepted, {_percent(wrong)} wrong" for wrong in WRONG_IN_ALL]
     rows = []
     for row in found.rows:
-        own = " (this folder)" if row.cells == found.folder else " (the least)" if row.cells == found.needed else ""
+        own = " (yours)" if row.cells == found.folder else " (least)" if row.cells == found.needed else ""
         rows.append(
             [
                 f"{row.cells}{own}",
                 *(_percent(row.least_error[confidence]) for confidence in confidences),
-                "none will do" if row.errors_allowed is None else str(row.errors_allowed),
+                "too few" if row.errors_allowed is None else str(row.errors_allowed),
                 *(f"{100 * share:.0f} %" for share in row.expected_acceptance),
             ]
         )
     return header, rows
 
 
-def explained(found: Plan) -> list[str]:
+def explained(found: CellPlan) -> list[str]:
     """Return what the table says about the guarantee that was asked for, as sentences."""
     asked = found.guarantee
     out = [
@@ -193,9 +193,10 @@ def explained(found: Plan) -> list[str]:
     if found.folder < found.needed:
         best = -np.expm1(np.log1p(-asked.confidence) / found.folder)
         out.append(
-            f"These {found.folder} cells cannot promise that: every cell of the site would go to review. Label at "
-            f"least {found.needed} cells (more, since some are wrong or not accepted), or ask for --tolerated-error "
-            f"{_rounded_up(best):g} or more: {found.folder} cells, all accepted and right, promise {_percent(best)}."
+            f"These {found.folder} cells cannot promise that: every cell of the site would go to review. Label more "
+            f"({found.needed} do only if none is wrong), or ask for --tolerated-error {_rounded_up(best):g} or more: "
+            f"{found.folder} cells, all accepted and right, promise {_percent(best)}. Going on makes a file that "
+            "accepts nothing, and still knows the site's pictures, anomalies and prediction sets."
         )
     return out
 

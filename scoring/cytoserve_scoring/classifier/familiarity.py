@@ -147,14 +147,13 @@ class FamiliarPictures:
             `LEAST_TO_STAND` cells, or a class whose cells hold one and the same picture.
         """
         values, label = _checked(statistics, labels)
-        return cls._of(values, label)
+        return cls._of(values, label, _frequent(label, LEAST_TO_STAND))
 
     @classmethod
-    def _of(cls, values: Doubles, label: NDArray[Any]) -> FamiliarPictures:
-        """Make the reference of (N, S) statistics that were checked."""
-        names = tuple(name for name in np.unique(label).tolist() if np.count_nonzero(label == name) >= LEAST_TO_STAND)
+    def _of(cls, values: Doubles, label: NDArray[Any], names: tuple[str, ...]) -> FamiliarPictures:
+        """Make the reference of (N, S) statistics that were checked, with a centre for each class of ``names``."""
         if not names:
-            raise BadShape(f"no class has {LEAST_TO_STAND} cells: no reference of familiar pictures can be made")
+            raise BadShape(f"no class has {LEAST_TO_STAND} cells")
         centre, precision = _fitted(values, label, names)
         left_out = _left_out(values, label, names)
         usual = np.array([np.median(left_out[label == name, k]) for k, name in enumerate(names)])
@@ -197,7 +196,12 @@ class FamiliarPictures:
             raise BadShape(f"{len(slides)} slides, {len(set(slides))} different ones, do not fit {len(values)} cells")
         fold = _dealt(label) if slides is None else _dealt_by_slide(slides)
         parts = [(np.flatnonzero(fold == part), fold != part) for part in np.unique(fold)]
-        found = [cls._of(values[inside], label[inside]).assess(values[rows]) for rows, inside in parts]
+        # A class that has a centre in the reference of all cells keeps it where a part of them is left out.
+        standing = set(_frequent(label, LEAST_TO_STAND))
+        found = []
+        for rows, inside in parts:
+            names = tuple(name for name in _frequent(label[inside], 2) if name in standing)
+            found.append(cls._of(values[inside], label[inside], names).assess(values[rows]))
         order = np.argsort(np.concatenate([rows for rows, _ in parts]))
         columns = ("distance", "p_value", "p_value_of_kind", "cells_of_kind", "unfamiliar")
         arrays = {name: np.concatenate([getattr(one, name) for one in found])[order] for name in columns}
@@ -300,6 +304,12 @@ def _checked(statistics: NDArray[Any], labels: Sequence[str]) -> tuple[Doubles, 
     if len(values) < LEAST_CELLS:
         raise BadShape(f"{len(values)} cells make no reference of familiar pictures; give {LEAST_CELLS} or more")
     return values, label
+
+
+def _frequent(label: NDArray[Any], least: int) -> tuple[str, ...]:
+    """Return the classes with ``least`` cells or more, sorted."""
+    names, counts = np.unique(label, return_counts=True)
+    return tuple(names[counts >= least].tolist())
 
 
 def _rounded(values: Doubles) -> list[float]:
