@@ -6,7 +6,7 @@ from typing import Any
 
 from cytoserve_contract.image_statistics import cause_in_words
 
-from benchmarks.text import Criterion, Section, share, table
+from benchmarks.text import Criterion, Section, percent, share, table
 
 KEY = "familiarity"
 TITLE = "Unfamiliar pictures: how well they are recognised"
@@ -62,8 +62,8 @@ def familiarity(results: dict[str, Any]) -> Section:
         f"Reference: {found['reference']['cells']} cells of `{found['reference']['data']}`; no class score is used. "
         "A sample is judged as the client judges it.\n\n"
         + table(["external site", "cells unfamiliar", "samples rejected", "usual cause", "unfamiliar to a reference of "
-                 "half its own cells (the other half)", "new slides to a reference of other slides: cells unfamiliar",
-                 "samples rejected"], sites)
+                 "half its own cells (the other half)", "new slides to a reference of "
+                 "other slides: cells unfamiliar", "samples rejected"], sites)
         + f"\n\nSpoilt cells of `{home['data']}`; samples of {home['cells_of_a_sample']} are drawn from them.\n\n"
         + table(["spoilt by", "cells unfamiliar", "samples rejected", "usual cause"], spoilt)
     )  # fmt: skip
@@ -72,7 +72,10 @@ def familiarity(results: dict[str, Any]) -> Section:
 
 def new_slides(row: dict[str, Any] | None) -> list[str]:
     """Return what a reference of some slides of a site says of other slides of it."""
-    return ["slides not known"] * 2 if row is None else [share(row["cells"]), counted(row["samples"])]
+    if row is None:
+        return ["slides not known"] * 2
+    # No interval: the same slides come again in every split.
+    return [percent(row["cells"]["value"]), f"{counted(row['samples'])} ({row['slides']} slides)"]
 
 
 def rate(row: dict[str, int]) -> float:

@@ -37,6 +37,8 @@ from benchmarks.results import Benchmark, DataRead, Inputs, run
 SEED: Final = 0
 HOME_SAMPLE: Final = 50
 AWAY_SAMPLE: Final = 20
+SPLITS: Final = 40
+"""Ways of parting a site's slides into known and new ones."""
 DRAWS: Final = {"home": 20_000, "one class": 4_000, "spoilt": 400}
 EACH: Final = 25
 """Cells of each class of ``pbc/test`` that are spoilt."""
@@ -204,20 +206,22 @@ def away(familiar: FamiliarPictures, site: str, files: Sequence[Path]) -> dict[s
 def new_slides(statistics: NDArray[np.float32], labels: Sequence[str], groups: NDArray[np.str_]) -> dict[str, Any]:
     """Return how often cells and samples of new slides are called unfamiliar by a reference of other slides of theirs.
 
-    Every second slide makes the reference. This is what a site sees that calibrates with a few slides.
+    Half of the slides make the reference, drawn `SPLITS` times. This is what a site sees that calibrates with a few
+    slides.
     """
-    slides = np.unique(groups)
-    known = np.isin(groups, slides[::2])
-    familiar = FamiliarPictures.fit(
-        statistics[known], [label for label, is_known in zip(labels, known, strict=True) if is_known]
-    )
-    found = familiar.assess(statistics[~known])
-    samples = [np.flatnonzero(groups[~known] == slide)[:AWAY_SAMPLE] for slide in slides[1::2]]
-    rejections = sum(is_rejected(found, one) for one in samples)
+    rng, slides, label = np.random.default_rng(SEED), np.unique(groups), np.asarray(labels)
+    unknown = cells = rejections = samples = 0
+    for _ in range(SPLITS):
+        known = np.isin(groups, rng.permutation(slides)[: len(slides) // 2])
+        found = FamiliarPictures.fit(statistics[known], label[known].tolist()).assess(statistics[~known])
+        each = [np.flatnonzero(groups[~known] == slide)[:AWAY_SAMPLE] for slide in np.unique(groups[~known])]
+        unknown, cells = unknown + int(found.unfamiliar.sum()), cells + len(found.unfamiliar)
+        rejections, samples = rejections + sum(is_rejected(found, one) for one in each), samples + len(each)
     return {
-        "slides_known": len(slides[::2]),
-        "cells": unfamiliar(found),
-        "samples": {"rejected": rejections, "of": len(samples)},
+        "slides": len(slides),
+        "splits": SPLITS,
+        "cells": {"count": unknown, "of": cells, "value": round(unknown / cells, 4)},
+        "samples": {"rejected": rejections, "of": samples},
     }
 
 

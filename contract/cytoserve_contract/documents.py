@@ -12,6 +12,7 @@ from typing import Final
 
 from cytoserve_contract import limits, names, values
 from cytoserve_contract.codes import ErrorCode
+from cytoserve_contract.image_statistics import IMAGE_STATISTICS
 from cytoserve_contract.models import MODELS, ModelSpec
 from cytoserve_contract.parameters import PARAMETERS
 from cytoserve_contract.reasons import Reason
@@ -140,6 +141,14 @@ def flags() -> str:
     )
 
 
+def image_statistics() -> str:
+    """Return the image statistics in their order, with what is said of unusual ones."""
+    return _table(
+        ("#", "statistic", "high", "low"),
+        ((str(i), f"`{one.name}`", one.high, one.low) for i, one in enumerate(IMAGE_STATISTICS)),
+    )
+
+
 def reasons() -> str:
     """Return the reasons for review."""
     return _table(
@@ -180,7 +189,7 @@ def environment() -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     table.__name__: table
     for table in (
-        *(models, tensors, axes, parameters, numbers, flags),
+        *(models, tensors, axes, image_statistics, parameters, numbers, flags),
         *(reasons, codes, service_limits, schemas, environment),
     )
 }
