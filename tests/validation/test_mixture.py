@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
-from cytoserve_scoring.vision.cells import decode_cells
 from cytoserve_validation.mixture import LEAST_SHARE, SEPARATED, Parts, furthest_parts
+from real_statistics import statistics_of
 
 SIZE = len(IMAGE_STATISTIC_NAMES)
 KINDS = ("lymphocyte", "monocyte", "neutrophil", "platelet")
@@ -110,27 +110,19 @@ SITES = {
     "pbc": ("pbc/val", 0.18),
     "bcisc": ("bcisc/cells", 0.134),
     "chula_wbc": ("chula_wbc/cells", 0.10),
-    "bccd_cells": ("bccd_cells", 0.0),
+    "bccd_cells": ("bccd_cells", 0.0777),
 }
 MOST = 300
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def real(data_dir: Path) -> Callable[[str], Cells]:
-    """Return a function that measures at most 300 cells of a set, each set once."""
-    kept: dict[str, Cells] = {}
+    """Return a function that measures at most 300 cells of a set."""
 
     def of(name: str) -> Cells:
-        if name not in kept:
-            folder, scale = SITES[name]
-            files = sorted(path for path in (data_dir / folder).rglob("*") if path.suffix in (".webp", ".jpg"))
-            chosen = np.random.default_rng(0).permutation(len(files))[:MOST]
-            parts = []
-            for rows in np.array_split(chosen, len(chosen) // 50 + 1):
-                data = [files[i].read_bytes() for i in rows]
-                parts.append(decode_cells(data, np.full(len(rows), scale, np.float32)).statistics)
-            kept[name] = np.concatenate(parts).astype(np.float64), np.array([files[i].parent.name for i in chosen])
-        return kept[name]
+        folder, scale = SITES[name]
+        values, files = statistics_of(data_dir / folder, scale, MOST)
+        return values, np.array([file.parent.name for file in files])
 
     return of
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
 from cytoserve_scoring.classifier.familiarity import FamiliarPictures
-from cytoserve_scoring.vision.cells import decode_cells
 from cytoserve_statistics.combined import combined_p_value
 from cytoserve_validation.answers import Answered
 from cytoserve_validation.errors import MixedPictures, NoReference, TooFewCells
 from cytoserve_validation.labelled import Groups
 from cytoserve_validation.pictures import file_kinds, site_pictures
 from PIL import Image
+from real_statistics import statistics_of
 from synthetic_answers import answers
 
 SIZE = len(IMAGE_STATISTIC_NAMES)
@@ -141,12 +141,8 @@ def test_real_samples_of_new_slides_are_rejected_far_more_often_than_promised(
     data_dir: Path, folder: str, scale: float, part: tuple[int, str]
 ) -> None:
     """What docs/calibration.md says of few slides: false alarms of the sample test come far above one in a thousand."""
-    files = sorted(path for path in (data_dir / folder).rglob("*") if path.suffix == ".jpg")
-    measured = [
-        decode_cells([file.read_bytes() for file in some], np.full(len(some), scale, np.float32)).statistics
-        for some in np.array_split(np.array(files), len(files) // 50)
-    ]
-    values, labels = np.concatenate(measured), np.array([file.parent.name for file in files])
+    values, files = statistics_of(data_dir / folder, scale)
+    labels = np.array([file.parent.name for file in files])
     slides = np.array([file.stem.split("_")[part[0]].split(part[1])[0] for file in files])
     rng, rejected = np.random.default_rng(0), {"new slides": [], "known slides": []}
     for _ in range(10):
