@@ -82,6 +82,44 @@ def own_sites(results: Row) -> Section:
     return Section("own_sites", title, names, criteria, text)
 
 
+def mixture(results: Row) -> Section:
+    """Return the section on calibration folders that hold two scanners."""
+    title, names, found = "Two scanners in one calibration folder", ("mixture",), results.get("mixture")
+    if found is None:
+        return Section("mixture", title, names, [], "")
+    draws, rows = found["draws"], []
+    for size, part in found["sizes"].items():
+        rows.append([f"{size} cells of one set", refused(part["alone"], draws), worst(part["alone"], draws, most=True)])
+        for minority, pairs in part["mixed"].items():
+            name = f"{size} cells, {float(minority):.0%} of them of a second set"
+            rows.append([name, refused(pairs, draws), worst(pairs, draws, most=False)])
+    large = next(iter(found["sizes"].values()))
+    criteria = [
+        Criterion("no folder of one set is refused", refused(large["alone"], draws), not any(large["alone"].values())),
+        Criterion(
+            "every folder of two is refused",
+            "; ".join(refused(pairs, draws) for pairs in large["mixed"].values()),
+            all(count == draws for pairs in large["mixed"].values() for count in pairs.values()),
+        ),
+    ]
+    text = (
+        f"{draws} draws of each set and of each pair, told nothing but classes and pictures. The criteria are of the "
+        f"larger folders.\n\n" + table(["folder", "refused", "worst"], rows)
+    )
+    return Section("mixture", title, names, criteria, text)
+
+
+def refused(counts: dict[str, int], draws: int) -> str:
+    """Return how many of all draws were refused."""
+    return f"{sum(counts.values())} of {draws * len(counts)}"
+
+
+def worst(counts: dict[str, int], draws: int, most: bool) -> str:
+    """Return the set or pair with the most, or the fewest, that were refused."""
+    name, count = (max if most else min)(counts.items(), key=lambda pair: pair[1])
+    return f"{name}: {count} of {draws}"
+
+
 def interval(row: Row) -> str:
     """Return a share of a validation report."""
     return percent(row["value"], (row["low"], row["high"]))

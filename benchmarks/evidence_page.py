@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import evidence_models as models
-from benchmarks.evidence_away import away, own_sites
+from benchmarks.evidence_away import away, mixture, own_sites
 from benchmarks.evidence_familiarity import familiarity
 from benchmarks.measurements import ARCHIVE, BY_NAME, MEASUREMENTS, Measurement
 from benchmarks.results import RESULTS
@@ -128,6 +128,7 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
     models.probe_interval,
     models.external_site,
     own_sites,
+    mixture,
     models.unseen,
     away,
     familiarity,
