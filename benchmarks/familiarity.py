@@ -144,6 +144,20 @@ def noisy(deviation: float) -> Callable[[Pixels], Pixels]:
     )
 
 
+SRGB_TO_P3: Final = np.array(
+    [[0.8225, 0.1774, 0.0], [0.0332, 0.9669, 0.0], [0.0171, 0.0724, 0.9108]]
+)  # fmt: skip
+"""Linear light of sRGB in Display P3, both with white D65 (CSS Color Module Level 4, section 18)."""
+
+
+def wide_gamut(pixels: Pixels) -> Pixels:
+    """Return the numbers of a Display P3 file whose profile is ignored."""
+    linear = np.where(pixels <= 0.04045 * 255, pixels / 255 / 12.92, ((pixels / 255 + 0.055) / 1.055) ** 2.4)
+    light = np.clip(linear @ SRGB_TO_P3.T, 0, 1)
+    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(255 * coded).astype(np.uint8)
+
+
 def ways() -> dict[str, tuple[float, Callable[[Pixels], Pixels]]]:
     """Return every way of spoiling a picture: factor of the scale that is given, change of the pixels."""
     found: dict[str, tuple[float, Callable[[Pixels], Pixels]]] = {"as they are": (1.0, lambda pixels: pixels)}
@@ -159,6 +173,7 @@ def ways() -> dict[str, tuple[float, Callable[[Pixels], Pixels]]]:
     found |= {f"blur {sigma:g} px": (1.0, blurred(sigma)) for sigma in (0.5, 1.0, 2.0)}
     found |= {f"noise of {level:g} grey levels": (1.0, noisy(level)) for level in (2.0, 5.0, 10.0)}
     found |= {f"scale {p:+d} %": (1 + p / 100, lambda pixels: pixels) for p in (-30, -20, -10, -5, 5, 10, 20, 30)}
+    found["Display P3 read as sRGB"] = (1.0, wide_gamut)
     channels = ("greyscale in RGB", "channels swapped (BGR)", "inverted", "YCbCr read as RGB")
     return found | {name: (1.0, SPOILT[name][1]) for name in channels}
 
