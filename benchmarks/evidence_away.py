@@ -65,8 +65,8 @@ def own_sites(results: Row) -> Section:
         criteria.append(
             Criterion(
                 f"{site}: at most {promise['tolerated_error']:.0%} wrong among accepted cells",
-                f"{wrong_ones} of {accepted}" if accepted else "no cell accepted: no guarantee could be given",
-                None if not accepted else wrong_ones / accepted <= promise["tolerated_error"],
+                f"{wrong_ones} of {accepted}" if accepted else "none accepted: its cells show too many errors",
+                wrong_ones <= promise["tolerated_error"] * accepted,
             )
         )
         for name, part in (("of pbc", row["calibration_of_pbc"]), ("its own", row["calibration_of_the_site"])):
@@ -190,6 +190,8 @@ def calibrated(row: Row) -> str:
     after = row["calibration_of_the_site"]
     accepted, mistaken = after["acceptance"]["accepted"], after["acceptance"]["wrong"]
     asked = f"{guarantee(row)}, {row['calibrating']} cells"
+    if accepted == 0:
+        return f"nothing: too many errors among the cells that calibrated ({asked})"
     return f"{percent(after['accepted']['value'])}, wrong {mistaken} of {accepted} ({asked})"
 
 
