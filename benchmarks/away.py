@@ -11,8 +11,6 @@ folder; external sites lack some of the model's classes, which stay candidates.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,15 +21,14 @@ from cytoserve_client import Client
 from cytoserve_client.results import CellsAnalysis
 from cytoserve_contract.reasons import Reason
 from cytoserve_deploy.launch.local_server import LocalServer
-from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.imaging import decode_picture
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.familiarity import EXTERNAL, SCALES, measured, share, site_files, ways
+from benchmarks.familiarity import EXTERNAL, SCALES, share, site_files, ways
 from benchmarks.intake import Pixels, png
-from benchmarks.results import REPOSITORY, Benchmark, DataRead, Inputs, run, served_weights
+from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 HOME: Final = "pbc/test"
 EACH: Final = 12
@@ -41,7 +38,6 @@ MANY: Final = 1000
 """Cells of the home test set that are spoilt in the ways of `CHANNELS`."""
 AT_ONCE: Final = 256
 """Cells that are spoilt and sent in one call: bounds the memory."""
-TIMED: Final = 200
 
 
 class Outcomes:
@@ -129,37 +125,6 @@ def pixels_of(file: Path) -> Pixels:
     return decode_picture(file.read_bytes()).pixels
 
 
-def cost(files: Sequence[Path], seconds_per_cell: float) -> dict[str, Any]:
-    """Return the time of the check in this process beside the server's time a cell, both by the clock.
-
-    The check runs on one core and the server on all of them, so this says too much rather than too little.
-    """
-    scoring = json.loads((REPOSITORY / "scorer" / "1" / "scoring.json").read_text(encoding="utf-8"))
-    familiar = FamiliarPictures.from_json(scoring["familiar"])
-    pictures = [pixels_of(file) for file in files]
-    with_check = _seconds(pictures, familiar)
-    return {
-        "cells": len(files),
-        "check_ms": round(1e3 * with_check, 3),
-        "server_ms": round(1e3 * seconds_per_cell, 1),
-        "share": round(with_check / seconds_per_cell, 4),
-    }
-
-
-def _seconds(pictures: Sequence[Pixels], familiar: FamiliarPictures) -> float:
-    """Return the time that measuring and assessing takes a cell, the least of three runs.
-
-    Resampling and lamp are needed for the classification too, but counted here: `measured` does them again.
-    """
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        for pixels in pictures:
-            familiar.assess(measured(pixels, PBC_UM_PER_PIXEL)[None])
-        times.append((time.perf_counter() - began) / len(pictures))
-    return min(times)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this measurement."""
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
@@ -177,16 +142,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     few = DataRead.by_class(args.data / HOME, EACH).files
     many = np.random.default_rng(0).permutation(len(home.files))[:MANY]
     with LocalServer() as server, Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client:
-        began = time.monotonic()
         sites = {home.name: as_they_are(client, home.files, PBC_UM_PER_PIXEL)}
-        seconds = (time.monotonic() - began) / len(home.files)
         for site in EXTERNAL:
             sites[site] = as_they_are(client, site_files(args.data, site).files, SCALES[site])
         changed = {
             **spoilt(client, few, [name for name in ways() if name not in CHANNELS]),
             **spoilt(client, [home.files[i] for i in sorted(many)], CHANNELS),
         }
-    return {"home": home.name, "sites": sites, "spoilt": changed, "cost": cost(few[:TIMED], seconds)}
+    return {"home": home.name, "sites": sites, "spoilt": changed}
 
 
 BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)

@@ -98,6 +98,7 @@ MEASUREMENTS: Final = (
     Measurement("intake", "intake", "DATA/pbc/val", 4),
     Measurement("familiarity", "familiarity", "DATA", 4),
     Measurement("away", "away", "DATA", 25),
+    Measurement("check_cost", "check_cost", "DATA/pbc/test", 4),
     Measurement("mixture", "mixture", "DATA", 5),
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
