@@ -222,8 +222,11 @@ def error_from_status(
     if coded is not None:
         return coded
     kind = _BY_STATUS.get(status, ServerError)
-    if status == "UNAVAILABLE" and "unknown model" in details and "no available versions" not in details:
-        # Triton answers so for a model that is not in its repository; one without versions is on its way out or in.
+    if "no available versions" in details:
+        # The model is on its way out or in; Triton says so under UNAVAILABLE or, while it stops, under NOT_FOUND.
+        kind = ServerUnavailable
+    elif status == "UNAVAILABLE" and "unknown model" in details:
+        # Triton answers so for a model that is not in its repository.
         kind = ContractMismatch
     remedy = CODES[kind.default_code].remedy
     if status == "DEADLINE_EXCEEDED":

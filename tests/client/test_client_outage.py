@@ -11,6 +11,7 @@ import grpc
 import pytest
 from cytoserve_client import RetryPolicy, errors
 from cytoserve_client._retry import Loss, Outage, loss_of
+from cytoserve_client.errors import error_from_status
 from fake_server import Call, FakeServer, Refuse, smear
 
 Open = Callable[..., Any]
@@ -216,3 +217,12 @@ def test_an_outage_counts_from_its_beginning_and_ends_with_an_answer() -> None:
 def test_an_outage_without_end_is_refused(seconds: float) -> None:
     with pytest.raises(errors.ConfigurationError, match="outage"):
         RetryPolicy(outage=seconds)
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "NOT_FOUND"])
+def test_a_model_that_is_being_unloaded_is_no_other_contract(status: str) -> None:
+    """Triton 2.51, while it stops, says the same under either status; the call is to wait for its return."""
+    found = error_from_status(status, WORDS["unloaded"])
+    assert isinstance(found, errors.ServerUnavailable)
+    unknown = error_from_status("NOT_FOUND", "Request for unknown model: 'x' is not found")
+    assert isinstance(unknown, errors.ContractMismatch)

@@ -22,7 +22,7 @@ def config(data_dir: Path, tmp_path: Path) -> RefitConfig:
     shutil.copytree(ROOT / "models" / "reference" / "scoring", tmp_path / "checkpoint" / "scoring")
     for name in CLASSES:
         (tmp_path / "pbc" / "val" / name).mkdir(parents=True)
-        count = 22 if name == "neutrophil" else 2  # a profile needs ten cells answered with one class
+        count = 22 if name == "neutrophil" else 3  # a profile needs ten cells answered with one class
         for file in sorted((data_dir / "pbc" / "val" / name).iterdir())[:count]:
             shutil.copy(file, tmp_path / "pbc" / "val" / name)
     pack = PackConfig(data=str(tmp_path / "pbc"), choosing_per_class=11, calibrating=16)
