@@ -202,11 +202,10 @@ class FamiliarPictures:
         for rows, inside in parts:
             names = tuple(name for name in _frequent(label[inside], 2) if name in standing)
             found.append(cls._of(values[inside], label[inside], names).assess(values[rows]))
-        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
         columns = ("distance", "p_value", "p_value_of_kind", "cells_of_kind", "unfamiliar")
-        arrays = {name: np.concatenate([getattr(one, name) for one in found])[order] for name in columns}
-        causes = [cause for one in found for cause in one.cause]
-        return Assessment(cause=[causes[i] for i in order], **arrays)
+        arrays = {name: np.concatenate([getattr(one, name) for one in found]) for name in columns}
+        together = Assessment(cause=[cause for one in found for cause in one.cause], **arrays)
+        return together.take(np.argsort(np.concatenate([rows for rows, _ in parts])))
 
     def assess(self, statistics: NDArray[Any]) -> Assessment:
         """Compare (M, S) statistics with the reference.
@@ -286,6 +285,9 @@ class FamiliarPictures:
             numbers = (built.centre, built.precision, built.usual, *built.distances)
             if not sound or built.cells == 0 or not all(np.isfinite(part).all() for part in numbers):
                 raise ValueError("shapes or numbers")
+            # With a distance that may be below zero, everything would be familiar.
+            if (built.usual <= 0).any() or (np.diagonal(built.precision, axis1=1, axis2=2) <= 0).any():
+                raise ValueError("it measures no distance")
         except (KeyError, TypeError, ValueError) as error:
             raise CytoserveError(
                 f"the reference of familiar pictures is not usable ({error}); calibrate again"

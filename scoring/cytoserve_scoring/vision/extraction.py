@@ -26,8 +26,8 @@ from scipy import ndimage
 
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM, WHITE_LEVEL
 from cytoserve_scoring.errors import BadShape
-from cytoserve_scoring.vision.crops import background_level, gain_of, normalised, resample
-from cytoserve_scoring.vision.image_statistics import image_statistics
+from cytoserve_scoring.vision.crops import background_level
+from cytoserve_scoring.vision.image_statistics import measured_crop
 from cytoserve_scoring.vision.lit_area import find_outside
 from cytoserve_scoring.vision.quality import poor_image
 from cytoserve_scoring.vision.scale import (
@@ -368,9 +368,7 @@ def extract_cells(
     outside = find_outside(field) if len(index) else None
     for row, box in enumerate(found.box[index]):
         center = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
-        resampled, beyond = resample(field, center, value)
-        crops[row] = normalised(resampled, beyond, gain_of(lamp))
-        statistics[row] = image_statistics(field, center, value, resampled, lamp)
+        crops[row], statistics[row] = measured_crop(field, center, value, lamp)
         flags[row] |= FLAG_POOR_IMAGE if poor_image(crops[row]) else 0
         margin = settings.border_px + settings.rim_part * float(box[2] - box[0] + box[3] - box[1]) / 2
         cut = not clear[row] or (outside is not None and outside.touches(box, margin))

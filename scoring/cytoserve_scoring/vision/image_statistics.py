@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoserve_scoring.constants import WHITE_LEVEL
+from cytoserve_scoring.vision.crops import gain_of, normalised, resample
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +51,20 @@ _RING: Final = np.flatnonzero((_RADIUS > CELL_UM) & (_RADIUS < DISC_UM))
 _TAPER: Final = np.outer(np.hanning(CROP_SIZE), np.hanning(CROP_SIZE)).astype(np.float32)
 _FREQUENCY: Final = np.hypot(np.fft.fftfreq(CROP_SIZE)[:, None], np.fft.rfftfreq(CROP_SIZE)[None, :])
 _BAND_MASKS: Final = tuple((low < _FREQUENCY) & (high >= _FREQUENCY) for low, high in BANDS)
+
+
+def measured_crop(
+    field: NDArray[np.uint8], center: tuple[float, float], um_per_pixel: float, lamp: Floats
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Return the normalised crop of one cell, and the statistics of its picture before that; see `image_statistics`.
+
+    Returns
+    -------
+    (96, 96, 3) ndarray of uint8; (24,) ndarray of float32
+    """
+    resampled, beyond = resample(field, center, um_per_pixel)
+    crop = normalised(resampled, beyond, gain_of(lamp))
+    return crop, image_statistics(field, center, um_per_pixel, resampled, lamp)
 
 
 def image_statistics(

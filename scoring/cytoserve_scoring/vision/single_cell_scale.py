@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
-from cytoserve_scoring.vision.crops import background_level, gain_of, normalised, resample
-from cytoserve_scoring.vision.image_statistics import image_statistics
+from cytoserve_scoring.vision.crops import background_level
+from cytoserve_scoring.vision.image_statistics import measured_crop
 from cytoserve_scoring.vision.quality import poor_image
 from cytoserve_scoring.vision.scale import (
     GUESS_FALLBACK_UM,
@@ -97,11 +97,9 @@ def scale_of_single_cell(
         value, source = _measured_single_scale(sizes)
         doubtful = source in ("cell_itself", "none")
     center = (image.shape[1] / 2, image.shape[0] / 2)
-    resampled, beyond = resample(image, center, value)
-    lamp = background_level(image)
-    crop = normalised(resampled, beyond, gain_of(lamp))
+    crop, statistics = measured_crop(image, center, value, background_level(image))
     flags = (FLAG_OUT_OF_SCALE if doubtful else 0) | (FLAG_POOR_IMAGE if poor_image(crop) else 0)
-    return SingleCellScale(value, source, flags, crop, image_statistics(image, center, value, resampled, lamp))
+    return SingleCellScale(value, source, flags, crop, statistics)
 
 
 @dataclass(frozen=True)
