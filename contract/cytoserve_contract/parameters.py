@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,21 @@ class ParameterSpec:
     default: str = ""
     """What rules where it is not sent."""
 
+    def is_name(self, value: Any) -> TypeGuard[str]:
+        """Return whether a value is a name that may be sent: a text of so many printable characters."""
+        return isinstance(value, str) and self.low <= len(value) <= self.high and value.isprintable()
+
 
 HOME_SITE: Final = "home"
 """The site of the model's own calibration: the one that its validation cells came from."""
 
 MAX_SITE_NAME: Final = 100
+
+
+def folded_site(name: str) -> str:
+    """Return a site's name without what people do not tell apart: capitals, blanks, how a letter is composed."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
 
 MAX_DEADLINE_MS: Final = 24 * 60 * 60 * 1000
 

@@ -192,7 +192,7 @@ def test_slides_that_are_given_are_counted_in_the_file(server: FakeServer, make_
     assert "4 slide(s), fewer than 20" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "home", " home "])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "home", " home ", "Home", "HO ME"])
 def test_a_site_that_no_request_could_name_is_refused(make_folder: Make, tmp_path: Path, name: str) -> None:
     folder = make_folder({"monocyte": 1})
     result = run("calibrate", folder, "--site", name, "--to", tmp_path / "s.json", "--url", "127.0.0.1:9")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from cytoserve_client import ServiceInfo
-from cytoserve_contract.parameters import HOME_SITE, MAX_SITE_NAME
+from cytoserve_contract.parameters import HOME_SITE, MAX_SITE_NAME, folded_site
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
 from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget
@@ -86,8 +86,8 @@ def check_site(site: str) -> str:
         raise BadSetting(f"the site's name {site!r} is empty or cannot be printed")
     if len(name) > MAX_SITE_NAME:
         raise BadSetting(f"the site's name has {len(name)} characters; requests can name at most {MAX_SITE_NAME}")
-    if name == HOME_SITE:
-        raise BadSetting(f"{HOME_SITE!r} is the model's own calibration; give the site another name")
+    if folded_site(name) == folded_site(HOME_SITE):
+        raise BadSetting(f"{name!r} is the model's own calibration; give the site another name")
     return name
 
 

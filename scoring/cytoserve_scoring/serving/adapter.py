@@ -17,13 +17,14 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_contract.codes import CODES, marked
 from cytoserve_contract.models import MODELS
-from cytoserve_contract.names import ENV_DRAIN_FILE
+from cytoserve_contract.names import ENV_CALIBRATION, ENV_DRAIN_FILE
 from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
 from cytoserve_scoring.serving.metrics import CANCELLED, REFUSED, Meter, error_codes
 from cytoserve_scoring.serving.outputs import Tensors, encode
+from cytoserve_scoring.serving.sites import chosen, names
 
 NO_DEADLINE: Final = float("inf")
 
@@ -99,6 +100,26 @@ class TritonModel:
             pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
             text = f"{self.name} failed with {type(error).__name__}; see the server's log"
             return pb_utils.InferenceResponse(error=codes(marked(CytoserveError.code, text), codes.INTERNAL))
+
+
+class FirstStep(TritonModel):
+    """Base of a model that an ensemble begins with: what needs no picture to be refused is refused before any work."""
+
+    def setup(self) -> None:
+        """Read the names of the sites."""
+        self._sites = names(os.environ.get(ENV_CALIBRATION))
+
+    def admitted(self, request: Request) -> float:
+        """Return when the request is due, as `Request.deadline`.
+
+        Raises
+        ------
+        BadParameter, DeadlineExceeded, Unavailable
+            Also where it names a site that is not served.
+        """
+        deadline = request.deadline()
+        chosen(request.parameter("site"), self._sites)
+        return deadline
 
 
 class Request:
@@ -187,7 +208,7 @@ def _number(spec: ParameterSpec, value: Any) -> int | float:
 
 
 def _name(spec: ParameterSpec, value: Any) -> str:
-    if not isinstance(value, str) or not spec.low <= len(value) <= spec.high or not value.isprintable():
+    if not spec.is_name(value):
         raise BadParameter(f"{spec.name} must be a text of {spec.low} to {spec.high} printable characters")
     return value
 

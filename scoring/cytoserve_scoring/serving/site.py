@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import numpy as np
 from cytoserve_contract import names
-from cytoserve_contract.parameters import MAX_SITE_NAME
+from cytoserve_contract.parameters import MAX_SITE_NAME, PARAMETERS
 from cytoserve_files import FileProblem, open_regular
 
 from cytoserve_scoring.classifier.familiarity import FamiliarPictures
@@ -147,12 +146,9 @@ def _check_familiar(reference: Any, source: str) -> None:
     if not isinstance(reference, dict):
         raise CalibrationRefused(f"{source} has no reference of familiar pictures (`familiar`); {AGAIN}")
     try:
-        built = FamiliarPictures.from_json(reference)
+        FamiliarPictures.from_json(reference)
     except (CytoserveError, AttributeError) as error:
         raise CalibrationRefused(f"{source} cannot be used: {error}") from error
-    # With a distance that may be below zero, everything would be familiar.
-    if (built.usual <= 0).any() or (np.diagonal(built.precision, axis1=1, axis2=2) <= 0).any():
-        raise CalibrationRefused(f"{source} has a reference of familiar pictures that measures no distance; {AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ def name_of(document: Mapping[str, Any], source: str) -> str:
         None that a request could send: not a text of 1 to `MAX_SITE_NAME` printable characters, or blanks around it.
     """
     name = document.get("site")
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_SITE_NAME or not name.isprintable():
+    if not PARAMETERS["site"].is_name(name):
         raise CalibrationRefused(
             f"{source} names no site (a text of 1 to {MAX_SITE_NAME} printable characters); {AGAIN} --site NAME"
         )

@@ -7,13 +7,12 @@ sites are read and checked at start, and nothing is read again: a changed folder
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cytoserve_contract.parameters import HOME_SITE
+from cytoserve_contract.parameters import HOME_SITE, folded_site
 from cytoserve_files import read_text
 
 from cytoserve_scoring.classifier.engine import ScoringEngine
@@ -151,23 +150,18 @@ def weights_of(scoring_file: Path) -> str | None:
 
 def _documents(folder: str | Path | None) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield name, document and file name of each calibration in a folder; no two of them of one site."""
-    taken = {_folded(HOME_SITE): "the model's own calibration"}
+    taken = {folded_site(HOME_SITE): "the model's own calibration"}
     for file in calibration_folder.find(folder) if folder else ():
         document = site.parse(calibration_folder.read_safely(file), file.name)
         site.check_schema(document, file.name)
         name = site.name_of(document, file.name)
-        if (other := taken.get(_folded(name))) is not None:
+        if (other := taken.get(folded_site(name))) is not None:
             raise CalibrationRefused(
                 f"{file.name} and {other} are both of the site '{name}' (capitals and blanks do not tell sites apart); "
                 f"keep one of them, or {AGAIN} --site with another name"
             )
-        taken[_folded(name)] = file.name
+        taken[folded_site(name)] = file.name
         yield name, document, file.name
-
-
-def _folded(name: str) -> str:
-    """Return a name without what people do not tell apart: capitals, blanks, and how a letter is composed."""
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _home(data: Mapping[str, Any]) -> Site:
