@@ -32,6 +32,7 @@ DISTANT_SHARE: Final = 0.25
 """Part of a rejected sample, the most distant cells, whose cause is told where no cell is unfamiliar by itself."""
 
 _Cell = TypeVar("_Cell", bound=ScoredCell)
+_Whole = TypeVar("_Whole", FieldAnalysis, CellsAnalysis)
 
 
 def judge_sample(
@@ -88,22 +89,21 @@ def each_field_a_sample(analysis: SmearAnalysis) -> SmearAnalysis:
     """
     if analysis.familiarity is not None and analysis.familiarity.rejected:
         return analysis
-    fields = tuple(_judged_alone(field, analysis.site) for field in analysis.fields)
+    fields = tuple(_judged(field, analysis.site) for field in analysis.fields)
     return analysis.model_copy(update={"familiarity": None, "fields": fields})
 
 
 def cells_as_one_sample(analysis: CellsAnalysis) -> CellsAnalysis:
     """Return the analysis with its cells judged as one sample; where it is rejected every cell is referred."""
-    found = judge_sample(analysis.cells, analysis.site, analysis.familiarity)
+    return _judged(analysis, analysis.site)
+
+
+def _judged(whole: _Whole, site: str) -> _Whole:
+    """Return what holds all cells of a sample, judged."""
+    found = judge_sample(whole.cells, site, whole.familiarity)
     rejected = found is not None and found.rejected
-    cells = tuple(_referred(cell) for cell in analysis.cells) if rejected else analysis.cells
-    return analysis.model_copy(update={"familiarity": found, "cells": cells})
-
-
-def _judged_alone(field: FieldAnalysis, site: str) -> FieldAnalysis:
-    found = judge_sample(field.cells, site, field.familiarity)
-    judged = _referred_field(field) if found is not None and found.rejected else field
-    return judged.model_copy(update={"familiarity": found})
+    cells = tuple(_referred(cell) for cell in whole.cells) if rejected else whole.cells
+    return whole.model_copy(update={"familiarity": found, "cells": cells})
 
 
 def _referred_field(field: FieldAnalysis) -> FieldAnalysis:

@@ -75,11 +75,16 @@ def sample_p_value(cells: Answered) -> float | None:
 
 def causes(cells: Answered) -> list[dict[str, Any]]:
     """Return what the unfamiliar cells' pictures differ by, the most frequent first, in words."""
-    counts = Counter(cause for cause, far in zip(cells.causes, unfamiliar(cells), strict=True) if far and cause)
     return [
         {"cause": cause, "in_words": cause_in_words(cause), "cells": count}
-        for cause, count in counts.most_common(CAUSES_SHOWN)
+        for cause, count in usual_causes(cells.causes, unfamiliar(cells))
     ]
+
+
+def usual_causes(named: Sequence[str], far: Flags) -> list[tuple[str, int]]:
+    """Return the most frequent causes among the cells that are ``far``, with their numbers of cells."""
+    counts = Counter(cause for cause, is_far in zip(named, far, strict=True) if is_far and cause)
+    return counts.most_common(CAUSES_SHOWN)
 
 
 def sentence(found: dict[str, Any] | None) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.familiarity import LEAST_CELLS, Assessment, FamiliarPictures
+from cytoserve_scoring.classifier.familiarity import LEAST_CELLS, FamiliarPictures
 from cytoserve_scoring.errors import BadShape
 from cytoserve_statistics.resampling import FEW_SLIDES
 from cytoserve_statistics.shares import clopper_pearson
@@ -17,10 +16,10 @@ from PIL import Image
 
 from cytoserve_validation.answers import Answered, Flags
 from cytoserve_validation.errors import MixedPictures, NoReference, TooFewCells
+from cytoserve_validation.familiarity import usual_causes
 from cytoserve_validation.labelled import Groups, some
 from cytoserve_validation.mixture import Parts, furthest_parts
 
-CAUSES_SHOWN: Final = 5
 MAKE, MODEL = 271, 272
 """EXIF tags that name the camera."""
 
@@ -96,7 +95,7 @@ def site_pictures(
             for c, name in enumerate(cells.classes)
             if (cells.truth == c).any()
         },
-        "causes": _causes(assessed),
+        "causes": dict(usual_causes(assessed.cause, assessed.unfamiliar)),
         "not_measured": int((~measured).sum()),
         "parts": None if parts is None else _described(parts, allow_mixed),
         "slides": None if ours is None or ours.slide is None else len(set(ours.slide)),
@@ -134,12 +133,6 @@ def _share(hits: Flags, among: Flags) -> dict[str, Any]:
     count, total = int((hits & among).sum()), int(among.sum())
     low, high = clopper_pearson(count, total)
     return {"count": count, "of": total, "value": count / total, "low": low, "high": high}
-
-
-def _causes(assessed: Assessment) -> dict[str, int]:
-    """Return the most frequent causes among the unfamiliar cells."""
-    causes = Counter(cause for cause, far in zip(assessed.cause, assessed.unfamiliar, strict=True) if far)
-    return dict(causes.most_common(CAUSES_SHOWN))
 
 
 def _described(parts: Parts, allow_mixed: bool) -> dict[str, Any]:
