@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from cytoserve_scoring.vision.imaging import decode_picture
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.familiarity import EXTERNAL, SCALES, share, site_files, ways
+from benchmarks.familiarity import EXTERNAL, SCALES, SEED, share, site_files, ways
 from benchmarks.intake import Pixels, png
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
@@ -91,16 +91,17 @@ def _position(source: str) -> int:
     return int(source.removeprefix("bytes[").removesuffix("]"))
 
 
-def parts(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    """Cut a list of files."""
-    return (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
-
-
-def as_they_are(client: Client, files: Sequence[Path], um_per_pixel: float | None) -> dict[str, Any]:
-    """Return what becomes of files."""
+def outcomes(
+    client: Client,
+    files: Sequence[Path],
+    um_per_pixel: float | None,
+    picture: Callable[[Path], bytes] = Path.read_bytes,
+) -> dict[str, Any]:
+    """Return what becomes of cells; ``picture`` makes what is sent of each file."""
     found = Outcomes()
-    for part in parts(files):
-        answer = client.classify([file.read_bytes() for file in part], um_per_pixel, one_sample=False)
+    for start in range(0, len(files), AT_ONCE):
+        part = files[start : start + AT_ONCE]
+        answer = client.classify([picture(file) for file in part], um_per_pixel, one_sample=False)
         found.add(answer, [file.parent.name for file in part])
     return found.json()
 
@@ -111,18 +112,13 @@ def spoilt(client: Client, files: Sequence[Path], names: Sequence[str]) -> dict[
     out = {}
     for name in track(names, "ways of spoiling", console=Console(stderr=True)):
         factor, change = known[name]
-        found = Outcomes()
-        for part in parts(files):
-            pictures = [png(change(pixels_of(file))) for file in part]
-            answer = client.classify(pictures, PBC_UM_PER_PIXEL * factor, one_sample=False)
-            found.add(answer, [file.parent.name for file in part])
-        out[name] = found.json()
+        out[name] = outcomes(client, files, PBC_UM_PER_PIXEL * factor, spoiling(change))
     return out
 
 
-def pixels_of(file: Path) -> Pixels:
-    """Return the pixels of a file as the service sees them."""
-    return decode_picture(file.read_bytes()).pixels
+def spoiling(change: Callable[[Pixels], Pixels]) -> Callable[[Path], bytes]:
+    """Return what makes the spoilt picture of a file, from its pixels as the service sees them."""
+    return lambda file: png(change(decode_picture(file.read_bytes()).pixels))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,18 +129,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and cells."""
     cells = (DataRead.by_class(args.data / HOME), *(site_files(args.data, site) for site in EXTERNAL))
-    return Inputs(served_weights(), cells)
+    return Inputs(served_weights(), cells, {"cells that are spoilt": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Classify everything on a local server of its own."""
     home = DataRead.by_class(args.data / HOME)
     few = DataRead.by_class(args.data / HOME, EACH).files
-    many = np.random.default_rng(0).permutation(len(home.files))[:MANY]
+    many = np.random.default_rng(SEED).permutation(len(home.files))[:MANY]
     with LocalServer() as server, Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client:
-        sites = {home.name: as_they_are(client, home.files, PBC_UM_PER_PIXEL)}
+        sites = {home.name: outcomes(client, home.files, PBC_UM_PER_PIXEL)}
         for site in EXTERNAL:
-            sites[site] = as_they_are(client, site_files(args.data, site).files, SCALES[site])
+            sites[site] = outcomes(client, site_files(args.data, site).files, SCALES[site])
         changed = {
             **spoilt(client, few, [name for name in ways() if name not in CHANNELS]),
             **spoilt(client, [home.files[i] for i in sorted(many)], CHANNELS),
