@@ -17,6 +17,7 @@ from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
 from cytoserve_reports.text import NOTICE
 from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning
+from cytoserve_validation.anomalies import sentences as anomaly_sentences
 from cytoserve_validation.errors import BadSetting
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,7 @@ validate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Groups = Annotated[Path | None, typer.Option("--groups", help="CSV with a header: file,group[,slide]; a row per cell.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that holds one folder of images per class.")]
-Budget = Annotated[int | None, typer.Option("--budget", help="Noise samples per class. Default: the server's.", min=1)]
+Budget = Annotated[int | None, typer.Option("--budget", help="Noise samples of a cell. Default: the server's.", min=1)]
 
 
 @calibrate_app.command(name="calibrate")
@@ -150,8 +151,9 @@ def validate_command(
     folder: Folder,
     report: Annotated[Path, typer.Option("--report", help="Folder for validation.json and validation.html.")],
     groups: Groups = None,
-    anomalies: Annotated[
-        Path | None, typer.Option("--anomalies", help="Folder of images unlike every class of the model.")
+    strangers: Annotated[
+        Path | None,
+        typer.Option("--strangers", help="Folder of cells that the model has no class for, a folder a kind (or none)."),
     ] = None,
     url: o.Url = None,
     um_per_pixel: o.Scale = None,
@@ -182,17 +184,17 @@ def validate_command(
     everything = labelled.scan(folder)
     table = labelled.read_groups(groups, everything) if groups else None
     cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
-    anomaly_files, anomalies_ignored = labelled.scan_unlabelled(anomalies) if anomalies else ((), ())
+    anomaly_files, anomalies_ignored = labelled.scan_unlabelled(strangers) if strangers else ((), ())
     ignored = (*cells.ignored, *anomalies_ignored)
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
         classify = partial(client.classify, um_per_pixel=um_per_pixel, budget=budget, site=site, one_sample=False)
         analysis = classify(cells.files, on_progress=partial(bar, "cells"))
-        other = classify(anomaly_files, on_progress=partial(bar, "anomalies")) if anomalies else None
+        other = classify(anomaly_files, on_progress=partial(bar, "strangers")) if strangers else None
     found, failed = answers.of_labelled(analysis, cells)
     anomalous, anomalies_failed = (
-        answers.of_anomalies(other, anomaly_files, anomalies) if anomalies and other else (None, [])
+        answers.of_anomalies(other, anomaly_files, strangers) if strangers and other else (None, [])
     )
     source = documents.MeasuredSet(
         name=shown(folder.resolve().name),
@@ -230,6 +232,8 @@ def _print_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Pat
     for name, row in (whole["groups"] or {}).items():
         for text in row["warnings"]:
             out.print(plain(f"group {name}: {text}", "yellow"))
+    for text in anomaly_sentences(whole["anomalies"]):
+        out.print(plain(text))
     for text in whole["notes"]:
         out.print(plain(text, "dim"))
     out.print(plain(f"Report: {folder / 'validation.html'}, {folder / 'validation.json'}"))

@@ -232,18 +232,24 @@ def test_a_named_site_is_validated_and_its_cells_are_not_one_sample(
 
 def test_a_report_is_written(server: FakeServer, make_folder: Make, tmp_path: Path) -> None:
     folder = make_folder({"monocyte": 12, "neutrophil": 12})
-    strange = make_folder({"lymphocyte": 6}, "strange")
+    strange = make_folder({"myeloblast": 6, "smudge": 3}, "strange")
     table = tmp_path / "groups.csv"
     names = labelled.scan(folder).names
     rows = [f"{name},{'old' if i % 2 else 'new'},slide {i // 4}" for i, name in enumerate(names)]
     table.write_text("file,group,slide\n" + "\n".join(rows) + "\n")
-    words = ("--report", tmp_path / "report", "--url", server.url, "--groups", table, "--anomalies", strange)
+    words = ("--report", tmp_path / "report", "--url", server.url, "--groups", table, "--strangers", strange)
     result = run("validate", folder, *words)
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "report" / "validation.json").read_text())
     assert document["overall"]["headline"]["accuracy"]["value"] == 1
     assert document["data"]["slides"] == 6
-    assert document["anomalies"]["cells"] == 6
+    assert document["anomalies"]["cells"] == 9
+    kinds = document["anomalies"]["by_kind"]
+    assert {name: row["cells"] for name, row in kinds.items()} == {"myeloblast": 6, "smudge": 3}
+    assert sum(kinds["myeloblast"]["labels"].values()) == 6
+    assert document["anomalies"]["ordinary"]["cells"] == 24
+    assert "myeloblast: 6 cell(s), referred " in result.output
+    assert "whatever the picture" in (tmp_path / "report" / "validation.html").read_text()
     assert document["restricted"]["classes"] == ["monocyte", "neutrophil"]
     assert document["familiarity"]["unfamiliar"]["value"] == 0
     assert len(document["familiarity"]["slides"]) == 6

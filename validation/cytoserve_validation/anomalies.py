@@ -1,13 +1,17 @@
-"""Anomalies given: do they stand out from the labelled cells, and how many are accepted all the same?"""
+"""Strangers given, cells of kinds that the model has no class for: do they stand out from the labelled cells, and how
+many of each kind are referred?"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.reasons import Reason
 from cytoserve_statistics.ranking import auc, auc_difference, placements, roc
 from cytoserve_statistics.resampling import Interval, Resampler, draw
 from cytoserve_statistics.shares import normal_quantile
+from numpy.typing import NDArray
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
 from cytoserve_validation.labelled import Groups
@@ -15,6 +19,10 @@ from cytoserve_validation.zeta import zeta
 
 CURVE_POINTS = 200
 MAIN = "anomaly_score"
+MANY_UNFAMILIAR: Final = 0.1
+"""Share of unfamiliar pictures from which a kind is said to come from another scanner."""
+OF_PICTURE: Final = frozenset((Reason.UNFAMILIAR_IMAGE.value, Reason.UNFAMILIAR_SAMPLE.value))
+"""Reasons that look at no class score."""
 
 
 def anomaly_scores(cells: Answered) -> dict[str, Doubles]:
@@ -44,6 +52,8 @@ def describe_anomalies(
     out: dict[str, Any] = {
         "cells": len(anomalies),
         "unscored": int((~anomalies.scored).sum()),
+        "by_kind": {kind: _referral(anomalies.take(kind_of(anomalies) == kind)) for kind in kinds(anomalies)},
+        "ordinary": _referral(cells),
         "accepted": own.share(anomalies.accepted, everyone).json(),
         "flagged_anomalous": own.share(np.array(["anomalous" in r for r in anomalies.reasons]), everyone).json(),
         "labels": {name: int((anomalies.label == number).sum()) for number, name in enumerate(anomalies.classes)},
@@ -55,6 +65,41 @@ def describe_anomalies(
     if groups is not None and MAIN in usable:
         out["auc_by_group"] = by_group(high[MAIN], low[MAIN], resampler, groups)
     return out
+
+
+def kind_of(strangers: Answered) -> NDArray[np.str_]:
+    """Return the (M,) kinds: the folder that a file lies in inside the folder of strangers, or that folder itself."""
+    parts = [name.split("/") for name in strangers.names]
+    return np.array([names[1] if len(names) > 2 else names[0] for names in parts])
+
+
+def kinds(strangers: Answered) -> list[str]:
+    """Return the kinds among strangers, sorted."""
+    return sorted(set(kind_of(strangers).tolist()))
+
+
+def _referral(cells: Answered) -> dict[str, Any]:
+    """Return how many cells are referred, for what reasons, and how many would be if no picture were checked.
+
+    A stranger photographed on another scanner is referred for its picture. That says nothing about whether the model
+    knows it for a stranger, so what is referred for other reasons too is counted by itself.
+    """
+    everyone, own = np.ones(len(cells), bool), draw([""] * len(cells), None, None)
+    beyond = np.array([bool(set(reasons) - OF_PICTURE) for reasons in cells.reasons], bool)
+    unfamiliar = np.array([Reason.UNFAMILIAR_IMAGE.value in reasons for reasons in cells.reasons], bool)
+    return {
+        "cells": len(cells),
+        "referred": own.share(~cells.accepted, everyone).json(),
+        "referred_whatever_the_picture": own.share(beyond | ~cells.scored, everyone).json(),
+        "unfamiliar_picture": own.share(unfamiliar, everyone).json(),
+        "reasons": dict(Counter(reason for reasons in cells.reasons for reason in reasons).most_common()),
+        "labels": dict(Counter(_label(cells, i) for i in range(len(cells))).most_common()),
+    }
+
+
+def _label(cells: Answered, index: int) -> str:
+    number = int(cells.label[index])
+    return "not scored" if number < 0 else cells.classes[number]
 
 
 def _known(values: Doubles) -> Flags:
@@ -107,3 +152,24 @@ def _difference(anomalies: Doubles, here: Doubles, there: Doubles) -> dict[str, 
     variance += first.of_ordinary.var(ddof=1) / len(here) + second.of_ordinary.var(ddof=1) / len(there)
     value, half = first.auc - second.auc, normal_quantile() * float(np.sqrt(variance))
     return {"value": value, "low": value - half, "high": value + half, "method": "DeLong"}
+
+
+def sentences(found: dict[str, Any] | None) -> list[str]:
+    """Return what a caller should know of the strangers of a ``validation.json``, one sentence a kind."""
+    if found is None:
+        return []
+    out = []
+    for name, row in [*found["by_kind"].items(), ("labelled cells", found["ordinary"])]:
+        referred, beyond = row["referred"], row["referred_whatever_the_picture"]
+        out.append(
+            f"{name}: {row['cells']} cell(s), referred {referred['value']:.1%} ({referred['low']:.1%} to "
+            f"{referred['high']:.1%}), whatever the picture {beyond['value']:.1%} ({beyond['low']:.1%} to "
+            f"{beyond['high']:.1%})"
+        )
+    unlike = [name for name, row in found["by_kind"].items() if row["unfamiliar_picture"]["value"] > MANY_UNFAMILIAR]
+    if unlike:
+        out.append(
+            f"Pictures of {', '.join(unlike)} are unlike the calibration's: they come from another scanner or stain "
+            "than it, and say little about strangers on yours."
+        )
+    return out

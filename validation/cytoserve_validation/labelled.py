@@ -94,7 +94,7 @@ def scan_unlabelled(folder: Path) -> tuple[tuple[Path, ...], tuple[Skipped, ...]
     BadLabelledFolder, NoCells
     """
     if not folder.is_dir():
-        raise BadLabelledFolder(f"{folder} is no folder; give one that holds images of anomalies")
+        raise BadLabelledFolder(f"{folder} is no folder; give one that holds images of strangers")
     found = chosen.gather_tree(folder)
     if not found.files:
         raise NoCells(f"no image lies in {folder}")

@@ -41,7 +41,7 @@ def _environment() -> Environment:
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     made.filters.update(percent=percent, interval=interval, words=words)
     rows = (
-        data_rows, headline_rows, per_class_rows, named, set_rows, size_rows, restricted_rows, auc_rows,
+        data_rows, headline_rows, per_class_rows, named, set_rows, size_rows, restricted_rows, auc_rows, kind_rows,
         auc_group_rows, group_rows, group_class_rows, failure_rows, familiarity_rows, familiar_class_rows,
         p_value_rows, cause_rows, check_rows, sample_rows,
     )  # fmt: skip
@@ -167,6 +167,22 @@ def restricted_rows(found: Part) -> list[Row]:
         ("accuracy", interval(found["accuracy"])),
         ("balanced accuracy", interval(found["balanced_accuracy"])),
         *((f"sensitivity, {words(name)}", interval(row)) for name, row in found["sensitivity"].items()),
+    ]
+
+
+def kind_rows(strangers: Part) -> list[Row]:
+    """Return what became of each kind of stranger, and of the labelled cells beside them."""
+    rows = [*strangers["by_kind"].items(), ("labelled cells", strangers["ordinary"])]
+    return [
+        (
+            name,
+            row["cells"],
+            interval(row["referred"]),
+            interval(row["referred_whatever_the_picture"]),
+            interval(row["unfamiliar_picture"]),
+            ", ".join(f"{words(label)} {count}" for label, count in list(row["labels"].items())[:3]),
+        )
+        for name, row in rows
     ]
 
 

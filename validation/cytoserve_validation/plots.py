@@ -51,7 +51,7 @@ def all_plots(report: Mapping[str, Any]) -> dict[str, str]:
     if overall["sets"]:
         plots["Prediction sets"] = svg(lambda axes: coverage(axes, overall["sets"]))
     if report["anomalies"] and report["anomalies"]["roc"]:
-        plots["Anomalies"] = svg(lambda axes: anomaly_roc(axes, report["anomalies"]))
+        plots["Strangers"] = svg(lambda axes: anomaly_roc(axes, report["anomalies"]))
     if report["groups"]:
         height = 1.4 + 0.4 * len(report["groups"])
         plots["Accuracy by group"] = svg(lambda axes: groups(axes, report["groups"]), 6.4, height)
@@ -190,8 +190,8 @@ def anomaly_roc(axes: Axes, found: Mapping[str, Any]) -> None:
         x, y = zip(*points, strict=True)
         label = f"{_name(name)}: {found['auc'][name]['value']:.3f}"
         axes.plot(x, y, color=colour, linewidth=width, label=label, drawstyle="steps-post")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="labelled cells called strange", ylabel="anomalies called strange",
-             title="Anomalies, area under the curve")  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="labelled cells called strange", ylabel="strangers called strange",
+             title="Strangers, area under the curve")  # fmt: skip
     axes.legend(frameon=False, loc="lower right")
 
 

@@ -131,7 +131,7 @@ def _notes(
             f"{len(failed)} image(s) got no answer; they are named, and outside every figure but the last of the data."
         )
     if anomalies is not None:
-        notes.append("Anomalies are taken as independent of one another.")
+        notes.append("Strangers are taken as independent of one another.")
     return [*notes, *source.remarks]
 
 
