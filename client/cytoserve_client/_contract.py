@@ -70,7 +70,7 @@ class ServiceInfo(BaseModel):
 
     @property
     def default_budget(self) -> int | None:
-        """Most probes per class when a request names no budget; None where the server does not declare it."""
+        """Most noise samples of a cell when a request names no budget; None where the server does not declare it."""
         return self._whole("default_budget")
 
     @property

@@ -141,7 +141,7 @@ class Client(BaseClient[SyncTransport]):
         timeout : float, optional
             Seconds per field; the client's by default. The server gets the limit too, and stops there.
         budget : int, optional
-            Most probes per class and cell, from 1 to the probes of the served model (``info().probes``); the
+            Most noise samples (probes) of a cell, from 1 to the probes of the served model (``info().probes``); the
             service's default (``info().default_budget``) when not given.
         alpha : float, optional
             Share of cells, from 0 to below 1, whose answer may differ from that of the whole budget, because classes

@@ -222,21 +222,31 @@ ENCODER: Final = ModelSpec(
 
 DENOISER: Final = ModelSpec(
     "denoiser",
-    "(latent, probe, class) -> weighted masked squared error of the predicted noise. Holds the probe bank.\n"
+    "(latent, probe) -> weighted masked squared error of the noise predicted under each class. Holds the probe bank.\n"
     "Batches of several requests are joined: the scorers of different requests share one run.",
     "onnxruntime",
     inputs=(
         LATENT.along("B"),
         TensorSpec("PROBE", "int32", ("B", 1), "noise sample: index into the bank inside the graph"),
-        CLASS,
     ),
-    outputs=(TensorSpec("ERROR", "float32", ("B", 1), "weighted masked squared error"),),
+    outputs=(TensorSpec("ERROR", "float32", ("B", "answers"), "weighted masked squared error under each class"),),
     deployment=replace(
         _BATCHED,
         note="No priority levels: a model's call of a model carries none, and no more calls wait here than there are "
         "scorers.",
     ),
 )
+
+DENOISER_BY_CLASS: Final = replace(
+    DENOISER,
+    meaning="(latent, probe, class) -> weighted masked squared error of the predicted noise. Holds the probe bank.\n"
+    "Batches of several requests are joined: the scorers of different requests share one run.",
+    inputs=(*DENOISER.inputs, CLASS),
+)
+"""The denoiser of a checkpoint that is told a class and answers that one (CytoDiffusion)."""
+
+REFERENCE_DENOISER: Final = DENOISER_BY_CLASS
+"""The form of the committed weights."""
 
 SCORER: Final = ModelSpec(
     "scorer",
@@ -306,7 +316,7 @@ SCORER: Final = ModelSpec(
             may_lack=True,
         ),
     ),
-    calls=DENOISER,
+    calls=REFERENCE_DENOISER,
     deployment=replace(
         _QUEUED,
         instances=2,
@@ -369,7 +379,7 @@ MODELS: Final[dict[str, ModelSpec]] = {
     model.name: model
     for model in (
         *(SMEAR_ANALYSIS, CELL_ANALYSIS, SERVICE_INFO),
-        *(FIELD_DECODER, SEGMENTER, CELL_EXTRACTOR, CELL_DECODER, ENCODER, DENOISER, SCORER),
+        *(FIELD_DECODER, SEGMENTER, CELL_EXTRACTOR, CELL_DECODER, ENCODER, REFERENCE_DENOISER, SCORER),
         *(DECODER, NOISE_PREDICTOR),
     )
 }

@@ -43,12 +43,12 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
     spec.name: spec
     for spec in (
         ParameterSpec(
-            "budget", "integer", "most noise samples (probes) per class", 1, 1_000_000, "`default_budget` of the model"
+            "budget", "integer", "most noise samples (probes) of a cell", 1, 1_000_000, "`default_budget` of the model"
         ),
         ParameterSpec(
             "alpha",
             "number",
-            "share of cells whose answer may differ from that of the whole budget; 0 drops no class, and 1 is refused",
+            "share of cells whose answer may differ from that of the whole budget; 0 spends it all, and 1 is refused",
             0.0,
             1.0,
             "`default_alpha` of the model",

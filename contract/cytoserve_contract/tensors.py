@@ -28,6 +28,7 @@ AXES: Final[dict[str, str]] = {
     "M": "cells that are scored, or images of single cells",
     "C": "classes of the model, in the order that `service_info` gives",
     "B": "rows of a batch, at least one",
+    "answers": "classes that one evaluation of the denoiser answers: all `C`, or 1 where the class is an input",
     "scales": "1, or one for each image",
     "size": "side of a crop, px",
     "latent_channels": "channels of a latent",
@@ -45,6 +46,7 @@ AXES: Final[dict[str, str]] = {
 
 REFERENCE_SIZES: Final[dict[str, int]] = {
     "size": 96,
+    "answers": 1,
     "latent_channels": 24,
     "latent_height": 16,
     "latent_width": 16,

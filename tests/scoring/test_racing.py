@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.engine import ScoringEngine
-from cytoserve_scoring.classifier.race import Evaluator, race
+from cytoserve_scoring.classifier.race import race
 from cytoserve_scoring.classifier.racing_calibration import calibrate_racing, race_at, usual_spread
 from cytoserve_scoring.classifier.racing_rule import RacingRule, round_ends, statistics, survivors
 from cytoserve_scoring.classifier.replay import race_recorded, replay
 from cytoserve_scoring.classifier.scores import class_scores, nonconformity
-from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, RaceTerms, ScoringConfig
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError
 from scipy import stats
 
@@ -158,8 +158,8 @@ def test_an_unusable_rule_says_so():
     assert replace(rule, default_alpha=0.0).threshold(None) == float("inf")
 
 
-def test_an_evaluator_that_answers_all_classes_is_counted_by_its_own_evaluations():
-    """Same errors, same race: what one evaluation answers changes the cost alone."""
+def test_where_one_evaluation_answers_all_classes_none_is_dropped():
+    """Every class is seen at every noise sample that a cell gets; the cell ends when a single class can still win."""
     errors = world(60, 11).astype(np.float32)
     config = ScoringConfig(
         CLASSES,
@@ -168,6 +168,7 @@ def test_an_evaluator_that_answers_all_classes_is_counted_by_its_own_evaluations
         16,
         racing=RacingRule(((0.01, 2.5),), 0.01, spread=0.3),
         augmentation=TieAugmentation(4.0, 8, np.eye(1, dtype=np.float32), np.zeros(1, np.float32)),
+        all_classes=True,
     )
     turned = world(180, 12).astype(np.float32).reshape(3, 60, 16, 4)
     known = np.concatenate([errors[None], turned])
@@ -178,19 +179,33 @@ def test_an_evaluator_that_answers_all_classes_is_counted_by_its_own_evaluations
         return known[rows[:, 1], rows[:, 0], rows[:, 2]]
 
     terms = config.terms()
-    one = race_recorded(errors, terms, turned)
-    whole = race(Evaluator(all_at_once, all_classes=True), np.ones(60, bool), terms)
-    np.testing.assert_array_equal(whole.errors, one.errors)
-    assert {cell: pair.pair for cell, pair in whole.augmented.items()} == {
-        cell: pair.pair for cell, pair in one.augmented.items()
-    }
-    assert 0 < len(whole.augmented) < 60
+    raced = race(all_at_once, np.ones(60, bool), terms)
     rows = np.concatenate(calls)
     assert len(np.unique(rows, axis=0)) == len(rows), "no evaluation is repeated for another class"
-    np.testing.assert_array_equal(whole.evaluations, np.bincount(rows[:, 0], minlength=60))
-    augmented = np.array([3 * whole.augmented[c].difference.shape[1] if c in whole.augmented else 0 for c in range(60)])
-    samples = np.isfinite(whole.errors).any(axis=2).sum(axis=1)
-    np.testing.assert_array_equal(whole.evaluations, samples + augmented)
-    assert (whole.evaluations < one.evaluations).all()
+    np.testing.assert_array_equal(raced.evaluations, np.bincount(rows[:, 0], minlength=60))
+    seen = np.isfinite(raced.errors)
+    assert (seen.all(axis=2) == seen.any(axis=2)).all(), "all classes or none"
+    count = seen.any(axis=2).sum(axis=1)
+    augmented = np.array([3 * raced.augmented[c].difference.shape[1] if c in raced.augmented else 0 for c in range(60)])
+    np.testing.assert_array_equal(raced.evaluations, count + augmented)
+    assert 0 < len(raced.augmented) < 60
+    assert count.min() == config.racing.confirm < count.max()
+    for cell in range(60):
+        behind = statistics(errors[[cell], : count[cell]].astype(np.float64), 16, config.racing)[0]
+        assert count[cell] == 16 or (behind >= terms.threshold).sum() == 3, "only one class could still win"
+    again = race_recorded(errors, terms, turned)
+    np.testing.assert_array_equal(again.errors, raced.errors)
+    np.testing.assert_array_equal(again.evaluations, raced.evaluations)
+    by_class = race_recorded(errors, replace(terms, all_classes=False), turned)
+    assert (raced.evaluations < by_class.evaluations).all()
     with pytest.raises(BadShape, match="every class"):
-        race(Evaluator(lambda rows: np.zeros(len(rows), np.float32), all_classes=True), np.ones(1, bool), terms)
+        race(lambda rows: np.zeros(len(rows), np.float32), np.ones(1, bool), terms)
+
+
+def test_the_race_of_all_classes_heeds_the_classes_that_may_win():
+    errors = world(40, 3).astype(np.float32)
+    terms = RaceTerms(16, np.array([True, False, True, True]), all_classes=True)
+    raced = race_recorded(errors, terms)
+    assert np.isnan(raced.errors[:, :, 1]).all()
+    assert np.isfinite(raced.errors[:, :, [0, 2, 3]]).all()
+    np.testing.assert_array_equal(raced.evaluations, 16)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from cytoserve_scoring.classifier.engine import denoiser_inputs
 from cytoserve_scoring.classifier.running_test import RunningTest
 from cytoserve_scoring.serving.adapter import TritonModel, moment, refused_by_callee
 from cytoserve_scoring.serving.site import CALIBRATION_ENV
@@ -32,12 +33,14 @@ class TritonPythonModel(TritonModel):
 
         def evaluate(latents, probes, classes):
             self.meter.round()
-            errors = np.empty(len(latents), np.float32)
+            inputs = denoiser_inputs(latents, probes, classes)
+            errors = []
             for start in range(0, len(latents), self.rows_per_call):
                 check()
                 rows = slice(start, start + self.rows_per_call)
-                errors[rows] = denoise(latents[rows], probes[rows], classes[rows])
-            return errors
+                errors.append(denoise({name: tensor[rows] for name, tensor in inputs.items()}))
+            answered = np.concatenate(errors)
+            return answered if classes is None else answered[:, 0]
 
         check()
         scores = site.engine.score(
@@ -55,29 +58,25 @@ class TritonPythonModel(TritonModel):
         return scores
 
 
-def denoise(latents, probes, classes):
+def denoise(inputs):
     """Ask the ``denoiser`` for the errors of R rows, R at most its ``max_batch_size``.
 
     Parameters
     ----------
-    latents : (R, 24, 16, 16) ndarray of float32
-    probes, classes : (R,) ndarray of int32
+    inputs : dict of str to ndarray
+        By name, as `cytoserve_scoring.classifier.engine.denoiser_inputs` makes them.
 
     Returns
     -------
-    (R,) ndarray of float32
+    (R, A) ndarray of float32, one column for each class that an evaluation answers
     """
     call = pb_utils.InferenceRequest(
         model_name="denoiser",
         requested_output_names=["ERROR"],
-        inputs=[
-            pb_utils.Tensor("LATENT", np.ascontiguousarray(latents, np.float32)),
-            pb_utils.Tensor("PROBE", np.ascontiguousarray(probes, np.int32).reshape(-1, 1)),
-            pb_utils.Tensor("CLASS", np.ascontiguousarray(classes, np.int32).reshape(-1, 1)),
-        ],
+        inputs=[pb_utils.Tensor(name, values) for name, values in inputs.items()],
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
     response = call.exec()
     if response.has_error():
         raise refused_by_callee("denoiser", response.error(), pb_utils.TritonError)
-    return pb_utils.get_output_tensor_by_name(response, "ERROR").as_numpy().reshape(-1)
+    return pb_utils.get_output_tensor_by_name(response, "ERROR").as_numpy()

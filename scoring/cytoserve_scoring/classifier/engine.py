@@ -1,12 +1,14 @@
 """Latents in, answers out: the face of the classifier towards the scorer.
 
-The engine knows nothing of Triton: it takes a function that evaluates rows of (latent, noise sample, class), and a
-function that is called between rounds and may stop it. Race and judge know no latents (:mod:`.race`, :mod:`.judge`).
+The engine knows nothing of Triton: it takes a function that evaluates rows of (latent, noise sample, class), or of
+(latent, noise sample) where one evaluation answers all classes, and a function that is called between rounds and may
+stop it. Race and judge know no latents (:mod:`.race`, :mod:`.judge`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from cytoserve_contract.values import FLAG_INVALID
@@ -15,13 +17,27 @@ from numpy.typing import NDArray
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.judge import judge
-from cytoserve_scoring.classifier.race import Evaluator, Indices, race
+from cytoserve_scoring.classifier.race import Indices, race
 from cytoserve_scoring.classifier.scores import CellScores, Floats
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.errors import BadShape
 
-Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32]], Floats]
-"""``(R, c, h, w)`` latents, ``(R,)`` indices of noise samples, ``(R,)`` class indices -> ``(R,)`` errors."""
+Evaluate = Callable[[Floats, NDArray[np.int32], NDArray[np.int32] | None], Floats]
+"""``(R, c, h, w)`` latents, ``(R,)`` indices of noise samples, ``(R,)`` class indices -> ``(R,)`` errors. Where one
+evaluation answers all classes, None stands for the classes and the errors are ``(R, C)``."""
+
+
+def denoiser_inputs(
+    latents: Floats, samples: NDArray[np.int32], labels: NDArray[np.int32] | None
+) -> dict[str, NDArray[Any]]:
+    """Return the denoiser's input tensors, as the contract declares them, for what `Evaluate` is given."""
+    inputs: dict[str, NDArray[Any]] = {
+        "LATENT": np.ascontiguousarray(latents, np.float32),
+        "PROBE": np.ascontiguousarray(samples, np.int32).reshape(-1, 1),
+    }
+    if labels is not None:
+        inputs["CLASS"] = np.ascontiguousarray(labels, np.int32).reshape(-1, 1)
+    return inputs
 
 
 class ScoringEngine:
@@ -74,11 +90,11 @@ class ScoringEngine:
         sound = ((flags & FLAG_INVALID) == 0) & np.isfinite(latents).all(axis=(1, 2, 3))
 
         def evaluate_rows(rows: Indices) -> Floats:
-            cell, turn, sample, label = rows.T
-            turned = turned_latents(latents, cell, turn, terms.augmentation)
-            return evaluate(turned, sample.astype(np.int32), label.astype(np.int32))
+            cell, turn, sample = rows[:, :3].T
+            label = None if terms.all_classes else rows[:, 3].astype(np.int32)
+            return evaluate(turned_latents(latents, cell, turn, terms.augmentation), sample.astype(np.int32), label)
 
-        return judge(race(Evaluator(evaluate_rows), sound, terms, check), flags, self.config, terms, assessment)
+        return judge(race(evaluate_rows, sound, terms, check), flags, self.config, terms, assessment)
 
     def _assess(self, statistics: Floats | None, cells: int) -> Assessment | None:
         if self.config.familiar is None:

@@ -4,10 +4,11 @@ A cell belongs to the class under which the model predicts the added noise best 
 Clark & Jaini 2023). Every cell and class sees the same noise samples, so differences between classes are paired and the
 answer for a cell does not depend on what it was batched with.
 
-Noise samples are evaluated in rounds; between rounds the classes that can hardly win any more are dropped
-(:mod:`.racing_rule`), and a cell with one class left is finished. A near tie is then evaluated in the other quarter
-turns (:mod:`.augmentation`). The rows of all unfinished cells travel together. The evaluator supplies the errors: a
-denoiser, or a record of one.
+Noise samples are evaluated in rounds. Between rounds the classes that can hardly win any more are dropped
+(:mod:`.racing_rule`), and a cell with one class left is finished. Where one evaluation answers all classes, none is
+dropped, since that would save nothing: every class is seen at every noise sample, and a cell is finished once a single
+class can win. A near tie is then evaluated in the other quarter turns (:mod:`.augmentation`). The rows of all
+unfinished cells travel together. A denoiser supplies the errors, or a record of one.
 """
 
 from __future__ import annotations
@@ -31,15 +32,9 @@ PROBES_PER_ROUND = 4
 """Between two rounds the deadline is checked; a round of one cell is this many noise samples times the classes."""
 
 
-@dataclass(frozen=True)
-class Evaluator:
-    """Where the race gets errors from."""
-
-    evaluate: Callable[[Indices], Floats]
-    """``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Of an evaluator that answers all
-    classes: ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors."""
-    all_classes: bool = False
-    """Whether one evaluation answers all classes; evaluations are counted accordingly."""
+EvaluateRows = Callable[[Indices], Floats]
+"""``(R, 4)`` rows (cell, quarter turns, noise sample, class) -> ``(R,)`` errors. Where one evaluation answers all
+classes (`RaceTerms.all_classes`): ``(R, 3)`` rows (cell, quarter turns, noise sample) -> ``(R, C)`` errors."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,14 @@ class Raced:
 
 
 def race(
-    evaluator: Evaluator, sound: NDArray[np.bool_], terms: RaceTerms, check: Callable[[], None] = lambda: None
+    evaluate: EvaluateRows, sound: NDArray[np.bool_], terms: RaceTerms, check: Callable[[], None] = lambda: None
 ) -> Raced:
     """Race the classes of M cells.
 
     Parameters
     ----------
-    evaluator : Evaluator
-        Called with at most ``MAX_BATCH`` rows.
+    evaluate : callable
+        See :data:`EvaluateRows`; called with at most ``MAX_BATCH`` rows.
     sound : (M,) bool ndarray
         Cells to evaluate.
     check : callable
@@ -76,7 +71,7 @@ def race(
         An evaluation's answer has the wrong shape.
     """
     errors = np.full((len(sound), terms.budget, len(terms.classes)), np.nan, np.float32)
-    counted = _Counted(evaluator, len(sound), len(terms.classes))
+    counted = _Counted(evaluate, len(sound), terms)
     _run_rounds(counted, sound, terms, check, errors)
     scored = np.flatnonzero(np.isfinite(errors[:, 0]).any(axis=1))
     augmented: dict[int, AugmentedPair] = {}
@@ -118,7 +113,10 @@ def _run_rounds(
         errors[broken] = np.nan
         unfinished = np.flatnonzero(live.any(axis=1))
         if rule is not None and end < budget and unfinished.size:
-            live[unfinished] = survivors(errors[unfinished], live[unfinished], end, budget, rule, terms.threshold)
+            left = survivors(errors[unfinished], live[unfinished], end, budget, rule, terms.threshold)
+            if terms.all_classes:
+                left = left.any(axis=1, keepdims=True) & terms.classes
+            live[unfinished] = left
         before = end
 
 
@@ -154,16 +152,16 @@ def _rows(cell: Indices | int, turn: int, sample: Indices, label: Indices) -> In
 
 
 class _Counted:
-    """The evaluator, and how many evaluations each cell took: cost is counted where it arises."""
+    """What evaluates, and how many evaluations each cell took: cost is counted where it arises."""
 
-    def __init__(self, evaluator: Evaluator, cells: int, classes: int) -> None:
-        self._evaluator = evaluator
-        self._answer = (classes,) if evaluator.all_classes else ()
+    def __init__(self, evaluate: EvaluateRows, cells: int, terms: RaceTerms) -> None:
+        self._ask = evaluate
+        self._answer = (len(terms.classes),) if terms.all_classes else ()
         self.evaluations = np.zeros(cells, np.int32)
 
     def errors(self, rows: Indices) -> Floats:
         """Return the (R,) errors of (R, 4) rows."""
-        if not self._evaluator.all_classes:
+        if not self._answer:
             return self._evaluate(rows)
         evaluations, at = np.unique(rows[:, :3], axis=0, return_inverse=True)
         errors: Floats = self._evaluate(evaluations)[at.reshape(-1), rows[:, 3]]
@@ -173,7 +171,7 @@ class _Counted:
         answers = []
         for part in np.array_split(rows, -(-len(rows) // MAX_BATCH)):
             np.add.at(self.evaluations, part[:, 0], 1)
-            answer = self._evaluator.evaluate(part)
+            answer = self._ask(part)
             if answer.shape != (len(part), *self._answer):
                 expected = f"one number for each of {len(part)} rows" + (" and every class" if self._answer else "")
                 raise BadShape(f"the denoiser answered {answer.shape}, expected {expected}")

@@ -21,14 +21,16 @@ THRESHOLDS = tuple(float(x) for x in np.round(np.geomspace(40.0, 0.6, 64), 4))
 """Candidate thresholds, the most careful first: the order in which Learn-then-Test walks them."""
 
 
-def race_at(errors: NDArray[Any], rule: RacingRule, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def race_at(
+    errors: NDArray[Any], rule: RacingRule, threshold: float, all_classes: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Race with one threshold on (M, P, C) errors that are all known.
 
     Returns
     -------
     (M,) winning classes and (M,) evaluations spent.
     """
-    terms = RaceTerms(errors.shape[1], np.ones(errors.shape[2], bool), rule, threshold)
+    terms = RaceTerms(errors.shape[1], np.ones(errors.shape[2], bool), rule, threshold, all_classes=all_classes)
     raced = race_recorded(errors, terms)
     return class_scores(raced.errors)[1], raced.evaluations
 
@@ -38,7 +40,9 @@ def calibrate_racing(
     alphas: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
     default_alpha: float = 0.02,
     confidence: float = 0.95,
+    minimum: int = 2,
     confirm: int = 8,
+    all_classes: bool = False,
 ) -> RacingRule:
     """Find, per level, the boldest threshold that Learn-then-Test allows.
 
@@ -46,6 +50,10 @@ def calibrate_racing(
     ----------
     errors : (M, P, C) ndarray of float64
         Errors of M calibration cells under the whole bank, in the bank's order.
+    minimum, confirm : int
+        Of the rule.
+    all_classes : bool
+        Whether one evaluation answers all classes.
 
     Notes
     -----
@@ -56,11 +64,11 @@ def calibrate_racing(
     errors = np.asarray(errors, np.float64)
     full = errors.mean(axis=1).argmin(axis=1)
     spread, cells = usual_spread(errors), len(errors)
-    rule = RacingRule((), default_alpha, spread, confirm=confirm, confidence=confidence, cells=cells)
+    rule = RacingRule((), default_alpha, spread, minimum=minimum, confirm=confirm, confidence=confidence, cells=cells)
     allowed: dict[float, float] = {}
     walking = sorted(float(alpha) for alpha in alphas)
     for threshold in THRESHOLDS:
-        changed = int((race_at(errors, rule, threshold)[0] != full).sum())
+        changed = int((race_at(errors, rule, threshold, all_classes)[0] != full).sum())
         walking = [alpha for alpha in walking if stats.binom.cdf(changed, len(errors), alpha) <= 1 - confidence]
         if not walking:
             break

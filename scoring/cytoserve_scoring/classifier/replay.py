@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cytoserve_scoring.classifier.augmentation import TieAugmentation
 from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.judge import judge
-from cytoserve_scoring.classifier.race import Evaluator, Raced, race, tied_cells
+from cytoserve_scoring.classifier.race import Raced, race, tied_cells
 from cytoserve_scoring.classifier.scores import CellScores, Floats
 from cytoserve_scoring.classifier.settings import RaceTerms, ScoringConfig
 
@@ -30,7 +30,7 @@ def race_recorded(errors: NDArray[Any], terms: RaceTerms, turned: NDArray[Any] |
     known = known.astype(np.float32)
     sound = np.ones(len(errors), bool)
     terms = terms if turned is not None else replace(terms, augmentation=None)
-    return race(Evaluator(lambda rows: known[rows[:, 1], rows[:, 0], rows[:, 2], rows[:, 3]]), sound, terms)
+    return race(lambda rows: known[tuple(rows[:, [1, 0, *range(2, rows.shape[1])]].T)], sound, terms)
 
 
 def replay(

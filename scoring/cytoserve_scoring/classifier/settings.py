@@ -51,6 +51,8 @@ class RaceTerms:
     """Of the rule, for the level chosen; infinite: no class is dropped."""
     augmentation: TieAugmentation | None = None
     """When a near tie is evaluated in the other quarter turns; None: never."""
+    all_classes: bool = False
+    """Whether one evaluation answers all classes, so that no class need be dropped."""
     calibrated: bool = False
     """Whether temperature and thresholds were measured for requests like this; if not, nothing is accepted."""
 
@@ -77,6 +79,8 @@ class ScoringConfig:
     """Budgets that the calibration in force measured; None means all."""
     augmentation: TieAugmentation | None = None
     """When a near tie is evaluated in the other quarter turns; None never."""
+    all_classes: bool = False
+    """Whether one evaluation of the denoiser answers all classes; else it is told one."""
     familiar: FamiliarPictures | None = None
     """The pictures that the calibration knows; None: no picture is checked."""
 
@@ -121,7 +125,7 @@ class ScoringConfig:
         usual = alpha is None or (self.racing is not None and alpha == self.racing.default_alpha)
         measured = self.calibrated is None or spent in self.calibrated
         calibrated = bool(usual and measured and chosen.all())
-        return RaceTerms(spent, chosen, self.racing, threshold, self.augmentation, calibrated)
+        return RaceTerms(spent, chosen, self.racing, threshold, self.augmentation, self.all_classes, calibrated)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ScoringConfig:
@@ -152,6 +156,7 @@ class ScoringConfig:
                 calibrated=None if data.get("calibrated") is None else tuple(int(b) for b in data["calibrated"]),
                 racing=RacingRule.from_json(data["elimination"]) if data.get("elimination") else None,
                 augmentation=TieAugmentation.from_json(data["second_look"]) if data.get("second_look") else None,
+                all_classes=bool(data.get("all_classes", False)),
                 familiar=FamiliarPictures.from_json(data["familiar"]) if data.get("familiar") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
