@@ -23,7 +23,6 @@ from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.graphs import export_graph, external_files
 from cytoserve_export.networks import build
 from cytoserve_export.parity import ErrorReference, session
-from cytoserve_export.specs import SPECS
 from cytoserve_export.synthetic import write_checkpoint
 
 from benchmarks.results import Benchmark, Inputs, run
@@ -63,7 +62,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         checkpoint = Checkpoint(folder)
         module = stage("read the weights", lambda: build("denoiser", checkpoint))
         parameters = sum(p.numel() for p in module.parameters())
-        spec, sizes = SPECS["denoiser"], checkpoint.geometry.sizes()
+        spec, sizes = checkpoint.spec("denoiser"), checkpoint.geometry.sizes()
         stage("trace, write and check", partial(export_graph, module, spec, sizes, path))
         del module
         gc.collect()

@@ -21,6 +21,7 @@ from cytoserve_export.cost import denoiser_costs
 from cytoserve_export.devices import PROFILES
 from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.precision import cast_denoiser
+from cytoserve_scoring.classifier.engine import denoiser_inputs
 
 from benchmarks.results import Benchmark, Inputs, run
 
@@ -45,12 +46,11 @@ def rate(run: Callable[[], object], rows: int) -> dict[str, float]:
 
 def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
     """Return random inputs of ``count`` rows by name."""
-    rng = np.random.default_rng(SEED)
-    return {
-        "LATENT": rng.standard_normal((count, *checkpoint.geometry.latent_shape), dtype=np.float32),
-        "PROBE": rng.integers(0, checkpoint.scoring["probes"], (count, 1)).astype(np.int32),
-        "CLASS": rng.integers(0, len(checkpoint.geometry.classes), (count, 1)).astype(np.int32),
-    }
+    rng, geometry = np.random.default_rng(SEED), checkpoint.geometry
+    latents = rng.standard_normal((count, *geometry.latent_shape), dtype=np.float32)
+    samples = rng.integers(0, checkpoint.scoring["probes"], count).astype(np.int32)
+    labels = None if geometry.all_classes else rng.integers(0, len(geometry.classes), count).astype(np.int32)
+    return denoiser_inputs(latents, samples, labels)
 
 
 def torch_road(checkpoint: Checkpoint) -> Callable[[dict[str, Any]], Callable[[], object]]:
@@ -90,13 +90,13 @@ def onnx_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
     return bind
 
 
-def engine_road(path: Path) -> Callable[[dict[str, Any]], Callable[[], object]]:
+def engine_road(path: Path, answers: int) -> Callable[[dict[str, Any]], Callable[[], object]]:
     """Return the engine, its copies to and from the device included."""
     import tensorrt  # type: ignore[import-not-found]
     from cytoserve_export.tensorrt_parity import EngineRun
 
-    engine = EngineRun(tensorrt, path)
-    return lambda feed: lambda: engine(feed["LATENT"], feed["PROBE"], feed["CLASS"])
+    engine = EngineRun(tensorrt, path, answers=answers)
+    return lambda feed: lambda: engine(feed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +125,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.onnx:
         roads["ONNX Runtime CUDA"] = lambda: onnx_road(args.onnx)
     if args.engine:
-        roads["TensorRT"] = lambda: engine_road(args.engine)
+        roads["TensorRT"] = lambda: engine_road(args.engine, checkpoint.geometry.sizes()["answers"])
     found: list[dict[str, Any]] = []
     for name, make in roads.items():
         bind = make()

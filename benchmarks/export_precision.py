@@ -67,7 +67,7 @@ def compare(
                 checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, checkpoint.probes()
             )
             cast = cast_denoiser(module.eval(), precision)
-            export_graph(cast, spec_for(precision), checkpoint.geometry.sizes(), path)
+            export_graph(cast, spec_for(precision, checkpoint), checkpoint.geometry.sizes(), path)
         note = "ONNX Runtime, CPU"
         try:
             session(path, 1)

@@ -27,7 +27,6 @@ import torch
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.graphs import export_graph
 from cytoserve_export.networks import TracedDenoiser
-from cytoserve_export.specs import SPECS
 from cytoserve_files import output_file
 from cytoserve_scoring.classifier.augmentation import TURNS, AugmentedPair, TieAugmentation, revised
 from cytoserve_scoring.classifier.probe_interval import LEVEL, posterior_interval, probe_lags
@@ -81,7 +80,9 @@ def fresh_graphs(place: Place, seed: int, folder: Path) -> ServedGraphs:
     bank = checkpoint.probes()
     noise = torch.randn(bank.noise.shape, generator=torch.Generator().manual_seed(seed)).half()
     module = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, replace(bank, noise=noise))
-    export_graph(module.eval(), SPECS["denoiser"], checkpoint.geometry.sizes(), folder / "denoiser/1/model.onnx")
+    export_graph(
+        module.eval(), checkpoint.spec("denoiser"), checkpoint.geometry.sizes(), folder / "denoiser/1/model.onnx"
+    )
     (folder / "encoder/1").mkdir(parents=True)
     shutil.copyfile(place.repository / "encoder/1/model.onnx", folder / "encoder/1/model.onnx")
     return ServedGraphs(folder, place.pack.threads)
@@ -110,11 +111,12 @@ def errors_under(
     probes, classes = config.probes, len(config.classes)
     upright = graphs.errors(latents, probes, classes, "a fresh bank").astype(np.float64)
     turned = np.full((TURNS, *upright.shape), np.nan)
-    for cell, pair in pairs.items():
-        rows = np.repeat(look.turned(latents[cell][None])[:, 0], 2 * probes, axis=0)
-        probe = np.tile(np.repeat(np.arange(probes, dtype=np.int32), 2), TURNS)
-        found = graphs.evaluate(rows, probe, np.tile(np.array(pair, np.int32), TURNS * probes))
-        turned[:, cell, :, list(pair)] = found.reshape(TURNS, probes, 2).transpose(2, 0, 1)
+    cells = sorted(pairs)
+    rows = look.turned(latents[cells]).reshape(-1, *latents.shape[1:])
+    found = graphs.errors(rows, probes, classes, "its near ties, turned").reshape(TURNS, len(cells), probes, classes)
+    for at, cell in enumerate(cells):
+        for label in pairs[cell]:
+            turned[:, cell, :, label] = found[:, at, :, label]
     return BankErrors(upright, turned)
 
 

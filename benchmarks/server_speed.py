@@ -43,7 +43,7 @@ class Baseline:
         began = time.monotonic()
         for part in np.split(cells, range(batch, rows, batch)):
             numbers = np.zeros(len(part), np.int32)
-            self.graphs.evaluate(self.latents[part], numbers, numbers)
+            self.graphs.evaluate(self.latents[part], numbers, None if self.graphs.all_classes else numbers)
         return time.monotonic() - began
 
     def best_batch(self, rows: int) -> int:

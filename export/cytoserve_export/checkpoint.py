@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from cytoserve_contract.models import DENOISER
 from cytoserve_files import open_regular
 from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_networks.detector import NAMES_ON_DISK, DetectorNet
@@ -31,6 +32,7 @@ from cytoserve_export.errors import (
     WrongClassCount,
 )
 from cytoserve_export.files import read_json
+from cytoserve_export.specs import SPECS, GraphSpec, denoiser_spec
 
 WEIGHTS: Final = "diffusion_pytorch_model.safetensors"
 DETECTOR_WEIGHTS: Final = "model.safetensors"
@@ -98,7 +100,10 @@ def _refuse_pickle_bytes(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes that fix the graphs' shapes; ``circular``: only the circle inscribed in the crop counts."""
+    """Sizes that fix the graphs' shapes.
+
+    ``circular``: only the circle inscribed in the crop counts. ``all_classes``: one evaluation answers all classes.
+    """
 
     size: int
     um_per_pixel: float
@@ -107,6 +112,7 @@ class Geometry:
     latent_height: int
     latent_width: int
     classes: tuple[str, ...]
+    all_classes: bool = False
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -120,6 +126,7 @@ class Geometry:
             "latent_channels": self.latent_channels,
             "latent_height": self.latent_height,
             "latent_width": self.latent_width,
+            "answers": len(self.classes) if self.all_classes else 1,
         }
 
 
@@ -186,13 +193,22 @@ class Checkpoint:
         if height < 1 or width < 1:
             raise MalformedFile("unet/config.json must give sample_size, the side of the latent grid")
         channels = int(self.unet_config["in_channels"])
-        if channels != self.vae_config.get("latent_channels") or channels != self.unet_config["out_channels"]:
+        answered = int(self.unet_config["out_channels"])
+        if channels != self.vae_config.get("latent_channels") or answered not in (channels, channels * len(classes)):
             raise InconsistentCheckpoint(
-                f"unet takes {channels} and answers {self.unet_config['out_channels']} channels, "
-                f"vae has {self.vae_config.get('latent_channels')}: all three must agree"
+                f"unet takes {channels} and answers {answered} channels, vae has "
+                f"{self.vae_config.get('latent_channels')}: all three must agree (or unet answers "
+                f"{len(classes)} classes at once, with that many times the channels)"
             )
         return Geometry(
-            int(pre["size"]), float(pre["um_per_pixel"]), bool(pre["circular"]), channels, height, width, tuple(classes)
+            int(pre["size"]),
+            float(pre["um_per_pixel"]),
+            bool(pre["circular"]),
+            channels,
+            height,
+            width,
+            tuple(classes),
+            answered != channels,
         )
 
     def _conditioning(self) -> Conditioning:
@@ -212,12 +228,21 @@ class Checkpoint:
         shape = self.scoring.get("latent_shape")
         if shape != list(self.geometry.latent_shape):
             raise InconsistentCheckpoint(f"scoring.json: latent_shape {shape}, network {self.geometry.latent_shape}")
+        if bool(self.scoring.get("all_classes", False)) != self.geometry.all_classes:
+            raise InconsistentCheckpoint(
+                f"scoring.json: all_classes must be {str(self.geometry.all_classes).lower()} for this network: it says "
+                "whether one evaluation answers all classes"
+            )
 
     def _schedule(self) -> Schedule:
         kind = self.scheduler_config.get("prediction_type")
         if kind not in PREDICTION_TYPES:
             raise UnsupportedArchitecture(f"prediction_type {kind!r} is not exported; known are {PREDICTION_TYPES}")
         return Schedule(self.scheduler().alphas_cumprod.float(), kind)
+
+    def spec(self, name: str) -> GraphSpec:
+        """Return the declaration of a graph as this checkpoint fills it."""
+        return denoiser_spec(self.geometry.all_classes) if name == DENOISER.name else SPECS[name]
 
     def scheduler(self) -> Any:
         """Build the ``diffusers`` scheduler of the checkpoint (any of them has the same ``alphas_cumprod``)."""

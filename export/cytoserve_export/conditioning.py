@@ -1,5 +1,7 @@
-"""How a denoiser takes its class, read from its configuration: one of two ways.
+"""How a denoiser takes its class, read from its configuration: one of three ways.
 
+``heads``
+    Not at all: it answers all classes in one pass, ``out_channels`` being one prediction per class, in order.
 ``class_embedding``
     ``class_embed_type: "projection"``: a one-hot vector through a small network, added to the time embedding.
 ``context``
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from cytoserve_export.errors import InconsistentCheckpoint, UnsupportedArchitecture, WrongClassCount
 
-Kind = Literal["class_embedding", "context"]
+Kind = Literal["heads", "class_embedding", "context"]
 
 CONTEXT_TOKENS: Final = 77
 """Tokens of Stable Diffusion 1.5's text context, which CytoDiffusion keeps."""
@@ -67,6 +69,13 @@ class Conditioning:
         _refuse_unknown(config)
         cross = bool(CROSS_BLOCKS & set(_blocks(config)))
         width = _context_dim(config) if cross else None
+        if config.get("out_channels") == classes * int(config.get("in_channels", 0)):
+            if cross or config.get("class_embed_type") is not None:
+                raise UnsupportedArchitecture(
+                    f"unet/config.json has out_channels for all {classes} classes and takes a class besides: "
+                    "only a network that does one or the other is exported"
+                )
+            return cls("heads", classes, None)
         if config.get("class_embed_type") == "projection":
             wide = config.get("projection_class_embeddings_input_dim")
             if wide != classes:
@@ -77,8 +86,8 @@ class Conditioning:
             return cls("class_embedding", classes, width)
         if width is None:
             raise UnsupportedArchitecture(
-                "unet/config.json has neither class_embed_type 'projection' nor a cross-attention block: "
-                "this network cannot be told a class"
+                "unet/config.json has neither class_embed_type 'projection' nor a cross-attention block, nor "
+                f"out_channels for all {classes} classes: this network knows no class"
             )
         if classes > width:
             raise WrongClassCount(f"{classes} classes do not fit into a context token of width {width}")
@@ -98,6 +107,11 @@ class Conditioning:
                 f"({self.classes}, T, {self.context_dim}) by cross-attention; remove the file or give its own"
             )
         return replace(self, tokens=tokens.float())
+
+    @property
+    def all_classes(self) -> bool:
+        """Whether one evaluation answers all classes, rather than the one it is told."""
+        return self.kind == "heads"
 
     @property
     def equal_tokens(self) -> bool:

@@ -121,6 +121,24 @@ def _tensorrt_provider(
         provider.parameters[key] = value
 
 
+def check_fits(path: Path, spec: GraphSpec) -> None:
+    """Refuse a graph's configuration that declares other inputs than the graph has; a missing one is no fault.
+
+    Raises
+    ------
+    TargetError
+    """
+    if not path.is_file():
+        return
+    declared = [tensor.name for tensor in _parsed(path).input]
+    wanted = [tensor.name for tensor in spec.inputs]
+    if declared != wanted:
+        raise TargetError(
+            f"{path} declares the inputs {declared}, this checkpoint's {spec.name} has {wanted}: "
+            "make a repository of its own with cytoserve export repository"
+        )
+
+
 def refit(path: Path, sizes: Mapping[str, int]) -> str:
     """Return a Python model's configuration with this checkpoint's latent shape.
 
@@ -129,12 +147,16 @@ def refit(path: Path, sizes: Mapping[str, int]) -> str:
     TargetError
         The file is no Triton configuration.
     """
-    try:
-        config: Any = text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise TargetError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error
+    config = _parsed(path)
     latent = [sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"]]
     for tensor in (*config.input, *config.output):
         if tensor.name == "LATENT":
             tensor.dims[-3:] = latent
     return text_format.MessageToString(config)
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return text_format.Parse(read_text(path), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise TargetError(f"{path} is not a Triton configuration: {error}; take the one of the release") from error

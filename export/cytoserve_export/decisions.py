@@ -6,7 +6,7 @@ the smallest gap between the two best classes and the largest difference of any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from cytoserve_files import open_regular
+from cytoserve_scoring.classifier.engine import denoiser_inputs
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import cut_crop
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from cytoserve_export.errors import DecisionChanged, MissingFile
 from cytoserve_export.networks import build
 from cytoserve_export.parity import ErrorReference, session
 from cytoserve_export.progress import Report
+
+Feed = dict[str, NDArray[Any]]
 
 ROWS: Final = 256
 """Evaluations in one call of either side."""
@@ -102,57 +105,59 @@ def check_decisions(
     bank = len(checkpoint.probes())
     count = min(cells.probes or int(checkpoint.scoring.get("default_budget", bank)), bank)
     probes = np.linspace(0, bank - 1, count).round().astype(np.int32)
-    classes = len(checkpoint.geometry.classes)
+    classes = None if checkpoint.geometry.all_classes else len(checkpoint.geometry.classes)
     with torch.no_grad():
         latents = build("encoder", checkpoint)(torch.from_numpy(crops)).numpy()
     (onnx_latents,) = session(encoder, threads).run(["LATENT"], {"CROP": crops})
     reference, graph = ErrorReference(checkpoint), session(denoiser, threads)
 
-    def by_torch(*rows: NDArray[Any]) -> NDArray[np.float32]:
+    def by_torch(feed: Feed) -> NDArray[np.float32]:
         with torch.no_grad():
-            answer: NDArray[np.float32] = reference(*(torch.from_numpy(row) for row in rows)).numpy()
+            answer: NDArray[np.float32] = reference(*(torch.from_numpy(value) for value in feed.values())).numpy()
         return answer
 
-    def by_graph(*rows: NDArray[Any]) -> NDArray[np.float32]:
-        feed = dict(zip(("LATENT", "PROBE", "CLASS"), rows, strict=True))
+    def by_graph(feed: Feed) -> NDArray[np.float32]:
         answer: NDArray[np.float32] = graph.run(["ERROR"], feed)[0]
         return answer
 
-    want = _scores(by_torch, latents, probes, classes, lambda d, t: report("decisions, torch", d, t))
-    got = _scores(by_graph, onnx_latents, probes, classes, lambda d, t: report("decisions, ONNX Runtime", d, t))
-    return compare(want, got, labels, count)
+    want = mean_errors(by_torch, latents, probes, classes, lambda d, t: report("decisions, torch", d, t))
+    got = mean_errors(by_graph, onnx_latents, probes, classes, lambda d, t: report("decisions, ONNX Runtime", d, t))
+    evaluations = len(crops) * count * (classes or 1)
+    return compare(want, got, labels, count, evaluations)
 
 
-def _scores(
-    evaluate: Callable[..., NDArray[np.float32]],
+def mean_errors(
+    evaluate: Callable[[Feed], NDArray[np.float32]],
     latents: NDArray[np.float32],
     probes: NDArray[np.int32],
-    classes: int,
-    report: Callable[[int, int], None],
+    classes: int | None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
-    """Return the (N, C) mean errors of (N, ...) latents over the probes."""
-    total = np.zeros((len(latents), classes))
-    done, work = 0, len(latents) * classes * len(probes)
-    for cell, probe, label in _rows(len(latents), probes, classes):
-        errors = evaluate(latents[cell], probe[:, None], label[:, None])[:, 0]
-        np.add.at(total, (cell, label), errors)
-        done += len(cell)
-        report(done, work)
-    return total / len(probes)
+    """Return the (N, C) mean errors of (N, ...) latents over the probes.
 
-
-def _rows(
-    cells: int, probes: NDArray[np.int32], classes: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]]:
-    """Yield every (cell, probe, class) once, in blocks of :data:`ROWS`."""
-    grid = np.meshgrid(np.arange(cells), probes, np.arange(classes, dtype=np.int32), indexing="ij")
+    Parameters
+    ----------
+    evaluate : callable
+        The denoiser's input tensors -> (R, 1) errors, or (R, C) of a denoiser that answers all classes.
+    classes : int or None
+        None where all classes are answered at once.
+    """
+    told = np.arange(classes or 1, dtype=np.int32)
+    grid = np.meshgrid(np.arange(len(latents)), probes, told, indexing="ij")
     cell, probe, label = (axis.reshape(-1) for axis in grid)
+    parts = []
     for start in range(0, len(cell), ROWS):
-        block = slice(start, start + ROWS)
-        yield cell[block], probe[block].astype(np.int32), label[block]
+        rows = slice(start, start + ROWS)
+        labels = None if classes is None else label[rows]
+        parts.append(evaluate(denoiser_inputs(latents[cell[rows]], probe[rows], labels)))
+        report(min(start + ROWS, len(cell)), len(cell))
+    answered = np.concatenate(parts).astype(np.float64)
+    return answered.reshape(len(latents), len(probes), -1).mean(axis=1)
 
 
-def compare(want: NDArray[np.float64], got: NDArray[np.float64], labels: NDArray[np.int64], probes: int) -> Decisions:
+def compare(
+    want: NDArray[np.float64], got: NDArray[np.float64], labels: NDArray[np.int64], probes: int, evaluations: int
+) -> Decisions:
     """Compare two (N, C) tables of mean errors.
 
     Raises
@@ -166,7 +171,7 @@ def compare(want: NDArray[np.float64], got: NDArray[np.float64], labels: NDArray
     found = Decisions(
         cells=len(want),
         probes=probes,
-        evaluations=want.size * probes,
+        evaluations=evaluations,
         changed=len(changed),
         max_score_difference=float(np.abs(want - got).max()),
         smallest_margin=float(margin.min()),

@@ -116,7 +116,7 @@ def _check(job: Job, report: Report) -> ParityResult:
             done += 1
             report(f"parity, {name}", done, total)
 
-        parity[name] = check_graph(SPECS[name], path, checkpoint, job.threads, step).summary()
+        parity[name] = check_graph(checkpoint.spec(name), path, checkpoint, job.threads, step).summary()
     if job.cells is None or job.encoder is None or job.denoiser is None:
         return ParityResult(parity, None)
     decided = check_decisions(job.cells, checkpoint, job.encoder, job.denoiser, job.threads, report)

@@ -138,8 +138,13 @@ class ClassTables(nn.Module):
         self.register_buffer("embedding", embedding)
         self.register_buffer("context", context)
 
-    def forward(self, time: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Add the class to (B, D) time embeddings; return them and the (B, 1, K) context of (B,) classes."""
+    def forward(self, time: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Add the class to (B, D) time embeddings; return them and the (B, 1, K) context of (B,) classes.
+
+        None stands for the classes of a network that answers them all.
+        """
+        if classes is None:
+            return time, None
         embedding = time if self.embedding is None else time + self.embedding.index_select(0, classes)
         return embedding, None if self.context is None else self.context.index_select(0, classes)
 
@@ -163,7 +168,7 @@ def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool 
 
 
 class TracedDenoiser(nn.Module):
-    """(latent, probe, class) -> weighted masked squared error of the prediction.
+    """(latent, probe[, class]) -> weighted masked squared error of the prediction under that class, or under each.
 
     With ``a`` the cumulative alpha of the probe's timestep and ``e`` its noise: ``z = sqrt(a) x + sqrt(1-a) e``, and
     the target is ``e`` (epsilon) or ``sqrt(a) e - sqrt(1-a) x`` (v_prediction; Salimans and Ho 2022).
@@ -186,6 +191,7 @@ class TracedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
+        self.heads = conditioning.classes if conditioning.all_classes else 1
         alphas = schedule.alphas_cumprod[probes.timestep].reshape(-1, 1, 1, 1)
         self.register_buffer("noise", probes.noise)
         self.register_buffer("weight", probes.weight)
@@ -196,17 +202,29 @@ class TracedDenoiser(nn.Module):
         self.trunk, context = conditioned_trunk(unet, conditioning, shortcut)
         self.tables = ClassTables(unet, conditioning, context)
 
-    def forward(self, latent: Tensor, probe: Tensor, label: Tensor) -> Tensor:
-        """Return (B, 1) errors of (B, C, H, W) latents, (B, 1) int32 probes and (B, 1) int32 classes."""
+    def forward(self, latent: Tensor, probe: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return errors of (B, C, H, W) latents and (B, 1) int32 probes.
+
+        (B, 1) under (B, 1) int32 classes; without, (B, K) under each of the K classes.
+        """
         row = probe[:, 0]
         noise = self.noise.index_select(0, row).float()
         signal, spread = self.signal.index_select(0, row), self.spread.index_select(0, row)
-        embedding, context = self.tables(self.time.index_select(0, row), label[:, 0])
+        embedding, context = self.tables(self.time.index_select(0, row), None if label is None else label[:, 0])
         prediction = self.trunk(signal * latent + spread * noise, embedding, context)
         target = signal * noise - spread * latent if self.velocity else noise
-        residual = prediction - target
-        weighted: Tensor = residual * residual * self.weight.index_select(0, row) * self.area
-        return weighted.sum(dim=(1, 2, 3))[:, None]
+        predicted = prediction.reshape(-1, self.heads, *latent.shape[1:])
+        residual = (predicted - target[:, None]) * (self.weight.index_select(0, row) * self.area).sqrt()[:, None]
+        weighted: Tensor = residual * residual
+        return weighted.sum(dim=(2, 3, 4))
+
+
+def chosen_head(prediction: Tensor, label: Tensor, heads: int) -> Tensor:
+    """Return the (B, C, H, W) predictions under (B,) int64 classes among (B, heads * C, H, W) of all classes."""
+    channels, height, width = prediction.shape[1] // heads, *prediction.shape[2:]
+    every = prediction.reshape(-1, heads, channels, height, width)
+    at = label[:, None, None, None, None].expand(-1, 1, channels, height, width)
+    return every.gather(1, at)[:, 0]
 
 
 class NoisePredictor(nn.Module):
@@ -220,6 +238,7 @@ class NoisePredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
+        self.heads = conditioning.classes if conditioning.all_classes else 1
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         alphas = schedule.alphas_cumprod.reshape(-1, 1, 1, 1)
         self.register_buffer("signal", alphas.sqrt())
@@ -230,8 +249,11 @@ class NoisePredictor(nn.Module):
     def forward(self, latent: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """Return the (B, C, H, W) noise of latents at (B, 1) int64 timesteps under (B, 1) int32 classes."""
         step = timestep[:, 0]
-        embedding, context = self.tables(self.time_embedding(self.time_proj(step)), label[:, 0])
+        classes = label[:, 0] if self.heads == 1 else None
+        embedding, context = self.tables(self.time_embedding(self.time_proj(step)), classes)
         prediction: Tensor = self.trunk(latent, embedding, context)
+        if self.heads > 1:
+            prediction = chosen_head(prediction, label[:, 0].long(), self.heads)
         if not self.velocity:
             return prediction
         return self.signal.index_select(0, step) * prediction + self.spread.index_select(0, step) * latent

@@ -227,8 +227,15 @@ class NoiseReference:
 
     def predict(self, noisy: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """Return the raw prediction for (B,) timesteps and (B,) classes."""
+        if self.conditioning.all_classes:
+            return self.predict_all(noisy, timestep)[torch.arange(len(label)), label]
         sample: Tensor = self.unet(noisy, timestep, **self.conditioning.reference_arguments(label)).sample
         return sample
+
+    def predict_all(self, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Return the (B, K, C, H, W) raw predictions of a network that answers all K classes."""
+        sample: Tensor = self.unet(noisy, timestep, None).sample
+        return sample.unflatten(1, (self.conditioning.classes, -1))
 
     def __call__(self, noisy: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         """Return the noise; (B, 1) timesteps and classes as on the wire."""
@@ -247,12 +254,15 @@ class ErrorReference(NoiseReference):
         super().__init__(checkpoint)
         self.bank = checkpoint.probes()
 
-    def __call__(self, latent: Tensor, probe: Tensor, label: Tensor) -> Tensor:
-        """Return (B, 1) errors; (B, 1) probes and classes as on the wire."""
+    def __call__(self, latent: Tensor, probe: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return (B, 1) errors, or (B, K) without classes; (B, 1) probes and classes as on the wire."""
         row = probe[:, 0].long()
         step, noise = self.bank.timestep[row], self.bank.noise[row].float()
         noisy = self.scheduler.add_noise(latent, noise, step)
-        prediction = self.predict(noisy, step, label[:, 0].long())
+        if label is None:
+            predicted = self.predict_all(noisy, step)
+        else:
+            predicted = self.predict(noisy, step, label[:, 0].long())[:, None]
         target = self.scheduler.get_velocity(latent, noise, step) if self.velocity else noise
-        weighted: Tensor = self.bank.weight[row] * self.bank.mask * (prediction - target) ** 2
-        return (weighted.sum(dim=(1, 2, 3)) / self.bank.mask.sum())[:, None]
+        weighted: Tensor = (self.bank.weight[row] * self.bank.mask)[:, None] * (predicted - target[:, None]) ** 2
+        return weighted.sum(dim=(2, 3, 4)) / self.bank.mask.sum()

@@ -18,13 +18,15 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import torch
+from cytoserve_scoring.classifier.engine import denoiser_inputs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.errors import PrecisionRefused
 from cytoserve_export.graphs import external_files, widen
 from cytoserve_export.networks import TracedDenoiser
-from cytoserve_export.specs import SPECS, GraphSpec, Tolerance
+from cytoserve_export.specs import GraphSpec, Tolerance
 
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 DTYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -68,12 +70,12 @@ def cast_denoiser(denoiser: TracedDenoiser, precision: str) -> TracedDenoiser:
     return denoiser
 
 
-def spec_for(precision: str) -> GraphSpec:
-    """Return the denoiser's declaration for a precision: its opset, and what difference is still no fault.
+def spec_for(precision: str, checkpoint: Checkpoint) -> GraphSpec:
+    """Return the declaration of a checkpoint's denoiser for a precision: its opset, and what difference is no fault.
 
     The tolerance of a reduced precision only catches a broken graph; what it may cost is judged on decisions.
     """
-    spec = SPECS["denoiser"]
+    spec = checkpoint.spec("denoiser")
     if precision == "fp32":
         return spec
     opset = BF16_OPSET if precision == "bf16" else spec.opset
@@ -82,24 +84,27 @@ def spec_for(precision: str) -> GraphSpec:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rows for the quantiser: (N, C, H, W) float32 latents, (N, 1) int32 probes and classes."""
+    """Rows for the quantiser: the denoiser's input tensors by name, N rows each."""
 
-    latent: NDArray[np.float32]
-    probe: NDArray[np.int32]
-    label: NDArray[np.int32]
+    inputs: dict[str, NDArray[Any]]
 
     @classmethod
-    def spread(cls, latents: NDArray[np.float32], probes: int, classes: int) -> Calibration:
-        """Pair every latent with one probe and one class, both running round their banks."""
+    def spread(cls, latents: NDArray[np.float32], probes: int, classes: int | None) -> Calibration:
+        """Pair every latent with one probe and one class, both running round their banks.
+
+        None stands for the classes of a denoiser that answers them all.
+        """
         at = np.arange(len(latents))
-        row = [(at % probes).astype(np.int32)[:, None], (at * 3 % classes).astype(np.int32)[:, None]]
-        return cls(latents, row[0], row[1])
+        labels = None if classes is None else (at * 3 % classes).astype(np.int32)
+        return cls(denoiser_inputs(latents, (at % probes).astype(np.int32), labels))
+
+    def __len__(self) -> int:
+        return len(self.inputs["LATENT"])
 
     def batches(self, rows: int = 4) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield feeds of ``rows`` rows."""
-        for start in range(0, len(self.latent), rows):
-            part = slice(start, start + rows)
-            yield {"LATENT": self.latent[part], "PROBE": self.probe[part], "CLASS": self.label[part]}
+        for start in range(0, len(self), rows):
+            yield {name: values[start : start + rows] for name, values in self.inputs.items()}
 
 
 def quantise(source: Path, target: Path, calibration: Calibration | None) -> None:
@@ -112,7 +117,7 @@ def quantise(source: Path, target: Path, calibration: Calibration | None) -> Non
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    if calibration is None or not len(calibration.latent):
+    if calibration is None or not len(calibration):
         raise PrecisionRefused("int8 needs cells to calibrate on: give --cells, a folder with one sub-folder a class")
     if external_files(source):
         raise PrecisionRefused(f"{source} keeps its weights beside it: too large for the quantiser; choose fp16")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine, denoiser_inputs
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from numpy.typing import NDArray
 
@@ -70,7 +70,9 @@ def calibration(cells: CheckCells | None, checkpoint: Checkpoint, encoder: Path,
         return None
     crops, _ = read_cells(replace(cells, per_class=CALIBRATION_CELLS_PER_CLASS), checkpoint)
     latents = latents_of(crops, encoder, threads)
-    return Calibration.spread(latents, len(checkpoint.probes()), len(checkpoint.geometry.classes))
+    geometry = checkpoint.geometry
+    classes = None if geometry.all_classes else len(geometry.classes)
+    return Calibration.spread(latents, len(checkpoint.probes()), classes)
 
 
 def score(latents: NDArray[np.float32], denoiser: Path, checkpoint: Checkpoint, budget: int, threads: int) -> Scored:
@@ -81,11 +83,11 @@ def score(latents: NDArray[np.float32], denoiser: Path, checkpoint: Checkpoint, 
 
     def evaluate(latent: Any, probe: Any, label: Any) -> NDArray[np.float32]:
         nonlocal spent
-        feed = {"LATENT": latent, "PROBE": probe[:, None], "CLASS": label[:, None]}
+        feed = denoiser_inputs(latent, probe, label)
         start = time.process_time()
-        answer: NDArray[np.float32] = run.run(["ERROR"], feed)[0][:, 0]
+        answer: NDArray[np.float32] = run.run(["ERROR"], feed)[0]
         spent += time.process_time() - start
-        return answer
+        return answer if label is None else answer[:, 0]
 
     found = engine.score(latents, np.zeros(len(latents), np.int32), evaluate, budget)
     return Scored(found.scores, found.label, found.decision, spent / max(1, int(found.evaluations.sum())))

@@ -16,6 +16,7 @@ from cytoserve_contract.models import SYNTHESIS_REPOSITORY
 
 from cytoserve_export import manifest
 from cytoserve_export.checkpoint import Checkpoint
+from cytoserve_export.configs import check_fits
 from cytoserve_export.decisions import CheckCells
 from cytoserve_export.errors import MissingFile, UnknownModel
 from cytoserve_export.graphs import export_graph
@@ -72,10 +73,12 @@ def export_onnx(request: ExportRequest, report: Report = silent) -> dict[str, di
         places = _places(target, aside, names)
         for place in places:
             manifest.kept_entries(place.target, set(place.names), checkpoint)
+            for name in place.names:
+                check_fits(place.target / name / "config.pbtxt", checkpoint.spec(name))
         graphs = {name: place.staged / SPECS[name].path for place in places for name in place.names}
         for done, (name, path) in enumerate(graphs.items()):
             report(f"tracing {name}", done, len(graphs))
-            export_graph(build(name, checkpoint), SPECS[name], checkpoint.geometry.sizes(), path)
+            export_graph(build(name, checkpoint), checkpoint.spec(name), checkpoint.geometry.sizes(), path)
         report("tracing", len(graphs), len(graphs))
         outcome = check_apart(_job(request, graphs, target), report)
         made = {}

@@ -7,12 +7,13 @@ that word in the ONNX file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cytoserve_contract.models import (
     DECODER,
     DENOISER,
+    DENOISER_BY_CLASS,
     ENCODER,
     NOISE_PREDICTOR,
     SEGMENTER,
@@ -135,4 +136,10 @@ SPECS: Final[dict[str, GraphSpec]] = {
         ),
     )
 }
-"""Every graph by name, in the order of export."""
+"""Every graph by name, in the order of export, the denoiser as one that answers all classes."""
+
+
+def denoiser_spec(all_classes: bool) -> GraphSpec:
+    """Return the declaration of a denoiser that answers all classes, or of one that is told a class."""
+    spec = SPECS[DENOISER.name]
+    return spec if all_classes else replace(spec, model=DENOISER_BY_CLASS)

@@ -18,14 +18,14 @@ from types import ModuleType
 from typing import Any, Final, Protocol
 
 import onnx
-from cytoserve_contract.models import MAX_BATCH
+from cytoserve_contract.models import CLASS, MAX_BATCH
 from cytoserve_files import NotWritable, read_bytes, write_bytes
 
 from cytoserve_export.configs import shapes
 from cytoserve_export.devices import DeviceProfile
 from cytoserve_export.errors import EngineBuildFailed, EngineMismatch, TensorRTUnavailable
 from cytoserve_export.progress import Report, silent
-from cytoserve_export.specs import SPECS, GraphSpec
+from cytoserve_export.specs import GraphSpec, denoiser_spec
 from cytoserve_export.tensorrt_engine import EngineKey, check_operators, model_hash, write_engine
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -173,7 +173,7 @@ def input_shapes(spec: GraphSpec, sizes: Mapping[str, int], best: int) -> Shapes
 
 
 def sizes_of(graph: Path, spec: GraphSpec) -> dict[str, int]:
-    """Read the checkpoint's sizes from a graph's own inputs.
+    """Read the checkpoint's sizes from a graph's own inputs and outputs.
 
     Raises
     ------
@@ -181,15 +181,20 @@ def sizes_of(graph: Path, spec: GraphSpec) -> dict[str, int]:
         The graph is not the declared one.
     """
     model = onnx.load(graph, load_external_data=False)
-    found = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    found = {value.name: value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output)}
     sizes: dict[str, int] = {}
-    for tensor in spec.inputs:
+    for tensor in (*spec.inputs, *spec.outputs):
         if tensor.name not in found or len(found[tensor.name]) != len(tensor.dims):
-            raise EngineBuildFailed(f"{graph} has inputs {sorted(found)}; it is no {spec.name} of this release")
+            raise EngineBuildFailed(f"{graph} has tensors {sorted(found)}; it is no {spec.name} of this release")
         for word, dim in zip(tensor.dims, found[tensor.name], strict=True):
             if isinstance(word, str) and dim.WhichOneof("value") == "dim_value":
                 sizes[word] = dim.dim_value
     return sizes
+
+
+def takes_class(graph: Path) -> bool:
+    """Return whether a denoiser's graph is told a class, rather than answering all of them."""
+    return any(value.name == CLASS.name for value in onnx.load(graph, load_external_data=False).graph.input)
 
 
 def build_engine(
@@ -217,7 +222,7 @@ def build_engine(
     options = options or BuildOptions()
     check_operators(graph)
     key = EngineKey(model_hash(graph), tensorrt.version, tensorrt.compute_capability, options.version_compatible)
-    spec = SPECS["denoiser"]
+    spec = denoiser_spec(not takes_class(graph))
     inputs = input_shapes(spec, sizes_of(graph, spec), profile.optimum_rows)
     engine = tensorrt.build(graph, inputs, options, report)
     path = graph.with_name(key.file_name if named else "model.plan")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cytoserve_export.devices import DeviceProfile
 from cytoserve_export.errors import MalformedFile
 from cytoserve_export.progress import Report, silent
-from cytoserve_export.specs import SPECS
-from cytoserve_export.tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of
+from cytoserve_export.specs import denoiser_spec
+from cytoserve_export.tensorrt_builder import Bindings, BuildOptions, build_engine, sizes_of, takes_class
 from cytoserve_export.tensorrt_engine import EngineKey, check_engine, model_hash
 from cytoserve_export.tensorrt_parity import EngineRun, check_engine_decisions
 
@@ -48,16 +48,22 @@ def build_and_check(
     path = graph.with_name(facts["file"])
     key = EngineKey(model_hash(graph), bindings.version, bindings.compute_capability)
     check_engine(path, key)
-    sizes = sizes_of(graph, SPECS["denoiser"])
+    sizes = sizes_of(graph, denoiser_spec(not takes_class(graph)))
     shape = (sizes["latent_channels"], sizes["latent_height"], sizes["latent_width"])
     rows = np.random.default_rng(0).standard_normal((RANDOM_CELLS, *shape), dtype=np.float32)
     if latents is not None:
         rows = read_latents(latents)
         if rows.ndim != 4 or rows.shape[1:] != shape:
             raise MalformedFile(f"{latents} holds {rows.shape}; this denoiser takes (N, {', '.join(map(str, shape))})")
-    run = EngineRun(bindings.trt, path, version_compatible=options.version_compatible, device=device)
-    classes, probes = table_sizes(graph)
-    decision = check_engine_decisions(run, graph, rows, min(4, probes), classes)
+    run = EngineRun(
+        bindings.trt,
+        path,
+        answers=sizes["answers"],
+        version_compatible=options.version_compatible,
+        device=device,
+    )
+    tables = table_sizes(graph)
+    decision = check_engine_decisions(run, graph, rows, min(4, tables["PROBE"]), tables.get("CLASS"))
     return {**facts, "decision": {**decision, "cells_are": "random" if latents is None else latents.name}}
 
 
@@ -75,8 +81,10 @@ def read_latents(path: Path) -> NDArray[np.float32]:
         raise MalformedFile(f"{path} cannot be read as an .npy file of numbers: {error}") from error
 
 
-def table_sizes(graph: Path) -> tuple[int, int]:
-    """Return (classes, probes) of a denoiser: the lengths of the tables that CLASS and PROBE index.
+def table_sizes(graph: Path) -> dict[str, int]:
+    """Return the lengths of the tables that PROBE and CLASS index: noise samples and classes of a denoiser.
+
+    One that answers all classes has no CLASS.
 
     Raises
     ------
@@ -100,6 +108,7 @@ def table_sizes(graph: Path) -> tuple[int, int]:
         table = makers[table].input[0] if table in makers and makers[table].op_type == "Cast" else table
         if table in shapes:
             found.setdefault(origin(node.input[1]), shapes[table][0])
-    if not {"CLASS", "PROBE"} <= set(found):
-        raise MalformedFile(f"{graph} looks nothing up by CLASS and PROBE: it is no denoiser of this release")
-    return found["CLASS"], found["PROBE"]
+    wanted = ("PROBE", "CLASS") if takes_class(graph) else ("PROBE",)
+    if not set(wanted) <= set(found):
+        raise MalformedFile(f"{graph} looks nothing up by {' and '.join(wanted)}: it is no denoiser of this release")
+    return {name: found[name] for name in wanted}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import torch
 from cytoserve_files import read_bytes
 from numpy.typing import NDArray
 
+from cytoserve_export.decisions import Feed, mean_errors
 from cytoserve_export.errors import DecisionChanged, EngineBuildFailed
 from cytoserve_export.parity import session
 
 
 class EngineRun:
-    """A deserialised denoiser engine: (LATENT, PROBE, CLASS) -> ERROR.
+    """A deserialised denoiser engine: its input tensors -> ERROR, of ``answers`` columns.
 
     A ``version_compatible`` engine carries host code, which must be allowed. The tensors are on ``device``; ``cpu`` is
     for the tests' fake only.
     """
 
-    def __init__(self, trt: Any, engine: Path, *, version_compatible: bool = False, device: str = "cuda") -> None:
-        self.device = device
+    def __init__(
+        self, trt: Any, engine: Path, *, answers: int = 1, version_compatible: bool = False, device: str = "cuda"
+    ) -> None:
+        self.device, self.answers = device, answers
         self.runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         if version_compatible:
             self.runtime.engine_host_code_allowed = True
@@ -34,13 +38,11 @@ class EngineRun:
             raise EngineBuildFailed(f"TensorRT could not load {engine}; build it again on this machine")
         self.context = self.engine.create_execution_context()
 
-    def __call__(
-        self, latent: NDArray[np.float32], probe: NDArray[np.int32], label: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Return (B, 1) errors of (B, C, H, W) latents, (B, 1) probes and (B, 1) classes."""
-        feed = {"LATENT": latent, "PROBE": probe, "CLASS": label}
+    def __call__(self, feed: Feed) -> NDArray[np.float32]:
+        """Return the (B, A) errors for the denoiser's input tensors of B rows, A classes answered at once."""
         held = {name: torch.from_numpy(np.ascontiguousarray(value)).to(self.device) for name, value in feed.items()}
-        held["ERROR"] = torch.empty((len(latent), 1), dtype=torch.float32, device=self.device)
+        rows = len(feed["LATENT"])
+        held["ERROR"] = torch.empty((rows, self.answers), dtype=torch.float32, device=self.device)
         for name in feed:
             if not self.context.set_input_shape(name, tuple(held[name].shape)):
                 raise EngineBuildFailed(f"the engine refuses {name} of shape {tuple(held[name].shape)}")
@@ -56,9 +58,15 @@ class EngineRun:
 
 
 def check_engine_decisions(
-    engine: EngineRun, graph: Path, latents: NDArray[np.float32], probes: int, classes: int, rows: int = 256
+    engine: Callable[[Feed], NDArray[np.float32]],
+    graph: Path,
+    latents: NDArray[np.float32],
+    probes: int,
+    classes: int | None,
 ) -> dict[str, Any]:
     """Decide every latent by the engine and by ONNX Runtime on the CPU; return the comparison.
+
+    ``classes`` is None where the denoiser answers all of them at once.
 
     Raises
     ------
@@ -66,13 +74,13 @@ def check_engine_decisions(
         More than 0.5 % of the cells got another class.
     """
     run = session(graph, 1)
-    grid = np.stack(np.meshgrid(np.arange(len(latents)), np.arange(probes), np.arange(classes), indexing="ij"), -1)
-    tables = np.zeros((2, len(latents), classes))
-    for part in np.array_split(grid.reshape(-1, 3), max(1, -(-grid[..., 0].size // rows))):
-        cell, probe, label = part[:, 0], part[:, 1:2].astype(np.int32), part[:, 2:].astype(np.int32)
-        exact = run.run(["ERROR"], {"LATENT": latents[cell], "PROBE": probe, "CLASS": label})[0]
-        for table, answer in zip(tables, (exact, engine(latents[cell], probe, label)), strict=True):
-            np.add.at(table, (cell, label[:, 0]), answer[:, 0] / probes)
+
+    def exact(feed: Feed) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = run.run(["ERROR"], feed)[0]
+        return answer
+
+    samples = np.arange(probes, dtype=np.int32)
+    tables = np.stack([mean_errors(evaluate, latents, samples, classes) for evaluate in (exact, engine)])
     changed = int((tables[0].argmin(1) != tables[1].argmin(1)).sum())
     found = {
         "cells": len(latents),

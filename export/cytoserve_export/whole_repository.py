@@ -169,7 +169,7 @@ def _graphs(checkpoint: Checkpoint, names: tuple[str, ...], staged: Path, report
     graphs = {name: staged / SPECS[name].path for name in names}
     for done, (name, path) in enumerate(graphs.items()):
         report(f"tracing {name}", done, len(graphs))
-        export_graph(build(name, checkpoint), SPECS[name], checkpoint.geometry.sizes(), path)
+        export_graph(build(name, checkpoint), checkpoint.spec(name), checkpoint.geometry.sizes(), path)
     report("tracing", len(graphs), len(graphs))
     return graphs
 
@@ -220,7 +220,7 @@ def reduced_denoiser(order: Order, checkpoint: Checkpoint, exact: Path, encoder:
     if order.precision in DTYPES:
         bank = checkpoint.probes()
         module = TracedDenoiser(checkpoint.unet(), checkpoint.conditioning, checkpoint.schedule, bank).eval()
-        spec, sizes = spec_for(order.precision), checkpoint.geometry.sizes()
+        spec, sizes = spec_for(order.precision, checkpoint), checkpoint.geometry.sizes()
         export_graph(cast_denoiser(module, order.precision), spec, sizes, path)
     else:
         quantise(exact, path, calibration(order.cells, checkpoint, encoder, order.threads))
@@ -229,7 +229,7 @@ def reduced_denoiser(order: Order, checkpoint: Checkpoint, exact: Path, encoder:
 def _write_configs(order: Order, checkpoint: Checkpoint, staged: Path, names: tuple[str, ...]) -> None:
     sizes = checkpoint.geometry.sizes()
     for name in names:
-        spec, folder = SPECS[name], staged / name
+        spec, folder = checkpoint.spec(name), staged / name
         (folder / "configs").mkdir(parents=True, exist_ok=True)
         for profile in PROFILES.values():
             engine = order.runtime == "tensorrt" and name == "denoiser" and profile.name == order.profile

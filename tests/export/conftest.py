@@ -9,7 +9,7 @@ import pytest
 import torch
 from cytoserve_export.decisions import CheckCells
 from cytoserve_export.repository import ExportRequest, export_onnx
-from tiny import Exported, cell_images, context_checkpoint, embedding_checkpoint
+from tiny import Exported, cell_images, context_checkpoint, embedding_checkpoint, heads_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,11 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return embedding_checkpoint(tmp_path_factory.mktemp("embedding") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return heads_checkpoint(tmp_path_factory.mktemp("heads") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -41,13 +46,18 @@ def embedding_export(embedding: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def heads_export(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return _export(heads, tmp_path_factory.mktemp("c"), ("red", "green", "blue"))
+
+
+@pytest.fixture(scope="session")
 def context_export(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     # Its noise predictor would take seconds to trace and share every line with the other's.
     only = ("encoder", "decoder", "denoiser")
     return _export(context, tmp_path_factory.mktemp("b"), ("red", "green", "blue", "grey"), only)
 
 
-@pytest.fixture(params=["embedding", "context"])
+@pytest.fixture(params=["heads", "embedding", "context"])
 def exported(request: pytest.FixtureRequest) -> Exported:
     """Each kind of checkpoint in turn."""
     found: Exported = request.getfixturevalue(f"{request.param}_export")

@@ -22,13 +22,26 @@ from tiny import Exported
 H100 = PROFILES["h100"]
 
 
+@pytest.fixture(params=["heads", "embedding"])
+def made(request: pytest.FixtureRequest) -> Exported:
+    """One whose denoiser answers all classes, and one that is told a class."""
+    found: Exported = request.getfixturevalue(f"{request.param}_export")
+    return found
+
+
+@pytest.fixture
+def any_graph(made: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made.graph("denoiser"), tmp_path / "model.onnx"))
+
+
 @pytest.fixture
 def graph(embedding_export: Exported, tmp_path: Path) -> Path:
     return Path(shutil.copy(embedding_export.graph("denoiser"), tmp_path / "model.onnx"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_build_load_and_compare(version: str, graph: Path, tmp_path: Path) -> None:
+def test_build_load_and_compare(version: str, any_graph: Path, tmp_path: Path) -> None:
+    graph = any_graph
     trt, stages = fake_tensorrt.module(version), []
     cache = tmp_path / "cache" / "timing"
     options = BuildOptions(version_compatible=True, timing_cache=cache)
@@ -43,15 +56,16 @@ def test_build_load_and_compare(version: str, graph: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / (found["file"] + ".json")).read_text())["profile"] == "h100"
 
 
-def test_an_engine_that_decides_otherwise_is_refused(graph: Path) -> None:
+def test_an_engine_that_decides_otherwise_is_refused(any_graph: Path) -> None:
     bindings = Bindings(fake_tensorrt.module(VERSIONS[-1], skew=-1.0), "9.0")
     with pytest.raises(errors.DecisionChanged, match="do not serve"):
-        build_and_check(graph, H100, bindings, BuildOptions(), device="cpu")
+        build_and_check(any_graph, H100, bindings, BuildOptions(), device="cpu")
 
 
 def test_tables_are_found_in_the_graph(exported: Exported) -> None:
-    classes = len(Checkpoint(exported.checkpoint).geometry.classes)
-    assert table_sizes(exported.graph("denoiser")) == (classes, 5)
+    geometry = Checkpoint(exported.checkpoint).geometry
+    classes = {} if geometry.all_classes else {"CLASS": len(geometry.classes)}
+    assert table_sizes(exported.graph("denoiser")) == {"PROBE": 5, **classes}
     with pytest.raises(errors.MalformedFile, match="no denoiser"):
         table_sizes(exported.graph("encoder"))
 

@@ -28,7 +28,7 @@ from tiny import cell_images
 from tritonclient.grpc import model_config_pb2
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_repository"
-SIZES = {"size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4}
+SIZES = {"answers": 3, "size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4}
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +186,7 @@ def test_half_precisions_are_near_and_not_equal(embedding: Path, precision: str,
         want, got = exact(*rows), cast(*rows)
     assert got.dtype == torch.float32
     assert least < float(((got - want) / want).abs().max()) < most
-    assert spec_for(precision).opset == {"fp16": 18, "bf16": 22}[precision]
+    assert spec_for(precision, checkpoint).opset == {"fp16": 18, "bf16": 22}[precision]
     with pytest.raises(errors.PrecisionRefused, match="no floating precision"):
         cast_denoiser(cast, "int8")
 
@@ -194,8 +194,10 @@ def test_half_precisions_are_near_and_not_equal(embedding: Path, precision: str,
 def test_calibration_runs_round_probes_and_classes() -> None:
     rows = Calibration.spread(np.zeros((10, 6, 4, 4), np.float32), 5, 3)
     assert [len(feed["LATENT"]) for feed in rows.batches()] == [4, 4, 2]
-    assert rows.probe[:, 0].tolist() == [0, 1, 2, 3, 4] * 2
-    assert set(rows.label[:, 0].tolist()) <= {0, 1, 2}
+    assert rows.inputs["PROBE"][:, 0].tolist() == [0, 1, 2, 3, 4] * 2
+    assert set(rows.inputs["CLASS"][:, 0].tolist()) <= {0, 1, 2}
+    every = Calibration.spread(np.zeros((10, 6, 4, 4), np.float32), 5, None)
+    assert set(every.inputs) == {"LATENT", "PROBE"}
 
 
 def test_configurations_by_processor() -> None:

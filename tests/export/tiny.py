@@ -27,13 +27,23 @@ def edit_json(path: Path, **changes: Any) -> None:
     write_json(path, {**json.loads(path.read_text()), **changes})
 
 
+def heads_checkpoint(folder: Path) -> Path:
+    """Like the reference model: all classes at once, v-prediction, cosine schedule, PCA autoencoder, a segmenter."""
+    return _pca_checkpoint(folder, 3, out_channels=18)
+
+
 def embedding_checkpoint(folder: Path) -> Path:
-    """Like the reference model: class embedding, v-prediction, cosine schedule, PCA autoencoder, a segmenter."""
-    torch.manual_seed(1)
+    """Like the reference model before: the class as an embedding, all else as :func:`heads_checkpoint`."""
+    return _pca_checkpoint(
+        folder, 1, out_channels=6, class_embed_type="projection", projection_class_embeddings_input_dim=3
+    )
+
+
+def _pca_checkpoint(folder: Path, seed: int, **how: Any) -> Path:
+    torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=4,
         in_channels=6,
-        out_channels=6,
         block_out_channels=(16, 24),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
@@ -41,9 +51,8 @@ def embedding_checkpoint(folder: Path) -> Path:
         layers_per_block=1,
         norm_num_groups=8,
         cross_attention_dim=3,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=3,
         resnet_time_scale_shift="scale_shift",
+        **how,
     )
     unet.half().save_pretrained(folder / "unet")
     autoencoder = PatchPCAAutoencoder(patch=6, latent_channels=6, size=24)
@@ -100,10 +109,12 @@ def _common(
     write_json(folder / "model_index.json", {"_class_name": "CytoDiffusion", "name": "tiny", "version": "7"})
     write_json(folder / "classes.json", {"classes": classes})
     write_json(folder / "preprocessing.json", preprocessing)
+    all_classes = json.loads((folder / "unet" / "config.json").read_text())["out_channels"] > shape[0]
     write_json(
         folder / "scoring" / "scoring.json",
         {
             "classes": classes,
+            "all_classes": all_classes,
             "probes": PROBES,
             "default_budget": 3,
             "temperature": [1.0] * PROBES,
