@@ -28,7 +28,8 @@ from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.augment import Augmentation
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
-from cytoserve_training.denoiser import build_scheduler, diffuse, predict, row_error
+from cytoserve_training.denoiser import build_scheduler, class_errors_of, diffuse, predict
+from cytoserve_training.scanner_faults import NO_FAULTS
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from rich.console import Console
@@ -38,7 +39,16 @@ from torch import Tensor
 
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
-MILD = Augmentation(scale=0.0, shift_um=0.0, strong=0.0, narrow=0.1, brightness=0.02, channel_gain=0.02, occlude=0.0)
+MILD = Augmentation(
+    scale=0.0,
+    shift_um=0.0,
+    strong=0.0,
+    narrow=0.1,
+    brightness=0.02,
+    channel_gain=0.02,
+    occlude=0.0,
+    faults=NO_FAULTS,
+)
 """Rotation, flip and a slight colour jitter, as the published loop augments every trial."""
 
 BOOTSTRAP_SEED = 0
@@ -83,7 +93,7 @@ class PublishedLoop:
             out = predict(
                 self.unet, noisy.to(memory_format=torch.channels_last), at, torch.tensor(classes), len(CLASSES)
             )
-        return row_error(out, target, self.channel_weight, self.mask).double().numpy()
+        return class_errors_of(out[:, None], target, self.channel_weight, self.mask)[:, 0].double().numpy()
 
     def refit_weights(self, cells: CellSet, draws: int = 400) -> None:
         """Fit ``weight(t) = 1 / poly4(1 - t/1000)`` to the mean error of validation cells under their own class."""

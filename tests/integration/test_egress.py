@@ -70,15 +70,22 @@ def export(seen: Watch) -> None:
 def train(seen: Watch) -> None:
     """``cytoserve train denoiser``, one step on noise."""
     generator = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in CLASSES:
-            (seen.folder / "data" / split / name).mkdir(parents=True)
-            for index in range(2):
-                pixels = generator.integers(0, 256, (160, 160, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(seen.folder / "data" / split / name / f"{index}.png")
+    data = seen.folder / "data"
+    folders = [data / "pbc" / split / name for split in ("train", "val") for name in CLASSES]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for index in range(2):
+            pixels = generator.integers(0, 256, (160, 160, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    field = np.full((160, 160, 3), 240, np.uint8)
+    field[20:60, 20:60], field[80:140, 20:140] = (90, 40, 150), (220, 180, 190)  # a nucleus, red cells
+    (data / "draaslan" / "images").mkdir(parents=True)
+    Image.fromarray(field).save(data / "draaslan" / "images" / "field.png")
     # matplotlib keeps a list of fonts beside its settings: not telemetry, so it gets a place of its own
     fonts = {"MPLCONFIGDIR": str(seen.folder / "fonts")}
-    done = seen.run(*CYTOSERVE, "train", "denoiser", "--data", "data", "--out", "run", "--steps", "1", **fonts)
+    done = seen.run(
+        *CYTOSERVE, "train", "denoiser", "--data", "data", "--sites", "pbc", "--out", "run", "--steps", "1", **fonts
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -16,17 +16,19 @@ from cytoserve_training.cells import CLASSES, CellSet, cut
 from cytoserve_training.checkpoint import PackConfig, part_cells
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
+    ClassMargin,
     DenoiserConfig,
-    PairwiseMargin,
     build_scheduler,
     build_unet,
+    class_errors_of,
     diffuse,
-    predict,
-    row_error,
+    predict_all,
+    take_trunk,
 )
 from cytoserve_training.denoiser_train import Probes, class_errors
 from cytoserve_training.probes import BankConfig, bit_reversed_order, build_bank, greedy_order
 from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, SyntheticField, red_cell, single_cells, write_field
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from scipy import ndimage
 
@@ -114,25 +116,61 @@ def test_the_noise_schedule_is_diffusers_own():
     torch.testing.assert_close(v, scheduler.get_velocity(z, noise, timestep))
 
 
-def test_row_error_is_the_weighted_mean_over_the_mask():
-    prediction, target = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+def test_an_error_is_the_weighted_mean_over_the_mask():
+    prediction, target = torch.randn(3, 2, 4, 8, 8), torch.randn(3, 4, 8, 8)
     weight, mask = torch.tensor([0.5, 1.0, 1.0, 1.5]), (torch.rand(8, 8) > 0.4).float()
-    expected = np.average(
-        ((prediction - target) ** 2).numpy()[:, :, mask.numpy() > 0].mean(2), axis=1, weights=weight.numpy()
-    )
-    np.testing.assert_allclose(row_error(prediction, target, weight, mask).numpy(), expected, rtol=1e-5)
+    found = class_errors_of(prediction, target, weight, mask)
+    assert found.shape == (3, 2)
+    for k in range(2):
+        squares = ((prediction[:, k] - target) ** 2).numpy()[:, :, mask.numpy() > 0].mean(2)
+        np.testing.assert_allclose(found[:, k].numpy(), np.average(squares, axis=1, weights=weight.numpy()), rtol=1e-5)
 
 
-def test_the_margin_draws_rivals_where_they_were_hard_and_never_the_class_itself():
-    margin = PairwiseMargin(4)
-    labels = torch.zeros(4000, dtype=torch.int64)
-    margin.hardness[0] = torch.tensor([9.0, 0.0, 0.0, 8.0])
-    rivals = margin.draw_rivals(labels, torch.Generator().manual_seed(0))
-    counts = torch.bincount(rivals, minlength=4)
-    assert counts[0] == 0
-    assert counts[3] > 5 * counts[1] > 0
-    loss = margin(torch.tensor([0.0]), torch.tensor([0.01]), torch.tensor([500]), labels[:1], labels[:1] + 1)
-    assert loss.item() == pytest.approx(float(np.log1p(np.exp(-100 * 0.01))), rel=1e-4)
+def test_the_margin_is_cross_entropy_over_errors_scaled_by_band():
+    margin = ClassMargin(bands=2, scale=50.0)
+    with torch.no_grad():
+        margin.log_scale[1] = np.log(10.0)
+    errors, labels = torch.tensor([[0.40, 0.42, 0.50], [0.40, 0.42, 0.50]]), torch.tensor([1, 1])
+    expected = []
+    for scale, row in zip((50.0, 10.0), errors.numpy().astype(float), strict=True):
+        expected.append(-np.log(np.exp(-scale * row[1]) / np.exp(-scale * row).sum()))
+    found = margin(errors, torch.tensor([100, 900]), labels)
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_strangers_are_best_where_no_class_leads():
+    margin = ClassMargin()
+    level = margin.nobody(torch.full((1, 8), 0.4), torch.tensor([500])).item()
+    led = margin.nobody(torch.tensor([[0.3, *[0.4] * 7]]), torch.tensor([500])).item()
+    assert level == pytest.approx(np.log(8), rel=1e-6)
+    assert led > level
+
+
+def test_a_trunk_taken_from_a_network_that_is_told_a_class_predicts_as_it_did():
+    """Where the class made no difference before, every head answers what the one output answered."""
+    torch.manual_seed(0)
+    shape = {"sample_size": 8, "in_channels": 4, "block_out_channels": (16, 16), "layers_per_block": 1}
+    told = UNet2DConditionModel(
+        **shape,
+        out_channels=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        mid_block_type=None,
+        norm_num_groups=16,
+        cross_attention_dim=8,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=8,
+        resnet_time_scale_shift="scale_shift",
+    ).eval()
+    with torch.no_grad():
+        told.class_embedding.linear_1.weight.zero_()
+    unet = build_unet(TINY).eval()
+    take_trunk(unet, told)
+    noisy, timestep = torch.randn(3, 4, 8, 8), torch.tensor([10, 400, 900])
+    with torch.no_grad():
+        every = predict_all(unet, noisy, timestep, 8)
+        one = told(noisy, timestep, None, class_labels=torch.eye(8)[[1, 5, 2]]).sample
+    torch.testing.assert_close(every, one[:, None].expand_as(every), atol=1e-5, rtol=1e-4)
 
 
 def test_class_errors_agree_with_one_row_at_a_time():
@@ -143,7 +181,7 @@ def test_class_errors_agree_with_one_row_at_a_time():
     errors = class_errors(unet, latents, probes, weight, mask, alphas)
     noisy, target = diffuse(latents[1:], probes.noise[2:], probes.timestep[2:], alphas)
     with torch.no_grad():
-        alone = row_error(predict(unet, noisy, probes.timestep[2:], torch.tensor([5]), 8), target, weight, mask)
+        alone = class_errors_of(predict_all(unet, noisy, probes.timestep[2:], 8), target, weight, mask)[0, 5]
     assert errors.shape == (2, 3, 8)
     assert errors[1, 2, 5].item() == pytest.approx(alone.item(), rel=0.02)  # bf16 against fp32
 

@@ -8,7 +8,7 @@ between laboratories than colour does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from cytoserve_scoring.constants import WHITE_LEVEL
@@ -24,6 +24,9 @@ from cytoserve_scoring.vision.stain import (
 from torch import Tensor
 from torch.nn import functional as F
 
+from cytoserve_training.scanner_faults import ScannerFaults, blemished, compressed
+from cytoserve_training.stains import Stains, restain
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -38,10 +41,12 @@ class Augmentation:
     largest sigma in crop pixels (0.25 um); ``sharpen``, the largest share of an unsharp mask; ``noise``, the largest
     standard deviation of sensor noise in grey levels.
 
-    A share ``occlude`` of the cells is seen through a tight box, white outside, as serving does.
+    A share ``occlude`` of the cells is seen through a tight box, white outside, as serving does. A share ``foreign``
+    gets the stain of another laboratory's field before all else, where there are such stains. ``faults`` are those of
+    scanners.
     """
 
-    scale: float = 0.15
+    scale: float = 0.2
     shift_um: float = 0.7
     strong: float = 0.5
     brightness: float = 0.10
@@ -54,6 +59,8 @@ class Augmentation:
     noise: float = 5.0
     narrow: float = 0.2
     occlude: float = 0.15
+    foreign: float = 0.2
+    faults: ScannerFaults = field(default_factory=ScannerFaults)
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -61,9 +68,13 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def augment(crops: Tensor, ranges: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(crops: Tensor, ranges: Augmentation, generator: torch.Generator, foreign: Stains | None = None) -> Tensor:
     """Change sharpness, stain, lamp and noise of (B, 3, H, W) white-balanced crops in 0..255."""
     count = len(crops)
+    if foreign is not None:
+        drawn = (torch.rand(count, generator=generator) < ranges.foreign).nonzero()[:, 0]
+        stain = torch.randint(len(foreign), (len(drawn),), generator=generator)
+        crops = crops.index_copy(0, drawn, restain(crops[drawn], foreign.density[stain]))
     strong = (torch.rand(count, generator=generator) < ranges.strong).float()
     reach = ranges.narrow + (1 - ranges.narrow) * strong
     crops = change_sharpness(crops, ranges, reach, generator)
@@ -71,8 +82,10 @@ def augment(crops: Tensor, ranges: Augmentation, generator: torch.Generator) -> 
     level = uniform(count, -ranges.brightness, ranges.brightness, generator)[:, None]
     colour = uniform(count * 3, -ranges.channel_gain, ranges.channel_gain, generator).reshape(count, 3)
     crops = crops * torch.exp(level + colour)[:, :, None, None]
+    crops = blemished(crops, ranges.faults, generator)
     sigma = reach * uniform(count, 0, ranges.noise, generator)
     crops = crops + sigma[:, None, None, None] * torch.randn(crops.shape, generator=generator)
+    crops = compressed(crops.clamp(0, 255), ranges.faults, generator)
     return occlude(crops, ranges.occlude, generator).clamp(0, 255)
 
 

@@ -6,6 +6,7 @@ interpolated twice. The circle inscribed in a crop (133 px of the 160 px image) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import torch
 from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from cytoserve_scoring.vision.crops import background_gain
+from cytoserve_scoring.vision.crops import background_gain, resample
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from cytoserve_training.augment import Augmentation, augment, normalise_stain, sampling_grid
+from cytoserve_training.stains import Stains
 
 CLASSES = (
     "basophil",
@@ -32,6 +34,10 @@ CLASSES = (
     "neutrophil",
     "platelet",
 )
+
+
+STORED_SIDE = 160
+"""Side of a stored cell image, pixels of ``PBC_UM_PER_PIXEL``."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +58,59 @@ class CellSet:
 
 
 def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
-    """Read ``folder/<class>/*`` in sorted order.
+    """Read ``folder/<class>/*`` of PBC in sorted order.
 
     Raises
     ------
     FileNotFoundError
         A class folder is missing or empty.
     """
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    names: list[str] = []
-    for index, name in enumerate(CLASSES):
-        files = sorted((folder / name).glob("*"))[:per_class]
-        if not files:
+    files: list[Path] = []
+    for name in CLASSES:
+        of_class = sorted((folder / name).glob("*"))[:per_class]
+        if not of_class:
             raise FileNotFoundError(f"{folder / name} holds no images; expected one folder per class {CLASSES}")
-        for file in files:
-            with open_regular(file) as opened, Image.open(opened) as image:
-                images.append(np.asarray(image.convert("RGB")))
-            labels.append(index)
-            names.append(f"{name}/{file.name}")
-    gains = torch.from_numpy(np.stack([background_gain(image) for image in images]))
-    return CellSet(torch.from_numpy(np.stack(images)), gains, torch.tensor(labels), tuple(names))
+        files += of_class
+    return read_cells(files)
+
+
+def read_cells(files: Sequence[Path], um_per_pixel: float = PBC_UM_PER_PIXEL) -> CellSet:
+    """Read cell images, each in a folder named after its class, and bring them to the scale of PBC.
+
+    Parameters
+    ----------
+    um_per_pixel : float
+        Of the files. A file of another scale than PBC's is resampled as serving resamples, about its centre; its white
+        balance is that of the whole file.
+    """
+    stored = [_stored(file, um_per_pixel) for file in files]
+    return CellSet(
+        torch.from_numpy(np.stack([image for image, _ in stored])),
+        torch.from_numpy(np.stack([gain for _, gain in stored])),
+        torch.tensor([CLASSES.index(file.parent.name) for file in files]),
+        tuple(f"{file.parent.name}/{file.name}" for file in files),
+    )
+
+
+def _stored(file: Path, um_per_pixel: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    with open_regular(file) as opened, Image.open(opened) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    gain = background_gain(pixels)
+    if um_per_pixel == PBC_UM_PER_PIXEL:
+        return pixels, gain
+    center = (pixels.shape[1] / 2, pixels.shape[0] / 2)
+    resampled, _ = resample(pixels, center, um_per_pixel, STORED_SIDE, PBC_UM_PER_PIXEL)
+    return np.rint(resampled).clip(0, 255).astype(np.uint8), gain
+
+
+def join(sets: Sequence[CellSet]) -> CellSet:
+    """Return the cells of several sets as one, in order."""
+    return CellSet(
+        torch.cat([one.images for one in sets]),
+        torch.cat([one.gains for one in sets]),
+        torch.cat([one.labels for one in sets]),
+        tuple(name for one in sets for name in one.names),
+    )
 
 
 def cut(
@@ -81,12 +119,14 @@ def cut(
     augmentation: Augmentation | None = None,
     generator: torch.Generator | None = None,
     um_per_pixel: float = PBC_UM_PER_PIXEL,
+    foreign: Stains | None = None,
 ) -> Tensor:
     """Cut (B, H, W, 3) uint8 images about their centre into (B, 96, 96, 3) float crops in 0..255.
 
     The crops are white-balanced and their nuclear hue is normalised, after any augmentation.
 
-    Without ``augmentation`` this is the plain crop that serving makes (up to its prefilter of 0.2 px).
+    Without ``augmentation`` this is the plain crop that serving makes (up to its prefilter of 0.2 px). ``foreign`` are
+    the stains of other laboratories that some cells are rendered in.
     """
     count, height, width, _ = images.shape
     half = CROP_SIZE * CROP_UM_PER_PIXEL / um_per_pixel / 2
@@ -98,5 +138,5 @@ def cut(
     )
     crops = (crops * gains[:, :, None, None]).clamp(0, 255)
     if augmentation is not None and generator is not None:
-        crops = augment(crops, augmentation, generator)
+        crops = augment(crops, augmentation, generator, foreign)
     return normalise_stain(crops).permute(0, 2, 3, 1)

@@ -33,6 +33,9 @@ from cytoserve_training.denoiser import build_scheduler
 from cytoserve_training.denoiser_train import Probes, class_errors, load_average
 from cytoserve_training.probes import BankConfig, build_bank, choose_bank, latents_of
 
+NOT_SHOWN = ("data", "out", "trunk", "start_from", "device", "threads", "save_every")
+"""Settings of a run that say where things lay, or how it was run; ``trunk_sha256`` says what it began with."""
+
 DECODED_AT_ONCE = 64
 """Files that are decoded in one call: within the limit of a request."""
 
@@ -113,7 +116,7 @@ def pack(config: PackConfig) -> Path:
     }
     write(Path(config.out), unet, autoencoder, probes, scoring)
     training = json.loads((Path(config.run) / "config.json").read_text())
-    shown = {key: value for key, value in training.items() if key not in ("data", "out", "device", "threads")}
+    shown = {key: value for key, value in training.items() if key not in NOT_SHOWN}
     write_text(Path(config.out) / "training.json", json.dumps(shown, indent=1) + "\n")
     with output_file(Path(config.run) / "val_errors.npz") as file:
         np.savez_compressed(
@@ -183,12 +186,21 @@ def fit_scoring(
     config: BankConfig,
     ties: TieErrors | None = None,
     assessment: Assessment | None = None,
+    all_classes: bool = True,
 ) -> dict[str, Any]:
     """Return ``scoring.json``: racing rule and profiles from one part's errors, the rest from the other's.
 
-    ``assessment`` says how familiar the calibrating cells are; see :func:`.fitting.fit_referral`.
+    ``assessment`` says how familiar the calibrating cells are; see :func:`.fitting.fit_referral`. ``all_classes``:
+    whether one evaluation answers all classes.
     """
-    rule = calibrate_racing(choosing, default_alpha=config.alpha, confidence=config.confidence)
+    rule = calibrate_racing(
+        choosing,
+        default_alpha=config.alpha,
+        confidence=config.confidence,
+        minimum=config.minimum,
+        confirm=config.confirm,
+        all_classes=all_classes,
+    )
     probes = config.probes
     bare = ScoringConfig(
         classes=CLASSES,
@@ -197,6 +209,7 @@ def fit_scoring(
         default_budget=probes,
         racing=rule,
         augmentation=None if ties is None else ties.augmentation,
+        all_classes=all_classes,
     )
     guarantee = RiskGuarantee(config.tolerated_error, config.confidence)
     turned = [None, None]
@@ -210,6 +223,7 @@ def fit_scoring(
         "classes": list(CLASSES),
         "probes": probes,
         "default_budget": probes,
+        "all_classes": all_classes,
         "latent_shape": list(latent_shape),
         "elimination": rule.to_json(),
         "anomaly_profile": [None if profile is None else profile.to_json() for profile in profiles],

@@ -28,16 +28,16 @@ class DenoiserConfig:
 
 
 def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
-    """Build the reference ``UNet2DConditionModel``.
+    """Build the reference ``UNet2DConditionModel``, which answers all classes in one pass.
 
-    The class enters as a one-hot vector added to the time embedding (``class_embed_type="projection"``), which scales
-    and shifts every residual block: no attention is needed, and a 4 x 4 lowest level sees the whole cell.
+    The class comes last: the network takes no class, and its output holds one prediction per class, one after the other
+    (RDC, Chen et al. 2024, answers so too). No attention is needed: a 4 x 4 lowest level sees the whole cell.
     """
     levels = len(config.channels)
     return UNet2DConditionModel(
         sample_size=config.grid,
         in_channels=config.latent_channels,
-        out_channels=config.latent_channels,
+        out_channels=config.classes * config.latent_channels,
         block_out_channels=config.channels,
         down_block_types=("DownBlock2D",) * levels,
         up_block_types=("UpBlock2D",) * levels,
@@ -45,10 +45,26 @@ def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
         layers_per_block=config.layers_per_block,
         norm_num_groups=16,
         cross_attention_dim=config.classes,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=config.classes,
         resnet_time_scale_shift="scale_shift",
     )
+
+
+@torch.no_grad()
+def take_trunk(unet: nn.Module, told: UNet2DConditionModel) -> None:
+    """Begin a network of all classes with the weights of one that is told a class by embedding, of the same sizes.
+
+    The mean over the classes stands in for the class, and every head begins as the one output that there was: at first
+    all classes are predicted alike.
+    """
+    weights = told.state_dict()
+    known = torch.eye(int(told.config.projection_class_embeddings_input_dim))
+    mean = told.class_embedding(known).mean(0)
+    kept = {name: value for name, value in weights.items() if not name.startswith("class_embedding")}
+    kept["time_embedding.linear_2.bias"] = kept["time_embedding.linear_2.bias"] + mean
+    heads = len(unet.state_dict()["conv_out.bias"]) // len(kept["conv_out.bias"])
+    for name in ("conv_out.weight", "conv_out.bias"):
+        kept[name] = torch.cat([kept[name]] * heads)
+    unet.load_state_dict(kept)
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -62,10 +78,24 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def predict(unet: nn.Module, noisy: Tensor, timestep: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Run the network on (B, C, h, w) latents with (B,) timesteps and (B,) class indices."""
-    one_hot = F.one_hot(labels, classes).to(noisy.dtype)
-    return unet(noisy, timestep, None, class_labels=one_hot).sample
+def is_told_class(unet: UNet2DConditionModel) -> bool:
+    """Return whether a network is told a class by embedding, as earlier weights are, and answers that one."""
+    return bool(unet.config.class_embed_type == "projection")
+
+
+def predict_all(unet: nn.Module, noisy: Tensor, timestep: Tensor, classes: int) -> Tensor:
+    """Return the (B, K, C, h, w) predictions under every class for (B, C, h, w) latents with (B,) timesteps."""
+    predicted: Tensor = unet(noisy, timestep, None).sample
+    return predicted.unflatten(1, (classes, -1))
+
+
+def predict(unet: UNet2DConditionModel, noisy: Tensor, timestep: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the (B, C, h, w) predictions, each under its class of (B,) indices, by a network of either form."""
+    if is_told_class(unet):
+        one_hot = F.one_hot(labels, classes).to(noisy.dtype)
+        told: Tensor = unet(noisy, timestep, None, class_labels=one_hot).sample
+        return told
+    return predict_all(unet, noisy, timestep, classes)[torch.arange(len(labels)), labels]
 
 
 def diffuse(latent: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,47 +105,42 @@ def diffuse(latent: Tensor, noise: Tensor, timestep: Tensor, alphas_cumprod: Ten
     return a * latent + s * noise, a * noise - s * latent
 
 
-def row_error(prediction: Tensor, target: Tensor, channel_weight: Tensor, mask: Tensor) -> Tensor:
-    """Return the (B,) error: channel-weighted, masked mean of squares.
+def class_errors_of(prediction: Tensor, target: Tensor, channel_weight: Tensor, mask: Tensor) -> Tensor:
+    """Return the (B, K) errors of K predictions each: channel-weighted, masked means of squares.
 
     Parameters
     ----------
-    prediction, target : (B, C, h, w) float tensor
+    prediction : (B, K, C, h, w) float tensor
+    target : (B, C, h, w) float tensor
     channel_weight : (C,) float tensor with mean 1
     mask : (h, w) 0/1 float tensor
     """
-    squared = (prediction.float() - target).square() * mask
-    return (squared.sum((2, 3)) * channel_weight).sum(1) / (mask.sum() * len(channel_weight))
+    # channels come last in memory, as the network leaves them
+    squared = (prediction.permute(0, 3, 4, 1, 2).float() - target.permute(0, 2, 3, 1)[:, :, :, None]).square()
+    weight = mask[:, :, None] * channel_weight / (mask.sum() * len(channel_weight))
+    return torch.einsum("bhwkc,hwc->bk", squared, weight)
 
 
-class PairwiseMargin(nn.Module):
-    """Logistic loss on the difference between a rival's error and the true class's error.
+class ClassMargin(nn.Module):
+    """Cross-entropy over the errors of all classes: the right class shall predict the noise best.
 
-    ``log(1 + exp(-s_t (e_rival - e_true)))`` with a scale ``s_t`` learned per band of timesteps: the right class shall
-    predict the noise best (a one-rival sample of the softmax over all classes). Hard rivals are drawn more often.
+    The logits are ``-s_t e_k`` with a scale ``s_t`` that is learned per band of timesteps. Every rival counts at the
+    price of one pass.
     """
 
-    def __init__(self, classes: int, bands: int = 10, scale: float = 100.0) -> None:
+    def __init__(self, bands: int = 10, scale: float = 100.0) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.full((bands,), scale).log())
         self.bands = bands
-        self.hardness: Tensor
-        self.register_buffer("hardness", torch.ones(classes, classes))
 
-    def scale_at(self, timestep: Tensor) -> Tensor:
-        """Return ``s_t`` for (B,) timesteps."""
-        return self.log_scale[(timestep * self.bands) // TRAIN_TIMESTEPS].exp()
+    def logits(self, errors: Tensor, timestep: Tensor) -> Tensor:
+        """Return (B, K) logits of (B, K) errors at (B,) timesteps."""
+        return -self.log_scale[(timestep * self.bands) // TRAIN_TIMESTEPS].exp()[:, None] * errors
 
-    def draw_rivals(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one rival class per label, more often one that has been hard."""
-        weight = self.hardness[labels] + 0.25 * self.hardness.mean()
-        weight.scatter_(1, labels[:, None], 0.0)
-        return torch.multinomial(weight, 1, generator=generator)[:, 0]
+    def forward(self, errors: Tensor, timestep: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of (B, K) errors with (B,) labels."""
+        return F.cross_entropy(self.logits(errors, timestep), labels)
 
-    def forward(self, true: Tensor, rival: Tensor, timestep: Tensor, labels: Tensor, rivals: Tensor) -> Tensor:
-        """Return the mean loss of (B,) paired errors and remember which pairs were hard."""
-        loss = F.softplus(-self.scale_at(timestep) * (rival - true))
-        with torch.no_grad():
-            for label, other, value in zip(labels.tolist(), rivals.tolist(), loss.tolist(), strict=True):
-                self.hardness[label, other] += 0.02 * (value - self.hardness[label, other])
-        return loss.mean()
+    def nobody(self, errors: Tensor, timestep: Tensor) -> Tensor:
+        """Return the mean cross-entropy with a uniform target: no class shall lead (Hendrycks et al. 2019)."""
+        return -F.log_softmax(self.logits(errors, timestep), dim=1).mean()

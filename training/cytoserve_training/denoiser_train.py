@@ -1,11 +1,13 @@
 """Train the denoiser: seeded, resumable, with an average of the weights kept aside (EMA).
 
-Two stages share one loop. First the plain diffusion objective (predict ``v``); from ``margin_from`` on every cell is
-also shown under a rival class and the pairwise margin is added (:class:`.denoiser.PairwiseMargin`).
+One loss: the true class's denoising error, plus a small multiple of the cross-entropy over the errors of all classes
+(:class:`.denoiser.ClassMargin`). Cells of several sites share each batch; a part of it shows strangers, for which no
+class may lead (:mod:`.strangers`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -16,54 +18,63 @@ from typing import Any
 
 import torch
 from cytoserve_files import output_file, write_text
-from cytoserve_networks.autoencoder import PatchPCAAutoencoder
+from cytoserve_networks.autoencoder import WEIGHTS_NAME, PatchPCAAutoencoder
 from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
+from cytoserve_training.cells import CLASSES, CellSet, cut, join
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
+    ClassMargin,
     DenoiserConfig,
-    PairwiseMargin,
     build_scheduler,
     build_unet,
+    class_errors_of,
     diffuse,
-    predict,
-    row_error,
+    predict_all,
+    take_trunk,
 )
 from cytoserve_training.plots import plot_metrics
+from cytoserve_training.sites import SITES, load_site
+from cytoserve_training.stains import read_stains
+from cytoserve_training.strangers import empty_windows, make_strangers
 
 
 @dataclass(frozen=True)
 class DenoiserTrainConfig:
     """Everything a run depends on besides the data; written beside its checkpoints.
 
-    ``start_from`` names the folder of an earlier run whose autoencoder, averaged weights and margin scales this one
-    begins with. Timesteps are drawn as ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the
-    probe bank lies.
+    ``data`` holds the folders of all sites. ``start_from`` names the folder of an earlier run whose autoencoder,
+    averaged weights and margin scales this one begins with; ``trunk`` that of a checkpoint whose denoiser is told a
+    class, from which all but the class is taken (`take_trunk`), and its autoencoder. Timesteps are drawn as
+    ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the bank of noise samples lies. A share
+    ``strangers`` of a batch is no cell of any class.
+    ``leave_out`` names a class that is not trained on.
     """
 
-    data: str = "../shared/data/pbc"
+    data: str = "../shared/data"
     out: str = "runs/denoiser"
+    sites: tuple[str, ...] = tuple(SITES)
     start_from: str = ""
+    trunk: str = ""
     steps: int = 6000
     batch: int = 64
-    margin_from: int = 2000
+    strangers: float = 0.125
     margin_weight: float = 0.03
     time_mean: float = -0.3
     time_spread: float = 0.9
-    learning_rate: float = 8e-4
+    learning_rate: float = 5e-4
     final_learning_rate: float = 1e-5
-    warmup: int = 100
+    warmup: int = 200
     weight_decay: float = 0.01
     ema: float = 0.999
-    seed: int = 20261123
+    seed: int = 20261126
     leave_out: str = ""
     save_every: int = 200
     validate_every: int = 500
-    validation_cells_per_class: int = 16
+    validation_cells_per_class: int = 40
     device: str = "cpu"
     threads: int = 2
 
@@ -79,8 +90,18 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.cells = _without(load_cells(Path(config.data) / "train"), config.leave_out)
-        self.validation = load_cells(Path(config.data) / "val", config.validation_cells_per_class)
+        data = Path(config.data)
+        sets = [_without(load_site(data, name, "train"), config.leave_out) for name in config.sites]
+        self.cells = join(sets)
+        self.sampling = torch.cat(
+            [SITES[name].share * _balance(one.labels) for name, one in zip(config.sites, sets, strict=True)]
+        )
+        self.validation = {
+            name: load_site(data, name, "val", config.validation_cells_per_class if name == "pbc" else None)
+            for name in config.sites
+        }
+        self.stains = read_stains(data)
+        self.empty, self.empty_gains = empty_windows(data)
         self.autoencoder = self._fit_autoencoder().to(self.device)
         self.mask = self.autoencoder.patch_mask().to(self.device)
         deviation = self.autoencoder.inverse.norm(dim=0)
@@ -89,7 +110,7 @@ class Trainer:
         self.unet: nn.Module = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)
         self.average = build_unet(DenoiserConfig()).to(self.device, memory_format=torch.channels_last)
         self.average.load_state_dict(self.unet.state_dict())
-        self.margin = PairwiseMargin(len(CLASSES)).to(self.device)
+        self.margin = ClassMargin().to(self.device)
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": self.unet.parameters(), "weight_decay": config.weight_decay},
@@ -99,18 +120,22 @@ class Trainer:
             betas=(0.9, 0.99),
         )
         self.step = 0
+        self.trunk_sha256: str | None = None
         if config.start_from:
             self._start_from(Path(config.start_from))
-        counts = torch.bincount(self.cells.labels, minlength=len(CLASSES)).float().clamp(min=1)
-        self.sampling = counts.rsqrt()[self.cells.labels]
+        elif config.trunk:
+            folder = Path(config.trunk) / "unet"
+            self.trunk_sha256 = hashlib.sha256((folder / WEIGHTS_NAME).read_bytes()).hexdigest()
+            told = UNet2DConditionModel.from_pretrained(folder).float()
+            for network in (self.unet, self.average):
+                take_trunk(network, told)
 
     def _fit_autoencoder(self) -> PatchPCAAutoencoder:
-        if self.config.start_from:
-            autoencoder = PatchPCAAutoencoder.load(Path(self.config.start_from) / "vae")
+        if before := self.config.start_from or self.config.trunk:
+            autoencoder = PatchPCAAutoencoder.load(Path(before) / "vae")
             autoencoder.save(self.out / "vae")
             return autoencoder
-        chosen = torch.randperm(len(self.cells), generator=self.generator)[:3000]
-        crops = cut(self.cells.images[chosen], self.cells.gains[chosen], Augmentation(), self.generator)
+        crops, _ = self.crops(3000)
         autoencoder = PatchPCAAutoencoder()
         autoencoder.fit(crops)
         autoencoder.save(self.out / "vae")
@@ -123,53 +148,67 @@ class Trainer:
             network.load_state_dict(state["average"])
         self.margin.load_state_dict(state["margin"])
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw ``count`` augmented cells, classes balanced by square root: ``(latents, labels)``."""
+    def crops(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw ``count`` augmented cells, sites by share, classes balanced by square root: ``(crops, labels)``."""
         rows = torch.multinomial(self.sampling, count, replacement=True, generator=self.generator)
-        crops = cut(self.cells.images[rows], self.cells.gains[rows], Augmentation(), self.generator)
+        crops = cut(
+            self.cells.images[rows], self.cells.gains[rows], Augmentation(), self.generator, foreign=self.stains
+        )
+        return crops, self.cells.labels[rows]
+
+    def strangers(self, count: int, crops: Tensor, labels: Tensor) -> Tensor:
+        """Return ``count`` crops that are no cell of any class, made of the batch's own (`make_strangers`)."""
+        empty = crops[:0]
+        if len(self.empty):
+            rows = torch.randint(len(self.empty), (-(-count // 4),), generator=self.generator)
+            empty = cut(self.empty[rows], self.empty_gains[rows], Augmentation(), self.generator)
+        return make_strangers(crops, labels, empty, self.generator)[:count]
+
+    def batch(self) -> tuple[Tensor, Tensor, int]:
+        """Draw a batch: its latents, the labels of its cells, and how many of its rows, the last, are strangers."""
+        strange = round(self.config.batch * self.config.strangers)
+        crops, labels = self.crops(self.config.batch - strange)
+        if strange:
+            crops = torch.cat([crops, self.strangers(strange, crops, labels)])
         with torch.no_grad():
             latents = self.autoencoder.encode(crops.to(self.device))
-        return latents, self.cells.labels[rows].to(self.device)
+        return latents, labels.to(self.device), strange
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to the final rate."""
         c = self.config
         if self.step < c.warmup:
             return c.learning_rate * (self.step + 1) / c.warmup
-        done = (self.step - c.warmup) / max(1, c.steps - c.warmup)
+        done = min(1.0, (self.step - c.warmup) / max(1, c.steps - c.warmup))
         return c.final_learning_rate + (c.learning_rate - c.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * done))
 
-    def errors(self, latents: Tensor, timestep: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        """Return the (B,) errors of the network in training."""
+    def errors(self, latents: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """Return the (B, K) errors of the network in training."""
         noisy, target = diffuse(latents, noise, timestep, self.alphas_cumprod)
         noisy = noisy.to(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
-            prediction = predict(self.unet, noisy, timestep, labels, len(CLASSES))
-        return row_error(prediction, target, self.channel_weight, self.mask)
+            prediction = predict_all(self.unet, noisy, timestep, len(CLASSES))
+        return class_errors_of(prediction, target, self.channel_weight, self.mask)
 
     def train_step(self) -> dict[str, float]:
         """Do one optimiser step and return what is worth writing down."""
         config = self.config
-        paired = self.step >= config.margin_from
-        count = config.batch // 2 if paired else config.batch
-        latents, labels = self.batch(count)
-        drawn = config.time_mean + config.time_spread * torch.randn(count, generator=self.generator)
+        latents, labels, strange = self.batch()
+        count = len(labels)
+        drawn = config.time_mean + config.time_spread * torch.randn(len(latents), generator=self.generator)
         timestep = (torch.sigmoid(drawn) * TRAIN_TIMESTEPS).long()
         timestep = timestep.clamp(0, TRAIN_TIMESTEPS - 1).to(self.device)
         noise = torch.randn(latents.shape, generator=self.generator).to(self.device)
-        record: dict[str, float] = {}
-        if paired:
-            rivals = self.margin.draw_rivals(labels, self.generator)
-            both = self.errors(
-                latents.repeat(2, 1, 1, 1), timestep.repeat(2), noise.repeat(2, 1, 1, 1), torch.cat([labels, rivals])
-            )
-            true, rival = both[:count], both[count:]
-            margin = self.margin(true, rival, timestep, labels, rivals)
-            loss = true.mean() + config.margin_weight * margin
-            record = {"margin": margin.item(), "right": (rival > true).float().mean().item()}
-        else:
-            true = self.errors(latents, timestep, noise, labels)
-            loss = true.mean()
+        errors = self.errors(latents, timestep, noise)
+        true = errors[:count].gather(1, labels[:, None]).mean()
+        margin = self.margin(errors[:count], timestep[:count], labels)
+        loss = true + config.margin_weight * margin
+        right = (errors[:count].argmin(1) == labels).float().mean()
+        record = {"loss": true.item(), "margin": margin.item(), "right": right.item()}
+        if strange:
+            nobody = self.margin.nobody(errors[count:], timestep[count:])
+            loss = loss + config.margin_weight * strange / count * nobody
+            record["nobody"] = nobody.item()
         rate = self.learning_rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
@@ -179,7 +218,7 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         self._update_average()
-        return {"loss": true.mean().item(), **record, "rate": rate, "norm": norm.item()}
+        return {**record, "rate": rate, "norm": norm.item()}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -214,16 +253,17 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.step = int(state["step"])
 
-    def validate(self) -> float:
-        """Return the balanced accuracy of the averaged weights on a fixed part of ``val`` with eight even probes."""
-        crops = cut(self.validation.images, self.validation.gains)
-        latents = self.autoencoder.encode(crops.to(self.device))
-        probes = Probes.even(8, self.config.seed, latents.shape[1:])
-        errors = class_errors(self.average, latents, probes, self.channel_weight, self.mask, self.alphas_cumprod)
-        guess = errors.mean(1).argmin(1).cpu()
-        labels = self.validation.labels
-        recalls = [(guess[labels == c] == c).float().mean().item() for c in range(len(CLASSES))]
-        return sum(recalls) / len(recalls)
+    def validate(self) -> dict[str, float]:
+        """Return the balanced accuracy of the averaged weights on cells kept from training, by site, at four probes."""
+        found = {}
+        for name, cells in self.validation.items():
+            latents = self.autoencoder.encode(cut(cells.images, cells.gains).to(self.device))
+            probes = Probes.even(4, self.config.seed, latents.shape[1:], 0.16, 0.68)
+            errors = class_errors(self.average, latents, probes, self.channel_weight, self.mask, self.alphas_cumprod)
+            guess, labels = errors.mean(1).argmin(1).cpu(), cells.labels
+            recalls = [(guess[labels == c] == c).float().mean().item() for c in labels.unique().tolist()]
+            found[f"val_balanced_accuracy_{name}"] = sum(recalls) / len(recalls)
+        return found
 
 
 @dataclass(frozen=True)
@@ -252,18 +292,25 @@ def class_errors(
     batch: int = 128,
     classes: int = len(CLASSES),
 ) -> Tensor:
-    """Return the (M, P, C) errors of every cell under every probe and class."""
+    """Return the (M, P, K) errors of every cell under every probe and class."""
     cells, count = len(latents), len(probes.timestep)
-    index = torch.cartesian_prod(torch.arange(cells), torch.arange(count), torch.arange(classes))
+    index = torch.cartesian_prod(torch.arange(cells), torch.arange(count))
     out = []
     for rows in index.split(batch):
-        cell, probe, label = (column.to(latents.device) for column in rows.unbind(1))
+        cell, probe = (column.to(latents.device) for column in rows.unbind(1))
         timestep = probes.timestep.to(latents.device)[probe]
         noisy, target = diffuse(latents[cell], probes.noise.to(latents.device)[probe], timestep, alphas_cumprod)
         with torch.autocast(latents.device.type, torch.bfloat16):
-            prediction = predict(unet, noisy.to(memory_format=torch.channels_last), timestep, label, classes)
-        out.append(row_error(prediction, target, channel_weight, mask))
+            prediction = predict_all(unet, noisy.to(memory_format=torch.channels_last), timestep, classes)
+        out.append(class_errors_of(prediction, target, channel_weight, mask))
     return torch.cat(out).reshape(cells, count, classes)
+
+
+def _balance(labels: Tensor) -> Tensor:
+    """Return (N,) sampling weights with sum 1: classes by the square root of their size."""
+    counts = torch.bincount(labels, minlength=len(CLASSES)).float().clamp(min=1)
+    weight = counts.rsqrt()[labels]
+    return weight / weight.sum()
 
 
 def _without(cells: CellSet, name: str) -> CellSet:
@@ -288,7 +335,8 @@ def train(config: DenoiserTrainConfig) -> Path:
     """
     trainer = Trainer(config)
     trainer.resume()
-    write_text(trainer.out / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    told = {**asdict(config), "trunk_sha256": trainer.trunk_sha256}
+    write_text(trainer.out / "config.json", json.dumps(told, indent=2) + "\n")
     metrics = trainer.out / "metrics.jsonl"
     kept = [row for row in _rows(metrics) if row["step"] <= trainer.step]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -305,13 +353,13 @@ def train(config: DenoiserTrainConfig) -> Path:
                 row = {"step": trainer.step, **{k: sum(w.get(k, 0.0) for w in window) / len(window) for k in keys}}
                 row["seconds"] = (time.monotonic() - began) / len(window)
                 if trainer.step % config.validate_every == 0 or trainer.step == config.steps:
-                    row["val_balanced_accuracy"] = trainer.validate()
+                    row.update(trainer.validate())
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 window, began = [], time.monotonic()
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 trainer.save()
-    plot_metrics(metrics, trainer.out / "metrics.png", ("loss", "margin", "val_balanced_accuracy"))
+    plot_metrics(metrics, trainer.out / "metrics.png", ("loss", "margin", "balanced_accuracy"))
     return trainer.out
 
 

@@ -30,6 +30,7 @@ class BankConfig:
     ``probes`` of the ``candidates`` are kept, in the order in which they are evaluated; ``low`` and ``high`` bound the
     timesteps, as shares of the schedule. ``alpha`` is the default level of the racing rule. A near tie whose paired
     statistic is below ``look_again_below`` is evaluated in other quarter turns from the budget ``look_again_from`` on.
+    ``minimum`` and ``confirm`` are those of the racing rule.
     """
 
     candidates: int = 20
@@ -38,6 +39,8 @@ class BankConfig:
     high: float = 0.68
     seed: int = 7
     alpha: float = 0.01
+    minimum: int = 2
+    confirm: int = 8
     look_again_below: float = 4.0
     look_again_from: int = 8
     tolerated_error: float = 0.01

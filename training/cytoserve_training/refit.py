@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from cytoserve_contract.models import CLASS
 from cytoserve_files import output_file, read_text, write_text
+from cytoserve_scoring.classifier.engine import denoiser_inputs
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.cells import decode_cells
@@ -64,6 +66,7 @@ class ServedGraphs:
         paths = {name: repository / name / "1" / "model.onnx" for name in ("encoder", "denoiser")}
         self.sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths.values())).hexdigest()
         self._encoder, self._denoiser = (onnxruntime.InferenceSession(str(path), options) for path in paths.values())
+        self.all_classes = all(tensor.name != CLASS.name for tensor in self._denoiser.get_inputs())
 
     def latents(self, files: list[Path], um_per_pixel: float) -> Floats:
         """Return the (M, c, h, w) latents of M image files.
@@ -82,22 +85,21 @@ class ServedGraphs:
             out.append(self._encoder.run(None, {"CROP": cells.crop})[0])
         return np.concatenate(out)
 
-    def evaluate(self, latents: Floats, probe: NDArray[np.int32], label: NDArray[np.int32]) -> Floats:
-        """Return the (R,) errors of R rows in one run (:data:`cytoserve_scoring.classifier.engine.Evaluate`)."""
-        feed = {"LATENT": latents, "PROBE": probe[:, None], "CLASS": label[:, None]}
-        errors: Floats = self._denoiser.run(None, feed)[0].reshape(-1)
-        return errors
+    def evaluate(self, latents: Floats, probe: NDArray[np.int32], label: NDArray[np.int32] | None) -> Floats:
+        """Return the errors of R rows in one run (:data:`cytoserve_scoring.classifier.engine.Evaluate`)."""
+        errors: Floats = self._denoiser.run(None, denoiser_inputs(latents, probe, label))[0]
+        return errors if label is None else errors[:, 0]
 
     def errors(self, latents: Floats, probes: int, classes: int, told: str = "errors") -> Floats:
         """Return the (M, P, C) errors of M latents under all probes and classes, with a progress bar."""
-        index = np.array([(p, c) for p in range(probes) for c in range(classes)], np.int32)
-        out = np.empty((len(latents), len(index)), np.float32)
-        for cell in track(range(len(latents)), told, console=Console(stderr=True)):
-            for start in range(0, len(index), ROWS_PER_CALL):
-                rows = index[start : start + ROWS_PER_CALL]
-                same = np.repeat(latents[cell][None], len(rows), 0)
-                out[cell, start : start + len(rows)] = self.evaluate(same, rows[:, 0], rows[:, 1])
-        return out.reshape(len(latents), probes, classes)
+        labels = np.arange(1 if self.all_classes else classes, dtype=np.int32)
+        grid = np.meshgrid(np.arange(len(latents)), np.arange(probes, dtype=np.int32), labels, indexing="ij")
+        cell, probe, label = (axis.reshape(-1) for axis in grid)
+        parts = []
+        for start in track(range(0, len(cell), ROWS_PER_CALL), told, console=Console(stderr=True)):
+            rows = slice(start, start + ROWS_PER_CALL)
+            parts.append(self.evaluate(latents[cell[rows]], probe[rows], None if self.all_classes else label[rows]))
+        return np.concatenate(parts).reshape(len(latents), probes, classes)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,14 @@ def refit(config: RefitConfig) -> Path:
     rows = part_cells(cells, config.pack)[1].numpy()
     bank = config.pack.bank
     scoring = fit_scoring(
-        choosing.errors, calibrating.errors, calibrating.labels, known.latent_shape, bank, ties, own.take(rows)
+        choosing.errors,
+        calibrating.errors,
+        calibrating.labels,
+        known.latent_shape,
+        bank,
+        ties,
+        own.take(rows),
+        all_classes=graphs.all_classes,
     )
     scoring["familiar"] = familiar.to_json()
     scoring["bank_tried"] = packed["bank_tried"]
