@@ -184,7 +184,8 @@ def home_and_away(found: Row, its_own: Row) -> str:
         "" if row["usual_cause"] is None or site == found["home"] else cause_in_words(row["usual_cause"])
         for site, row in found["sites"].items()
     ]
-    return table(heads, [*rows, ["most frequent cause", *usual]])
+    blasts = ["leukaemic cells (blasts) referred", "not measured: no set can be passed on", *[""] * (len(sets) - 1)]
+    return table(heads, [*rows, ["most frequent cause", *usual], blasts])
 
 
 def wrong(row: Row) -> str:
