@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests: those of the client, whose fake server answers here too, and the reports' helpers."""
+"""Fixtures of the command line's tests: those of the client, whose fake server answers here, and the reports'."""
 
 import sys
 from pathlib import Path

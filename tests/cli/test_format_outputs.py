@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pydicom
 import pytest
 from click.testing import Result
@@ -18,7 +19,7 @@ from cytoserve_cli import exit_codes
 from cytoserve_cli.formats import summary_beside
 from cytoserve_cli.main import app
 from cytoserve_files import writing
-from fake_server import INFO, FakeServer, distant, smear
+from fake_server import INFO, Call, FakeServer, Refuse, distant, smear
 from fhir.resources.R4B.bundle import Bundle
 from geojson_pydantic import FeatureCollection
 from hl7apy.consts import VALIDATION_LEVEL
@@ -107,6 +108,18 @@ def test_an_unfamiliar_sample_has_exit_code_8_and_no_number_anywhere(
     assert "CANNOT BE REPORTED" in str(pydicom.dcmread(tmp_path / "out.dcm"))
     assert '"registered"' in (tmp_path / "out.json").read_text()
     assert "valueQuantity" not in (tmp_path / "out.json").read_text()
+
+
+def test_where_every_image_failed_the_report_is_registered(server: FakeServer, film: Path, tmp_path: Path) -> None:
+    def refuse(call: Call) -> dict[str, Any]:
+        raise Refuse(grpc.StatusCode.INVALID_ARGUMENT, "[cytoserve:not_an_image] no image")
+
+    server.fake.on_smear = refuse
+    result = run("analyze", film, "--url", server.url, *all_formats(tmp_path))
+    assert result.exit_code == exit_codes.ALL_FAILED, result.output
+    assert '"registered"' in (tmp_path / "out.json").read_text()
+    assert "2 image(s) got no answer and are in no number: 2 not_an_image." in (tmp_path / "out.hl7").read_text()
+    assert not (tmp_path / "regions").exists()
 
 
 def test_a_format_on_standard_output_is_alone_there(server: FakeServer, film: Path) -> None:

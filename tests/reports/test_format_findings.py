@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
-from cytoserve_reports.formats import Findings, IdentifierRefused, Origin, codes, fhir, hl7v2, lis2
+from cytoserve_reports.formats import (
+    Findings,
+    IdentifierRefused,
+    Origin,
+    ReportFormatError,
+    codes,
+    fhir,
+    hl7v2,
+    lis2,
+    spreadsheet,
+)
 from cytoserve_reports.formats.identifiers import LONGEST, check_identifiers
 from fake_server import CLASSES
 from format_samples import (
@@ -120,6 +134,8 @@ def test_the_time_is_utc_wherever_the_machine_is() -> None:
     origin = Origin(made=datetime(2026, 11, 27, 1, 2, 3, 4, tzinfo=there))
     assert origin.made_utc.isoformat() == "2026-11-26T16:02:03+00:00"
     assert Origin().report != Origin().report
+    with pytest.raises(ReportFormatError, match="zone"):
+        Origin(made=datetime(2026, 11, 27))
 
 
 def test_lone_surrogates_of_a_command_line_become_text() -> None:
@@ -166,3 +182,22 @@ def test_the_library_refuses_as_the_command_does(write: object) -> None:
     found: Findings = usual(patient="a\0b")
     with pytest.raises(IdentifierRefused):
         write(found)  # type: ignore[operator]
+
+
+def test_writing_needs_no_library_that_the_base_installation_lacks() -> None:
+    names = "fhir, hl7v2, lis2, spreadsheet, geojson, dicom_sr, mllp"
+    heavy = ("highdicom", "pydicom", "fhir", "fhirclient", "hl7apy", "hl7", "geojson_pydantic", "defusedcsv")
+    code = (
+        f"import sys; from cytoserve_reports.formats import {names}; print([n for n in {heavy!r} if n in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_every_column_and_option_is_in_the_documents() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+    section = page.partition("## The hospital's formats")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`([^`]+)`", section))
+    columns = {*spreadsheet.cells_header(()), *spreadsheet.SUMMARY_HEADER}
+    assert columns - documented == set()
+    assert {f"--{form}" for form in LONGEST} - {word.split()[0] for word in documented} == set()

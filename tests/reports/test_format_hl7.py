@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import hl7
 import pytest
@@ -20,6 +21,8 @@ from format_samples import (
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.exceptions import HL7apyException
 from hl7apy.parser import parse_message
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 MADE: dict[str, Callable[[], Findings]] = {
@@ -141,6 +144,24 @@ def test_hostile_names_come_back_whole(name: str) -> None:
         assert message.unescape(escaped) == name
     assert len(values(message, "SPM", 1)) == len(values(message, "PID", 1)) == 1
     assert len(values(message, "OBX", 1)) == len(values(checked(usual()), "OBX", 1))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    name=st.text(st.characters(exclude_categories=("Cs", "Cc"), include_characters="\r\n\t"), min_size=1, max_size=60)
+)
+def test_any_text_comes_back_whole(name: str) -> None:
+    assert hl7.parse(r"MSH|^~\&|x" + "\r").unescape(hl7v2.escaped(name)) == name
+    assert not set("|^~&\r\n\t") & set(hl7v2.escaped(name))
+
+
+def test_an_interval_without_an_upper_end() -> None:
+    found = usual()
+    rows = tuple(replace(row, high=None) for row in found.rows)
+    message = checked(replace(found, rows=rows))
+    intervals = [str(one[5]) for one in message.segments("OBX") if str(one[2]) == "SN"]
+    assert intervals == [f">=^{row.low:g}" for row in rows]
+    assert "no upper limit" in notes(message)
 
 
 def test_a_name_longer_than_hl7s_is_refused() -> None:

@@ -31,6 +31,7 @@ from cytoserve_reports.differential import (
 )
 from cytoserve_reports.familiar import BLIND_SPOT, first_line
 from cytoserve_reports.formats.codes import ClassTerm, term_of
+from cytoserve_reports.formats.errors import ReportFormatError
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC
 
@@ -55,7 +56,13 @@ def _software() -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a report needs to know beside the result: who it is of, when it was made, by what."""
+    """What a report needs to know beside the result: who it is of, when it was made, by what.
+
+    Raises
+    ------
+    ReportFormatError
+        ``made`` has no time zone.
+    """
 
     patient: str | None = None
     """The patient's number as the caller gave it; never read from a picture or a file's name."""
@@ -67,6 +74,10 @@ class Origin:
     """When the report was made; with a time zone."""
     software: str = field(default_factory=_software)
     """Version of this program."""
+
+    def __post_init__(self) -> None:
+        if self.made.tzinfo is None:
+            raise ReportFormatError(f"a report's time needs its zone, {self.made.isoformat()} has none: give UTC")
 
     @property
     def made_utc(self) -> datetime:

@@ -36,11 +36,12 @@ _OF_CELL: Final = (
     *("probability_low", "probability_high", "anomaly_p_value", "familiarity_p_value", "familiarity_cause"),
     *("prediction_set_95", "detection_score", "evaluations"),
 )
-_SUMMARY: Final = (
+SUMMARY_HEADER: Final = (
     *("row", "status", "report", "sample", "patient", "made_utc", "model", "site", "calibration_sha256"),
     *("class", "loinc", "count", "accepted", "review", "value", "unit", "low_95", "high_95", "white_cells"),
     *("in_denominator", "text"),
 )
+"""The columns of `summary_csv`."""
 _FORMULA: Final = (*"=+-@|%\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet may take for the beginning of a formula, in full width too; and our own mark."""
 
@@ -91,7 +92,7 @@ def summary_csv(findings: Findings) -> str:
         The sample's name or the patient's number does not fit a spreadsheet's cell.
     """
     check_identifiers("csv", findings.sample, findings.origin.patient)
-    return _table(_SUMMARY, _summary_rows(findings))
+    return _table(SUMMARY_HEADER, _summary_rows(findings))
 
 
 def _table(header: Sequence[str], rows: Iterable[dict[str, Value]]) -> str:
