@@ -27,6 +27,10 @@ from format_samples import (
     HOSTILE,
     SAID,
     WEIGHTS,
+    field,
+    findings,
+    known,
+    many,
     no_white_cell,
     nothing_analysed,
     unfamiliar,
@@ -107,6 +111,16 @@ def test_why_there_is_no_result() -> None:
     assert "1 not_an_image" in " ".join(nothing_analysed().notices)
     assert "no white cell was counted" in no_white_cell().notices[1]
     assert not any("read the intervals" in notice for notice in no_white_cell().notices)
+
+
+def test_a_few_cells_that_are_all_unfamiliar_are_no_result_either() -> None:
+    """They are too few to judge the sample by, and each is unlike the calibration by itself."""
+    odd = many("neutrophil", 1, familiarity=known(0.005), decision="review", reasons=("unfamiliar_image",))
+    found = findings(field(odd))
+    assert found.report.familiarity is not None
+    assert not found.report.familiarity.rejected
+    assert not found.reportable
+    assert "too few to judge the sample" in found.notices[1]
 
 
 def test_a_usual_sample_is_not_warned_of() -> None:

@@ -215,7 +215,8 @@ def _notices(report: SampleReport, cells: Sequence[Cell], refusal: str | None, f
     if missing:
         told.append(f"{missing} white-cell candidate(s) were not scored and are in no row.")
     if report.review:
-        told.append(f"{len(report.review)} cell(s) were referred for review; they count by their most probable class.")
+        counted = "" if refusal else "; those with a class are counted in it"
+        told.append(f"{len(report.review)} cell(s) were referred for review{counted}.")
     if any(cell.familiarity is not None for cell in cells):
         told.append(BLIND_SPOT)
     return told if refusal else [*told, INTERVALS]

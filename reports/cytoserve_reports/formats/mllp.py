@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from cytoserve_reports.formats.errors import (
-    DeliveryFailed,
     MessageRefused,
     NotAcknowledged,
     NotAMessage,
@@ -32,7 +31,8 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 """Seconds for one attempt, from connecting to the whole acknowledgement."""
 DEFAULT_ATTEMPTS: Final = 3
 PAUSE_S: Final = 1.0
-"""Seconds before the second attempt; doubled before each further one."""
+"""Seconds before the second attempt; doubled before each further one, up to `LONGEST_PAUSE_S`."""
+LONGEST_PAUSE_S: Final = 30.0
 MOST_ANSWER_BYTES: Final = 1 << 20
 """An acknowledgement is some hundred bytes; a peer that sends more than this without an end is given up."""
 
@@ -132,7 +132,7 @@ def send(
     timeout : float
         Seconds for one attempt.
     attempts : int
-        Most attempts, at least 1. Between them the pause doubles, from one second.
+        Most attempts, at least 1. The pause between them doubles, from `PAUSE_S` to `LONGEST_PAUSE_S`.
     tls : ssl.SSLContext, optional
         Encrypts the connection; without it the message is sent in the clear.
     server_name : str, optional
@@ -147,18 +147,17 @@ def send(
     PeerUnreachable
         The last attempt failed before that.
     """
-    failure: DeliveryFailed | None = None
-    for attempt in range(1, max(1, attempts) + 1):
-        if failure is not None:
-            time.sleep(PAUSE_S * 2 ** (attempt - 2))
+    attempt = 1
+    while True:
         try:
             answer = _exchange(message, address, timeout, tls, server_name)
         except (NotAcknowledged, PeerUnreachable) as error:
-            failure = error
-            continue
-        return _judged(answer, message, address, attempt)
-    assert failure is not None
-    raise type(failure)(f"{failure} ({max(1, attempts)} attempt(s))") from failure
+            if attempt >= attempts:
+                raise type(error)(f"{error} ({attempt} attempt(s))") from error
+            time.sleep(min(PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S))
+            attempt += 1
+        else:
+            return _judged(answer, message, address, attempt)
 
 
 def _exchange(
