@@ -19,6 +19,8 @@ from cytoserve_cli import exit_codes
 from cytoserve_cli.formats import summary_beside
 from cytoserve_cli.main import app
 from cytoserve_files import writing
+from cytoserve_reports import SampleReport
+from cytoserve_reports.formats import Findings, Origin, fhir, hl7v2
 from fake_server import INFO, Call, FakeServer, Refuse, distant, smear
 from fhir.resources.R4B.bundle import Bundle
 from geojson_pydantic import FeatureCollection
@@ -233,10 +235,37 @@ def test_a_full_disk_leaves_the_old_file_and_the_other_formats(
     monkeypatch.setattr(writing.os, "fsync", full)
     result = run("analyze", film, "--url", server.url, option, out, "--json", other)
     assert result.exit_code == exit_codes.UNFORESEEN, result.output
-    assert "No space left" in result.stderr
+    assert "No space left" in " ".join(result.stderr.split())
     assert out.read_bytes() == b"old"
     assert [path.name for path in out.parent.iterdir()] == ["o"]
     assert json.loads(other.read_text())["schema"]
+
+
+def test_a_full_disk_leaves_the_old_regions(
+    server: FakeServer, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "regions"
+    assert run("analyze", film, "--url", server.url, "--geojson", folder).exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "fsync", full)
+    result = run("analyze", film, "--url", server.url, "--geojson", folder)
+    assert result.exit_code == exit_codes.UNFORESEEN
+    assert " ".join(result.stderr.split()).count("No space left") == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_formats_can_be_written_later_from_the_json(server: FakeServer, film: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    assert run("analyze", film, "--url", server.url, "--sample", "S-1", "--json", out).exit_code == 0
+    found = Findings.of(SampleReport.model_validate_json(out.read_text()), Origin(patient="4711"))
+    assert found.reportable
+    assert found.white == 6
+    Bundle.model_validate(fhir.bundle(found))
+    assert parse_message(hl7v2.message(found), validation_level=VALIDATION_LEVEL.STRICT).validate()
 
 
 def test_regions_are_written_again_and_other_files_kept(server: FakeServer, film: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_an_answer_about_another_message_is_no_acknowledgement() -> None:
 
 def test_an_answer_that_is_no_hl7() -> None:
     answer: Answer = lambda peer, _: peer.sendall(b"\x0bHTTP/1.1 400 Bad Request\x1c\r")  # noqa: E731
-    with listening(answer) as peer, pytest.raises(MessageRefused, match="no acknowledgement that HL7 knows"):
+    with listening(answer) as peer, pytest.raises(MessageRefused, match="is no HL7 acknowledgement"):
         send(peer.address)
 
 

@@ -5,7 +5,7 @@
 - The document is ``PARTIAL``, ``UNVERIFIED`` and ``PRELIMINARY``. The observer is a device: the model with its version.
 - A first group holds the status (``CANNOT BE REPORTED`` where it is so), and the notices as comments.
 - No picture is referenced: the pictures that were analysed have no DICOM identity.
-- Nothing says who the patient is but the number that the caller gave; the sample's name is the specimen's identifier.
+- The only thing said of a patient is the number that the caller gave; the sample's name is the specimen's identifier.
 
 Needs ``pip install "cytoserve[dicom]"``.
 """

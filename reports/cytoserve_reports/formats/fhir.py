@@ -1,7 +1,7 @@
 """FHIR R4: one ``transaction`` Bundle that a server takes at its base address as it is.
 
 - ``DiagnosticReport`` is ``preliminary``, or ``registered`` without any Observation where the sample cannot be
-  reported. It is never ``final``: that needs a person who answers for it, and there is no name of one.
+  reported. It is never ``final``: only a named person can sign it.
 - One ``Observation`` per class: the percentage with UCUM's unit, and as components the cells of the class, the white
   cells counted, and the exact 95 % interval.
 - ``Device`` names the model by version and hashes, ``Provenance`` says that it made the report.
@@ -10,7 +10,8 @@
 - A transaction and not a collection, because a collection is stored as one lump or refused. Each entry is created only
   if its identifier is not there yet, so a Bundle that is sent twice makes one report. (``Provenance`` has no
   identifier in R4; it is the one resource that a second sending repeats.)
-- Nothing says who the patient is but the number that the caller gave, as a reference by identifier.
+- The only thing said of a patient is the number that the caller gave, as a reference by identifier. When the blood was
+  taken is not known, so there is no ``effective`` time; ``issued`` is when the report was made.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What every format says about a sample: decided once, so that no two formats can disagree.
 
 - **Reportable or not** is decided here. A sample that is unfamiliar, or in which no white cell was counted, has no
-  ``rows``: a format cannot print numbers that it was never given.
-- **Notices** are whole sentences that every format carries: research use, who verified it (nobody), unfamiliar or
-  synthetic pictures, fewer than 100 cells, what was not analysed. They name no files: a file's name may name a patient.
+  ``rows``, so no format can print a number for it.
+- **Notices** are whole sentences that every format carries: research use, not verified, unfamiliar or synthetic
+  pictures, fewer than 100 cells, what was not analysed. They name no files: a file's name may name a patient.
 - **Identity**: nothing about a patient is known unless the caller gives a number.
 """
 
@@ -111,7 +111,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """A sample's report as all formats tell it; made by `of`."""
+    """What all formats say about a sample; made by `of`."""
 
     report: SampleReport
     origin: Origin

@@ -1,7 +1,7 @@
 """GeoJSON of one field (RFC 7946), with the properties by which QuPath reads classes, colours and measurements.
 
 - A Feature per cell: a Polygon (the cell's box) in pixels of the picture as displayed, x to the right and y down.
-  QuPath measures so; RFC 7946 knows degrees only, so no other map program should be asked to draw it.
+  QuPath measures so; RFC 7946 itself has degrees only, so these files are for QuPath and not for maps.
 - ``classification`` has the class's name and colour; a cell for review is ``Review: <class>``, one of a sample that
   cannot be reported ``Cannot be reported: <class>`` in grey, so no class of it is seen without that word.
 - ``measurements`` hold numbers only: probabilities, their interval, uncertainty, p-values.

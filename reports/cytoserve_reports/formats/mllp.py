@@ -1,8 +1,8 @@
 """HL7 v2 over MLLP: send one message, wait for its acknowledgement, try again where none came.
 
 A message is framed as ``0x0B ... 0x1C 0x0D`` (HL7 v2, Transport Specification: MLLP, Release 1). What is sent again is
-the same message under the same control ID (MSH-10), so a receiver that has it already can tell. An answer ends the
-matter, whatever it says: only silence and broken connections are tried again, and no more often than asked.
+the same message under the same control ID (MSH-10), so a receiver can recognise a repeat. Any answer is final: only
+timeouts and broken connections are tried again, up to the number of attempts asked for.
 """
 
 from __future__ import annotations
@@ -219,7 +219,9 @@ def _judged(answer: bytes, message: Hl7Message, address: MllpAddress, attempt: i
     separator = segments[0][3:4] if segments[0].startswith("MSH") else "|"
     found = next((line.split(separator or "|") for line in segments if line.startswith("MSA")), None)
     if found is None or len(found) < 3 or found[1] not in _ACCEPTED | _REFUSED:
-        raise MessageRefused(f"{address} answered with no acknowledgement that HL7 knows: {segments[0][:80]!r}", "")
+        raise MessageRefused(
+            f"{address} answered with something that is no HL7 acknowledgement: {segments[0][:80]!r}", ""
+        )
     code, control_id = found[1], found[2]
     text = found[3] if len(found) > 3 else ""
     if code in _REFUSED:
