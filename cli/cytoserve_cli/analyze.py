@@ -20,6 +20,7 @@ from cytoserve_cli import exit_codes
 from cytoserve_cli import options as o
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.formats import FormatOutputs
 from cytoserve_cli.outputs import check_outputs, write_json, write_overlays
 from cytoserve_cli.terminal import bars, consoles
 
@@ -44,20 +45,30 @@ def analyze(
     classes: o.Classes = None,
     priority: o.Urgency = "routine",
     site: o.Site = None,
+    fhir: o.Fhir = None,
+    hl7: o.Hl7 = None,
+    lis2: o.Lis2 = None,
+    csv: o.Csv = None,
+    geojson: o.Geojson = None,
+    dicom_sr: o.DicomSr = None,
+    patient_id: o.PatientId = None,
     tls_ca: o.TlsCa = None,
     tls_cert: o.TlsCert = None,
     tls_key: o.TlsKey = None,
     tls_server_name: o.TlsServerName = None,
 ) -> None:
     """Find and classify the cells of smear fields, count them, and list those that a person should review."""
-    out, notes = consoles(json_out)
+    formats = FormatOutputs(fhir, hl7, lis2, csv, geojson, dicom_sr, patient_id)
+    out, notes = consoles(formats.standard_output or json_out)
     check_scale(um_per_pixel)
     chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     check_outputs(json_out, overlay, selected.files)
+    formats.check(sample, per_image, [json_out], selected.files)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+        service = client.info() if formats.wanted else None
         analysis = client.analyze(
             selected.files,
             um_per_pixel,
@@ -75,6 +86,7 @@ def analyze(
         written = write_json(json_out, lambda: reports_json(samples, analysis.skipped), notes)
     else:
         written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
+        written = formats.write(samples[0], service, notes) and written
     drawn = write_overlays(overlay, analysis, notes)
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)

@@ -7,9 +7,10 @@
 3    some images failed, or a file that looks like an image was not read, or an annotated picture
      was not written; `deploy`: the checks failed
 4    all images failed
-5    the server is not there, or went away; `deploy`: the cluster's API server
-6    the time given was not enough
-7    the server is of another release or refused the credentials; `deploy`: not allowed
+5    the server is not there, or went away; `deploy`: the cluster's API server; `send-hl7`: the receiver
+6    the time given was not enough; `send-hl7`: no acknowledgement
+7    the server is of another release or refused the credentials; `deploy`: not allowed;
+     `send-hl7`: the receiver refused the message
 8    `analyze`, `classify`: a sample is unfamiliar as a whole, so none of its cells was accepted
 130  interrupted (143 on SIGTERM)
 ==== ================================================================================================
@@ -56,6 +57,10 @@ OF_ERROR: Final[dict[str, int]] = {
     "cytoserve_deploy.errors.ObjectRefused": USAGE,
     "cytoserve_deploy.errors.PermissionDenied": REFUSED,
     "cytoserve_export.errors.ExportError": UNFORESEEN,
+    "cytoserve_reports.formats.errors.MessageRefused": REFUSED,
+    "cytoserve_reports.formats.errors.NotAcknowledged": DEADLINE,
+    "cytoserve_reports.formats.errors.PeerUnreachable": UNAVAILABLE,
+    "cytoserve_reports.formats.errors.ReportFormatError": USAGE,
     "cytoserve_scoring.errors.CytoserveError": USAGE,
     "cytoserve_validation.errors.ValidationError": USAGE,
     "builtins.OSError": UNFORESEEN,
@@ -66,9 +71,11 @@ OF_ERROR_IN: Final[dict[str, dict[str, int]]] = {
     "analyze": {"cytoserve_files.errors.NotWritable": USAGE},
     "classify": {"cytoserve_files.errors.NotWritable": USAGE},
     "train": {"cytoserve_files.errors.NotWritable": USAGE},
+    "send-hl7": {"builtins.OSError": USAGE},
     "deploy": {"cytoserve_client.errors.CytoserveClientError": USAGE},
 }
-"""Where a command differs. The first three check their outputs before the work, so the mistake is the caller's."""
+"""Where a command differs. The first three check their outputs before the work, so the mistake is the caller's; so is a
+file that `send-hl7` cannot read."""
 
 
 def of_error(error: BaseException, command: str = "") -> int | None:

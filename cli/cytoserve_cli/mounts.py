@@ -23,6 +23,7 @@ MOUNTS: dict[str, Mount] = {
     "analyze": Mount("cytoserve_cli.analyze:analyze_app", "Find, classify and count the cells of one sample's fields."),
     "classify": Mount("cytoserve_cli.analyze:classify_app", "Classify single-cell images of an analyser."),
     "info": Mount("cytoserve_cli.analyze:info_app", "Print what the server serves: model, classes, hashes, limits."),
+    "send-hl7": Mount("cytoserve_cli.send_hl7:app", "Send a result (`analyze --hl7`) over MLLP; wait for the answer."),
     "serve": Mount("cytoserve_cli.serve:app", "Run the local Triton server in the foreground.", "serve"),
     "export": Mount("cytoserve_cli.export:app", "Turn a checkpoint into a model repository.", "export"),
     "train": Mount("cytoserve_cli.train:app", "Train the reference models.", "train"),

@@ -15,6 +15,21 @@ Url = Annotated[
         help="gRPC address HOST:PORT of a running server. Without it a local server is started and stopped.",
     ),
 ]
+Fhir = Annotated[Path | None, typer.Option("--fhir", help="Write the result as a FHIR R4 Bundle.")]
+Hl7 = Annotated[Path | None, typer.Option("--hl7", help="Write the result as HL7 v2.5.1 (`cytoserve send-hl7`).")]
+Lis2 = Annotated[Path | None, typer.Option("--lis2", help="Write the result as LIS2-A2 (ASTM E1394) records.")]
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", help="Write a table of the cells; NAME-summary.csv beside it counts the classes."),
+]
+Geojson = Annotated[Path | None, typer.Option("--geojson", help="Folder for one GeoJSON per field, for QuPath.")]
+DicomSr = Annotated[
+    Path | None, typer.Option("--dicom-sr", help='Write a DICOM structured report (pip install "cytoserve[dicom]").')
+]
+PatientId = Annotated[
+    str | None,
+    typer.Option("--patient-id", help="The patient's number, for the hospital's formats. Without it they name nobody."),
+]
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; '-' for standard output.")]
 Scale = Annotated[
     float | None, typer.Option("--um-per-pixel", help="Physical scale of the images, micrometres per pixel.")

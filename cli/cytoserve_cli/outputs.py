@@ -35,8 +35,13 @@ def write_json(path: Path | None, document: Callable[[], str], notes: Console) -
     """Write a document, UTF-8 whatever the terminal's encoding; return False where it could not be written."""
     if path is None:
         return True
+    return write_document("JSON", path, lambda: (document() + "\n").encode("utf-8"), notes)
+
+
+def write_document(title: str, path: Path, content: Callable[[], bytes], notes: Console) -> bool:
+    """Write a file, or standard output for ``-``; return False where it could not be written."""
     try:
-        data = (document() + "\n").encode("utf-8")
+        data = content()
         if str(path) == "-":
             sys.stdout.flush()
             sys.stdout.buffer.write(data)
@@ -46,7 +51,7 @@ def write_json(path: Path | None, document: Callable[[], str], notes: Console) -
     except OSError as error:
         notes.print(plain(f"cannot write the result: {error}", "red"))
         return False
-    notes.print(plain(f"JSON: {shown(path)}"))
+    notes.print(plain(f"{title}: {shown(path)}"))
     return True
 
 
