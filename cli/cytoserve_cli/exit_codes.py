@@ -56,6 +56,7 @@ OF_ERROR: Final[dict[str, int]] = {
     "cytoserve_deploy.errors.ObjectRefused": USAGE,
     "cytoserve_deploy.errors.PermissionDenied": REFUSED,
     "cytoserve_export.errors.ExportError": UNFORESEEN,
+    "cytoserve_reports.page.errors.PageError": USAGE,
     "cytoserve_scoring.errors.CytoserveError": USAGE,
     "cytoserve_validation.errors.ValidationError": USAGE,
     "builtins.OSError": UNFORESEEN,
@@ -66,9 +67,11 @@ OF_ERROR_IN: Final[dict[str, dict[str, int]]] = {
     "analyze": {"cytoserve_files.errors.NotWritable": USAGE},
     "classify": {"cytoserve_files.errors.NotWritable": USAGE},
     "train": {"cytoserve_files.errors.NotWritable": USAGE},
+    "verdicts": {"cytoserve_files.errors.FileProblem": USAGE, "builtins.FileNotFoundError": USAGE},
     "deploy": {"cytoserve_client.errors.CytoserveClientError": USAGE},
 }
-"""Where a command differs. The first three check their outputs before the work, so the mistake is the caller's."""
+"""Where a command differs. The first three check their outputs before the work, so the mistake is the caller's, as it
+is where `verdicts` cannot find or write a file."""
 
 
 def of_error(error: BaseException, command: str = "") -> int | None:
