@@ -224,7 +224,7 @@
     kept = save(KEY, Object.fromEntries(verdicts));
     byId("tools").addEventListener("change", arrange);
     byId("tools").addEventListener("submit", (event) => event.preventDefault());
-    byId("reset").addEventListener("click", () => { const view = value("view"); byId("tools").reset(); if (view) byId("view").value = view; arrange(); });
+    byId("show-all").addEventListener("click", () => { const view = value("view"); byId("tools").reset(); if (view) byId("view").value = view; arrange(); });
     byId("theme").addEventListener("change", theme);
     byId("reviewer").addEventListener("change", () => save("cytoserve.reviewer", byId("reviewer").value.trim()));
     const clicks = { previous: () => step(-1), next: () => step(1), undo, agree, "cannot-tell": () => judge("cannot_tell", null), export: download };
