@@ -73,6 +73,7 @@ def test_the_recorded_demo_in_every_language(language: str) -> None:
     page = review_page(report, settings(language, guarantee=RiskGuarantee(0.05, 0.95, 212)), digest)
     texts = table(language)
     assert page.pictures_missing == ()
+    assert f'content: "{texts["notice"]} {texts["synthetic"]}"' in page.html  # on every sheet of paper
     for key in ("notice", "synthetic", "differential.small", "familiar.blind_spot"):
         assert texts[key] in page.html.replace("&#39;", "'"), key
     parsed = Parsed(page.html)

@@ -104,7 +104,8 @@
   function inWords(given) {
     if (!given) return text("none");
     const verdict = text(given.verdict, { class: data.class_names[given.class] || "" });
-    return text("by", { verdict, reviewer: given.reviewer, time: new Date(given.time).toLocaleString(document.documentElement.lang) });
+    const time = new Date(given.time).toLocaleString("sv-SE"); // local time as 2026-11-26 18:05:00, which no reader mistakes
+    return text("by", { verdict, reviewer: given.reviewer, time });
   }
   function showCurrent() {
     const given = verdicts.get(current.dataset.key);

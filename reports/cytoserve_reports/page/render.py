@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -49,9 +50,15 @@ def review_page(
     chosen = settings or PageSettings()
     texts = PageTexts(chosen.language)
     page = build(report, analysis_sha256 or sha256_of(report), chosen)
-    style, scripts = asset(STYLE), tuple(map(asset, SCRIPTS))
+    style, scripts = asset(STYLE) + _on_every_sheet(texts, page["synthetic"]), tuple(map(asset, SCRIPTS))
     html = _template().render(page=page, t=texts, style=style, scripts=scripts, policy=policy(style, scripts))
     return ReviewPage(html, tuple(page["pictures_missing"]))
+
+
+def _on_every_sheet(texts: PageTexts, synthetic: bool) -> str:
+    """Return the rule that prints the notices at the foot of every sheet of paper."""
+    words = texts("notice") + (f" {texts('synthetic')}" if synthetic else "")
+    return f"@page {{ @bottom-center {{ content: {json.dumps(words, ensure_ascii=False)}; font-size: 8pt; }} }}\n"
 
 
 def policy(style: str, scripts: tuple[str, ...]) -> str:
