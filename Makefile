@@ -27,7 +27,7 @@ serve: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve]'
+	$(VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,report]'
 	touch $@
 
 # The review page is tested in a real browser. Root installs Debian's; anybody else is told by the tests that skip.
@@ -47,7 +47,7 @@ page-picture:
 test: chromium
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,deploy,load,test]'
+	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,report,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
 	$(TEST_VENV)/bin/python -m pytest
 

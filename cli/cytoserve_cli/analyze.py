@@ -13,7 +13,7 @@ from cytoserve_client.images import check_scale
 from cytoserve_client.options import Options
 from cytoserve_files.selection import Selection, gather
 from cytoserve_reports import summarise, summarise_each, tables
-from cytoserve_reports.page import LANGUAGES, PageSettings, RiskGuarantee, review_page
+from cytoserve_reports.page import LANGUAGES, PageSettings, StatedGuarantee, review_page
 from cytoserve_reports.page.language import PageTexts
 from cytoserve_reports.sample import reports_json
 from rich.console import Console
@@ -22,6 +22,7 @@ from cytoserve_cli import exit_codes
 from cytoserve_cli import options as o
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.mounts import need
 from cytoserve_cli.outputs import check_outputs, write_json, write_overlays, write_page
 from cytoserve_cli.terminal import bars, consoles
 
@@ -93,16 +94,18 @@ def analyze(
 def _check_page_options(page: Path | None, language: str, blinded: bool, per_image: bool) -> None:
     """Refuse what makes no page, before the work."""
     PageTexts(language)
+    if page is not None:
+        need("jinja2", "report", "analyze --report")
     if blinded and page is None:
         raise typer.BadParameter("--blinded is about the review page: give --report FILE.html too")
     if page is not None and per_image:
         raise typer.BadParameter("a review page is of one sample: give the images of one, or leave out --per-image")
 
 
-def _guarantee(client: Client, site: str) -> RiskGuarantee | None:
+def _guarantee(client: Client, site: str) -> StatedGuarantee | None:
     """Return the risk guarantee of the site that decided, as the server states it now."""
     found = next((one for one in client.info().sites or () if one.site == site), None)
-    return RiskGuarantee.of(None if found is None else found.promise)
+    return StatedGuarantee.of(None if found is None else found.promise)
 
 
 @classify_app.command(name="classify")

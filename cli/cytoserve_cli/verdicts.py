@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cytoserve_cli import exit_codes
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.mounts import need
 from cytoserve_cli.terminal import consoles, plain
 
 app = typer.Typer(
@@ -142,6 +143,7 @@ def page_command(
     The fields must lie where the analysis names them. The page says nothing of the risk guarantee: it was the server's.
     """
     _, notes = consoles()
+    need("jinja2", "report", "verdicts page")
     check_output(report)
     read, digest = read_analysis(analysis)
     page = review_page(read, PageSettings(language, blinded), digest)

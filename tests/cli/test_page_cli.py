@@ -92,6 +92,16 @@ def test_what_makes_no_page_is_refused_before_the_work(
     assert Image.open(fields[0]).size == (640, 480)
 
 
+def test_without_the_library_the_extra_is_named_before_the_work(
+    server: FakeServer, fields: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = run("analyze", *fields, "--url", server.url, "--report", tmp_path / "film.html")
+    assert done.exit_code == 2
+    assert 'pip install "cytoserve[report]"' in " ".join(done.output.split())
+    assert server.fake.calls == []
+
+
 def test_a_full_disk_leaves_the_old_page_and_says_so(
     server: FakeServer, fields: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import conftest
 import page_samples
 from cytoserve_files import write_bytes
-from cytoserve_reports.page import RiskGuarantee, review_page
+from cytoserve_reports.page import StatedGuarantee, review_page
 from cytoserve_reports.page.binding import read_analysis
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -28,9 +28,9 @@ COLOURS = 200
 """Of the palette: enough for stained cells, and under 200 kB."""
 
 
-def guarantee_of_the_demo() -> RiskGuarantee | None:
+def guarantee_of_the_demo() -> StatedGuarantee | None:
     """Return the guarantee that the demo's site states."""
-    return RiskGuarantee.of(json.loads((ROOT / "examples" / "sites" / "demo.json").read_text())["promise"])
+    return StatedGuarantee.of(json.loads((ROOT / "examples" / "sites" / "demo.json").read_text())["promise"])
 
 
 def photograph(page: str) -> bytes:

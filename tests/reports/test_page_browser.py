@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cytoserve_reports.page import LANGUAGES, PageSettings, RiskGuarantee, review_page
+from cytoserve_reports.page import LANGUAGES, PageSettings, StatedGuarantee, review_page
 from cytoserve_reports.page.binding import read_analysis
 from cytoserve_reports.page.verdicts import check_binding, read_verdicts
 from page_samples import recorded, sample, settings, written
@@ -67,7 +67,7 @@ def page(report: Any, browser: Any, tmp_path: Path) -> Iterator[Opened]:
     """The open page of a made-up sample, with its JSON beside it."""
     written(report, tmp_path / "out.json")
     path = tmp_path / "film.html"
-    path.write_text(review_page(report, PageSettings(guarantee=RiskGuarantee(0.01, 0.95, 500))).html)
+    path.write_text(review_page(report, PageSettings(guarantee=StatedGuarantee(0.01, 0.95, 500))).html)
     opened = Opened(browser, path)
     yield opened
     opened.check_quiet()
@@ -310,7 +310,7 @@ def test_the_switch_overrides_the_systems_scheme_and_is_kept(browser: Any, page:
 def test_no_size_and_no_language_scrolls_sideways(browser: Any, tmp_path: Path, size: str, language: str) -> None:
     report, digest = recorded()
     path = tmp_path / "film.html"
-    path.write_text(review_page(report, settings(language, guarantee=RiskGuarantee(0.05, 0.95, 212)), digest).html)
+    path.write_text(review_page(report, settings(language, guarantee=StatedGuarantee(0.05, 0.95, 212)), digest).html)
     opened = Opened(browser, path, size=SIZES[size])
     assert opened.tab.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     opened.check_quiet()

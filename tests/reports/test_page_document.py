@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cytoserve_client import Failure, SampleFamiliarity, Skipped, SmearAnalysis
 from cytoserve_reports import SampleReport, summarise
-from cytoserve_reports.page import LANGUAGES, RiskGuarantee, review_page
+from cytoserve_reports.page import LANGUAGES, StatedGuarantee, review_page
 from cytoserve_reports.page.binding import read_analysis, sha256_of
 from cytoserve_reports.page.document import PageSettings, build, most_urgent_first, shown_places
 from cytoserve_reports.page.errors import NotAnAnalysis
@@ -70,7 +70,7 @@ def shape(text: str) -> list[tuple[str, tuple[str, ...]]]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_recorded_demo_in_every_language(language: str) -> None:
     report, digest = recorded()
-    page = review_page(report, settings(language, guarantee=RiskGuarantee(0.05, 0.95, 212)), digest)
+    page = review_page(report, settings(language, guarantee=StatedGuarantee(0.05, 0.95, 212)), digest)
     texts = table(language)
     assert page.pictures_missing == ()
     assert f'content: "{texts["notice"]} {texts["synthetic"]}"' in page.html  # on every sheet of paper
@@ -164,7 +164,7 @@ def test_an_unfamiliar_sample_is_said_first_and_nothing_looks_like_a_result(tmp_
         site="home", cells=7, unfamiliar=2, p_value=1e-9, rejected=True, cause="nucleus_red+", mistake="inverted"
     )
     made = report.model_copy(update={"familiarity": rejected})
-    text = review_page(made, PageSettings(guarantee=RiskGuarantee(0.01, 0.95, 800))).html
+    text = review_page(made, PageSettings(guarantee=StatedGuarantee(0.01, 0.95, 800))).html
     first = text.index("UNFAMILIAR SAMPLE")
     assert 'class="first alarm"' in text
     assert first < text.index("<h2")
@@ -311,5 +311,7 @@ def test_what_is_no_analysis_is_refused(tmp_path: Path, content: bytes, words: s
 
 @pytest.mark.parametrize("promise", [None, {}, {"tolerated_error": "x", "confidence": 1, "n": 2}, [1]])
 def test_a_guarantee_that_is_not_understood_is_not_stated(promise: Any) -> None:
-    assert RiskGuarantee.of(promise) is None
-    assert RiskGuarantee.of({"tolerated_error": 0.01, "confidence": 0.95, "n": 800}) == RiskGuarantee(0.01, 0.95, 800)
+    assert StatedGuarantee.of(promise) is None
+    assert StatedGuarantee.of({"tolerated_error": 0.01, "confidence": 0.95, "n": 800}) == StatedGuarantee(
+        0.01, 0.95, 800
+    )

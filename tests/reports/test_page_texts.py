@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import sys
 from pathlib import Path
 
 import cytoserve_reports.page as room
@@ -19,6 +20,11 @@ from cytoserve_reports.page.document import familiar_sentence
 from cytoserve_reports.page.errors import UnknownLanguage
 from cytoserve_reports.page.language import PageTexts, table, visible
 from cytoserve_reports.text import NOTICE, SYNTHETIC
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PLACES = Path(room.__file__).parent
 
@@ -108,3 +114,14 @@ def test_names_from_outside_are_shown_short_and_without_hidden_marks() -> None:
     assert visible("ö" * 10_000).endswith("… (10000)")
     assert len(visible("x" * 10_000)) < 140
     assert visible("אב") == "אב"  # letters are shown; the page isolates their direction
+
+
+def test_what_the_page_needs_is_package_data() -> None:
+    """Without it an installed page would have neither template nor texts, and tests from the checkout stay green."""
+    configuration = tomllib.loads((PLACES.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    globs = configuration["tool"]["setuptools"]["package-data"]["cytoserve_reports"]
+    package = PLACES.parent
+    listed = {path for pattern in globs for path in package.glob(pattern)}
+    needed = {path for path in PLACES.rglob("*") if path.suffix in (".jinja", ".css", ".js", ".json")}
+    assert needed == listed
+    assert len(needed) == 4 + len(LANGUAGES)

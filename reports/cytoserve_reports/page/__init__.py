@@ -4,8 +4,8 @@
 HTML; ``binding`` and ``verdicts`` read what comes back, ``readings`` compares two readers and writes confirmed cells.
 """
 
-from cytoserve_reports.page.document import PageSettings, RiskGuarantee
+from cytoserve_reports.page.document import PageSettings, StatedGuarantee
 from cytoserve_reports.page.language import LANGUAGES
 from cytoserve_reports.page.render import ReviewPage, review_page
 
-__all__ = ["LANGUAGES", "PageSettings", "ReviewPage", "RiskGuarantee", "review_page"]
+__all__ = ["LANGUAGES", "PageSettings", "ReviewPage", "StatedGuarantee", "review_page"]

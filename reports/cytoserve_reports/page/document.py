@@ -31,7 +31,7 @@ MOST_DIGITS: Final = 9
 
 
 @dataclass(frozen=True)
-class RiskGuarantee:
+class StatedGuarantee:
     """The risk guarantee of the site whose calibration decided."""
 
     tolerated_error: float
@@ -41,7 +41,7 @@ class RiskGuarantee:
     """Labelled cells that it was fitted on."""
 
     @classmethod
-    def of(cls, promise: Any) -> RiskGuarantee | None:
+    def of(cls, promise: Any) -> StatedGuarantee | None:
         """Read what ``service_info`` says of a site; None where it says nothing that this release understands."""
         try:
             return cls(float(promise["tolerated_error"]), float(promise["confidence"]), int(promise["n"]))
@@ -57,7 +57,7 @@ class PageSettings:
     """One of `cytoserve_reports.page.language.LANGUAGES`."""
     blinded: bool = False
     """Whether the reader must not see what the model said."""
-    guarantee: RiskGuarantee | None = None
+    guarantee: StatedGuarantee | None = None
     """None: the page says that it does not know it."""
     read: ReadField = file_of
     """How to get at the file of a field."""
