@@ -9,7 +9,7 @@ import typer
 from cytoserve_files import check_output, shown, write_text
 from cytoserve_reports.page import LANGUAGES, PageSettings, review_page
 from cytoserve_reports.page.binding import read_analysis
-from cytoserve_reports.page.readings import ComparedReadings, compare, write_folder
+from cytoserve_reports.page.readings import AuditedShare, ComparedReadings, audited, compare, write_folder
 from cytoserve_reports.page.verdicts import check_binding, read_verdicts
 from cytoserve_reports.text import NOTICE, SYNTHETIC
 from cytoserve_statistics.shares import clopper_pearson
@@ -37,7 +37,7 @@ MOST_ROWS = 40
 @app.command(name="check")
 @exit_on_error("verdicts")
 def check(file: Verdicts, analysis: Analysis) -> None:
-    """See that a file of verdicts is whole, unchanged, and belongs to this analysis."""
+    """See that a file of verdicts is whole, unchanged, and of this analysis; say how often reader and label differ."""
     out, _ = consoles()
     report, digest = read_analysis(analysis)
     document = read_verdicts(file)
@@ -52,9 +52,23 @@ def check(file: Verdicts, analysis: Analysis) -> None:
     told = ", ".join(f"{count} {text}" for text, count in counts if count)
     out.print(plain(f"{len(document.verdicts)} of {document.cells_shown} cells have a verdict: {told or 'none'}."))
     out.print(plain(f"Reviewer: {', '.join(document.reviewers) or '-'}. The file fits the analysis {digest[:12]}."))
+    for share in audited(document, report):
+        out.print(plain(_in_words(share)))
     if document.synthetic:
         out.print(plain(SYNTHETIC, "bold reverse"))
     out.print(plain(NOTICE, "dim"))
+
+
+def _in_words(share: AuditedShare) -> str:
+    decided = {"accept": "Accepted", "review": "Referred"}[share.decision]
+    if not share.judged:
+        return f"{decided} cells with a class by the reader: none."
+    low, high = (100 * end for end in clopper_pearson(share.differing, share.judged))
+    return (
+        f"{decided} cells with a class by the reader: {share.judged}; {share.differing} of them have another label "
+        f"({100 * share.differing / share.judged:.1f} %, {low:.1f} to {high:.1f}); {share.cannot_tell} more could not "
+        f"be told."
+    )
 
 
 @app.command(name="compare")

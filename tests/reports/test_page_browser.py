@@ -130,6 +130,20 @@ def test_verdicts_survive_closing_the_page(page: Opened) -> None:
     assert "cannot tell (AB," in page.tab.inner_text(".card[data-key='1-3'] .verdict")
 
 
+def test_starting_anew_asks_and_removes_everything(page: Opened) -> None:
+    page.tab.fill("#reviewer", "AB")
+    page.tab.click("#cannot-tell")
+    page.tab.once("dialog", lambda dialog: dialog.dismiss())
+    page.tab.click("#anew")
+    assert page.tab.inner_text("#progress") == "1 of 7 cells have a verdict"
+    page.tab.once("dialog", lambda dialog: dialog.accept())
+    page.tab.click("#anew")
+    page.requests.clear()
+    page.tab.reload()
+    assert page.tab.inner_text("#progress") == "0 of 7 cells have a verdict"
+    assert page.tab.input_value("#reviewer") == ""
+
+
 def test_spoilt_storage_is_passed_over(page: Opened) -> None:
     key = page.tab.evaluate("Object.keys(localStorage).find(k => k.startsWith('cytoserve.verdicts/1:'))")
     for spoilt in ("{", '{"1-3": {"verdict": "agree"}}', '{"9-9": null}', "[]", "null"):

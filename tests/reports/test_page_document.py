@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from cytoserve_client import Failure, SampleFamiliarity, Skipped, SmearAnalysis
+from cytoserve_contract.reasons import Reason
 from cytoserve_reports import SampleReport, summarise
 from cytoserve_reports.page import LANGUAGES, StatedGuarantee, review_page
 from cytoserve_reports.page.binding import read_analysis, sha256_of
@@ -24,6 +25,7 @@ from cytoserve_reports.review import review_list
 from cytoserve_reports.text import NOTICE, SYNTHETIC
 from hypothesis import given
 from hypothesis import strategies as st
+from made_cells import cell
 from page_samples import CLASSES, MODEL, field_of, picture, recorded, sample, scored, settings, written
 from PIL import Image
 
@@ -252,21 +254,24 @@ def test_hostile_classes_and_reasons_stay_text(tmp_path: Path) -> None:
 
 
 def test_500_cells_are_under_15_megabytes(tmp_path: Path) -> None:
-    fields = []
-    for number in range(20):
-        path = tmp_path / f"{number}.png"
-        path.write_bytes(picture((900, 700), number))
-        cells = [
-            scored(CLASSES[(row + column) % 6], column, row, "review" if row else "accept", reasons=("near_tie",) * row)
-            for row in range(5)
-            for column in range(5)
-        ]
-        fields.append(field_of(path, cells, (900, 700)))
+    """A film as it is read: 100 fields of five white cells, all to review, among 150 red cells."""
+    size = (640, 480)
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(picture(size, number))
+    red = tuple(
+        cell(
+            None, "red_cell", None, box=(40.3 * (i % 15), 45.7 * (i // 15), 40.3 * (i % 15) + 33, 45.7 * (i // 15) + 31)
+        )
+        for i in range(150)
+    )
+    reasons = tuple(reason.value for reason in Reason)[:4]
+    whites = [scored(CLASSES[i], i, i, "review", reasons=reasons, uncertainty=0.5) for i in range(5)]
+    fields = [field_of(tmp_path / f"{number % 4}.png", (*whites, *red), size) for number in range(100)]
     report = summarise(SmearAnalysis(model=MODEL, fields=tuple(fields)))
     assert len(shown_places(report)) == 500
     page = review_page(report)
     assert page.pictures_missing == ()
-    assert 1_000_000 < len(page.html.encode()) < 15_000_000
+    assert 4_000_000 < len(page.html.encode()) < 15_000_000
 
 
 def test_no_cell_at_all_makes_a_page(tmp_path: Path) -> None:

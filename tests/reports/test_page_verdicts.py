@@ -56,6 +56,10 @@ def test_a_whole_file_passes_and_its_counts_are_said(made: Made) -> None:
     assert done.exit_code == 0, done.output
     assert "4 of 7 cells have a verdict: 1 agreed, 2 reclassified, 1 cannot tell." in done.output
     assert "Reviewer: AB." in done.output
+    assert (
+        "Accepted cells with a class by the reader: 1; 0 of them have another label (0.0 %, 0.0 to 97.5)" in done.output
+    )
+    assert "Referred cells with a class by the reader: 2; 2 of them have another label (100.0 %" in done.output
     assert "For research use" in done.output
 
 

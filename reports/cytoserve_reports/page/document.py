@@ -291,25 +291,24 @@ class _PageMaker:
             "thumbnail": picture.thumbnail,
             "problem": visible(picture.problem, 300),
             "kinds": {"white": kinds["white_cell"], "red": kinds["red_cell"], "platelets": kinds["platelet"]},
-            "boxes": [self._box(index, i, cell) for i, cell in enumerate(analysed.cells)],
+            "boxes": [
+                self._box(index, i, cell)
+                for i, cell in enumerate(analysed.cells)
+                if cell.box is not None and is_shown(cell)
+            ],
+            "outlines": {kind: _outline(analysed.cells, kind) for kind in ("red_cell", "platelet")},
         }
 
     def _box(self, field: int, index: int, cell: ScoredCell) -> dict[str, Any]:
-        """Return what is drawn around a cell; without a rectangle where its place is not known."""
+        """Return what is drawn around a cell to read."""
         where = self.texts("card.where", field=field, cell=index)
+        said = "accept" if cell.decision == "accept" else "review"
         return {
             "rect": None if cell.box is None else _rect(cell.box),
-            "kind": self._kind(cell),
-            "key": f"{field}-{index}" if is_shown(cell) else None,
+            "kind": "white" if self.settings.blinded else said,
+            "key": f"{field}-{index}",
             "title": where if self.settings.blinded else f"{self._label(cell.label)}. {where}",
         }
-
-    def _kind(self, cell: ScoredCell) -> str:
-        if not is_shown(cell):
-            return "platelet" if cell.kind == "platelet" else "red"
-        if self.settings.blinded:
-            return "white"
-        return "accept" if cell.decision == "accept" else "review"
 
     def _scale(self, um_per_pixel: float | None, source: str) -> str:
         if um_per_pixel is None:
@@ -395,6 +394,14 @@ def _whites_first(item: tuple[str, ClassCount]) -> bool:
 def _rect(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     """Return left, upper, width and height in tenths of a pixel."""
     return round(box[0], 1), round(box[1], 1), round(box[2] - box[0], 1), round(box[3] - box[1], 1)
+
+
+def _outline(cells: Sequence[ScoredCell], kind: str) -> str:
+    """Return the boxes of all other cells of a kind as one path, in whole pixels: a film has thousands of them."""
+    boxes = [cell.box for cell in cells if cell.kind == kind and not is_shown(cell) and cell.box is not None]
+    return "".join(
+        f"M{round(x0)} {round(y0)}h{round(x1 - x0)}v{round(y1 - y0)}h{-round(x1 - x0)}z" for x0, y0, x1, y1 in boxes
+    )
 
 
 def _mark(box: tuple[float, float, float, float], width: int, height: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@
 
   // --- what is kept in the browser ------------------------------------------------------------------------------
   const KEY = `${data.schema}:${data.analysis_sha256}:${data.blinded ? "blinded" : "open"}`;
+  const REVIEWER_KEY = `${KEY}:reviewer`; // of this page alone: another reader's page begins without a code
   let kept = true;
   function load(key) {
     try { return JSON.parse(localStorage.getItem(key)); } catch { return null; }
@@ -156,6 +157,21 @@
     if (shown.includes(cardOf.get(last.key))) choose(cardOf.get(last.key));
   }
 
+  function anew() {
+    if (verdicts.size > 0 && !window.confirm(text("anew", { n: verdicts.size }))) return;
+    const given = [...verdicts.keys()];
+    verdicts.clear();
+    history.length = 0;
+    byId("reviewer").value = "";
+    save(REVIEWER_KEY, "");
+    kept = save(KEY, {});
+    unexported = false;
+    given.forEach(showVerdict);
+    arrange();
+    choose(shown[0] || null);
+    say("");
+  }
+
   // --- export: `cytoserve verdicts check` computes the same hash over the same list --------------------------------
   function exported() {
     const rows = [...verdicts].map(([key, given]) => {
@@ -220,15 +236,15 @@
     document.documentElement.classList.add("js");
     document.body.classList.toggle("blind", data.blinded);
     byId("theme").value = load("cytoserve.theme") || "";
-    byId("reviewer").value = load("cytoserve.reviewer") || "";
+    byId("reviewer").value = load(REVIEWER_KEY) || "";
     theme();
     kept = save(KEY, Object.fromEntries(verdicts));
     byId("tools").addEventListener("change", arrange);
     byId("tools").addEventListener("submit", (event) => event.preventDefault());
     byId("show-all").addEventListener("click", () => { const view = value("view"); byId("tools").reset(); if (view) byId("view").value = view; arrange(); });
     byId("theme").addEventListener("change", theme);
-    byId("reviewer").addEventListener("change", () => save("cytoserve.reviewer", byId("reviewer").value.trim()));
-    const clicks = { previous: () => step(-1), next: () => step(1), undo, agree, "cannot-tell": () => judge("cannot_tell", null), export: download };
+    byId("reviewer").addEventListener("change", () => save(REVIEWER_KEY, byId("reviewer").value.trim()));
+    const clicks = { previous: () => step(-1), next: () => step(1), undo, agree, "cannot-tell": () => judge("cannot_tell", null), export: download, anew };
     for (const [id, action] of Object.entries(clicks)) if (byId(id)) byId(id).addEventListener("click", action);
     document.querySelectorAll(".to-class").forEach((button) => button.addEventListener("click", () => toClass(Number(button.dataset.index))));
     document.querySelectorAll("[data-zoom]").forEach((button) => button.addEventListener("click", () => zoom(button)));

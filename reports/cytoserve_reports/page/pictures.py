@@ -20,11 +20,11 @@ from PIL import Image, ImageCms, ImageOps
 ReadField = Callable[[FieldAnalysis], bytes]
 """Returns the file of a field; any `OSError` means that the page goes without its picture."""
 
-FIELDS_BYTES: Final = 5_000_000
+FIELDS_BYTES: Final = 4_000_000
 """Bytes that the pictures of all fields take together, before base64 adds a third."""
 
-CELLS_BYTES: Final = 4_000_000
-"""The same for the pictures of all cells; 500 cells get 8 kB each."""
+CELLS_BYTES: Final = 3_500_000
+"""The same for the pictures of all cells; 500 cells get 7 kB each."""
 
 MOST_FIELD_BYTES: Final = 400_000
 MOST_CELL_BYTES: Final = 16_000
@@ -34,6 +34,9 @@ CELL_SIDES: Final = (224, 176, 128, 96, 64)
 
 THUMBNAIL_SIDE: Final = 120
 QUALITY: Final = 78
+
+GROWTH: Final = 1.5
+"""Exponent by which bytes at least grow with the side."""
 
 CONTEXT: Final = 1.7
 """Side of a cell's picture over the longer side of its box: the neighbours show its size."""
@@ -159,13 +162,22 @@ def crop_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 def _encoded(image: Image.Image, sides: Iterable[int], most: int) -> str:
     """Return the largest of these sizes that is within the bytes allowed, else the smallest; nothing is enlarged."""
-    data = b""
-    for side in sides:
-        smaller = image.copy()
-        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        smaller.save(buffer, "WEBP", quality=QUALITY)
-        data = buffer.getvalue()
+    longest = max(image.size)
+    tried = sorted({min(side, longest) for side in sides}, reverse=True)
+    data, side = b"", tried[0]
+    for smaller in tried:
+        # Bytes grow a little slower than the area: sizes that cannot be small enough are not tried.
+        if data and smaller != tried[-1] and len(data) * (smaller / side) ** GROWTH > most:
+            continue
+        data, side = _webp(image, smaller), smaller
         if len(data) <= most:
             break
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _webp(image: Image.Image, side: int) -> bytes:
+    smaller = image.copy()
+    smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    smaller.save(buffer, "WEBP", quality=QUALITY)
+    return buffer.getvalue()

@@ -109,6 +109,34 @@ def _remarks(first: VerdictDocument, second: VerdictDocument) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class AuditedShare:
+    """Cells of one decision, held against a reader."""
+
+    decision: str
+    """``accept`` or ``review``."""
+    judged: int
+    """Cells that the reader gave a class."""
+    differing: int
+    """Those among them whose label is another, or that have none."""
+    cannot_tell: int
+
+
+def audited(document: VerdictDocument, report: SampleReport) -> tuple[AuditedShare, AuditedShare]:
+    """Return how often the reader's class is not the label: among accepted cells, and among the others.
+
+    The verdicts must have passed `check_binding`. A reader who saw the labels (not blinded) agrees too often.
+    """
+    cells = [(report.fields[one.field].cells[one.cell], one) for one in document.verdicts]
+
+    def share(decision: str) -> AuditedShare:
+        own = [(cell.label, one.class_) for cell, one in cells if (cell.decision == "accept") == (decision == "accept")]
+        told = [(label, name) for label, name in own if name is not None]
+        return AuditedShare(decision, len(told), sum(label != name for label, name in told), len(own) - len(told))
+
+    return share("accept"), share("review")
+
+
+@dataclass(frozen=True)
 class LabelledFolder:
     """What was written."""
 
