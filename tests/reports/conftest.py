@@ -19,9 +19,9 @@ QUIET = (
 """Switches of a browser that does nothing of its own accord."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> "Iterator[Browser]":
-    """Return a running Chromium."""
+    """Return a running Chromium; not for the whole session, because an event loop of its own runs as long as it does."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

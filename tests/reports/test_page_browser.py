@@ -14,7 +14,6 @@ from cytoserve_reports.page.binding import read_analysis
 from cytoserve_reports.page.verdicts import check_binding, read_verdicts
 from page_samples import recorded, sample, settings, written
 
-playwright = pytest.importorskip("playwright.sync_api")
 SIZES = {"phone": (390, 800), "tablet": (820, 1100), "desk": (1280, 900)}
 
 
@@ -190,6 +189,7 @@ def test_filters_sorting_and_the_grid(page: Opened) -> None:
     choose("#sort", "field")
     assert page.keys() == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2", "1-3"]
     choose("#view", "grid")
+    assert page.tab.evaluate("document.querySelector('#view').getBoundingClientRect().top") >= 0
     titles = page.tab.locator(".group:not([hidden]) > h3").all_inner_texts()
     assert titles == ["lymphocyte: 2", "monocyte: 2", "neutrophil: 2", "not scored: 1"]
     assert page.keys()[:2] == ["0-1", "1-1"]

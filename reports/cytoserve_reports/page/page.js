@@ -239,7 +239,8 @@
     byId("reviewer").value = load(REVIEWER_KEY) || "";
     theme();
     kept = save(KEY, Object.fromEntries(verdicts));
-    byId("tools").addEventListener("change", arrange);
+    // The list may grow or shrink by screens: what the reader just used stays in view.
+    byId("tools").addEventListener("change", () => { arrange(); byId("tools").scrollIntoView({ block: "nearest" }); });
     byId("tools").addEventListener("submit", (event) => event.preventDefault());
     byId("show-all").addEventListener("click", () => { const view = value("view"); byId("tools").reset(); if (view) byId("view").value = view; arrange(); });
     byId("theme").addEventListener("change", theme);
