@@ -21,7 +21,7 @@ QUIET = (
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> "Iterator[Browser]":
-    """Return a running Chromium; not for the whole session, because an event loop of its own runs as long as it does."""
+    """Return a running Chromium; not for the whole session, because its event loop runs as long as it does."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
