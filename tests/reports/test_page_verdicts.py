@@ -18,7 +18,9 @@ from cytoserve_reports.page import errors
 from cytoserve_reports.page.binding import read_analysis
 from cytoserve_reports.page.readings import compare, window, write_folder
 from cytoserve_reports.page.verdicts import check_binding, read_verdicts
+from cytoserve_scoring.vision.file_scale import file_um_per_pixel
 from cytoserve_validation import labelled
+from fake_server import FakeServer, cells
 from page_samples import RECORDED, exported, of_the_checkout, recorded, resigned, sample, written
 from PIL import Image
 from typer.testing import CliRunner
@@ -248,7 +250,7 @@ def test_confirmed_cells_make_a_labelled_folder(made: Made, tmp_path: Path) -> N
         box = report.fields[0].cells[0].box
         assert box is not None
         assert shown.convert("RGB").tobytes() == field.crop(window(box, field.size, 0.25)).convert("RGB").tobytes()
-        assert 25_400 / shown.info["dpi"][0] == pytest.approx(0.25, rel=1e-3)
+        assert file_um_per_pixel(shown) == pytest.approx(0.25, rel=1e-3)  # as the server reads it
     assert not is_synthetic(first.read_bytes())
     assert run(*words).exit_code == 2  # it is there already
 
@@ -266,6 +268,27 @@ def test_cells_of_a_synthetic_field_stay_marked(tmp_path: Path) -> None:
     assert all(is_synthetic(file.read_bytes()) for file in files)
     done = run("check", path, "--analysis", RECORDED)
     assert "SYNTHETIC" in done.output
+
+
+def test_validate_takes_the_folder(tmp_path: Path) -> None:
+    report, digest = recorded()
+    judged = {(0, i): ("agree", cell.label) for i, cell in enumerate(report.fields[0].cells) if cell.label}
+    document = read_verdicts(put(tmp_path / "v.json", exported(report, digest, judged, read=of_the_checkout)))
+    write_folder(document, report, RECORDED.parents[2] / "examples", tmp_path / "cells")
+    with FakeServer() as server:
+        server.fake.on_cells = lambda call: cells([6] * len(call.files))
+        words = ("validate", tmp_path / "cells", "--report", tmp_path / "report", "--url", server.url)
+        done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "report" / "validation.json").read_text())["data"]
+    assert told["images"] == 8
+    assert {name: count for name, count in told["per_class"].items() if count} == {
+        "basophil": 1,
+        "eosinophil": 1,
+        "lymphocyte": 1,
+        "monocyte": 2,
+        "neutrophil": 3,
+    }
 
 
 @pytest.mark.parametrize("spoil", ["gone", "changed", "no folder"])
