@@ -38,10 +38,10 @@ chromium:
 	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	  || echo "no Chromium could be installed: the tests of the review page will skip"; fi
 
-# The README's picture of the review page, made again.
+# The README's picture of the review page, made again: `make demo page-picture ANALYSIS=out/analysis.json`.
 .PHONY: page-picture
 page-picture:
-	$(BIN)/python tests/reports/page_picture.py
+	$(BIN)/python tests/reports/page_picture.py $(ANALYSIS)
 
 # Always a clean environment, so that a missing install step shows.
 test: chromium
