@@ -13,7 +13,7 @@ NO_PIP_NOISE := --quiet --disable-pip-version-check
 DEMO_FIELD := examples/synthetic_field.png
 DEMO_SITE := $(if $(filter $(DEMO_FIELD),$(IMAGE)),--site demo)
 demo: $(VENV)/.ready
-	CYTOSERVE_CALIBRATION=examples/sites $(VENV)/bin/cytoserve analyze $(IMAGE) $(DEMO_SITE) --json $(OUT)/analysis.json --overlay $(OUT)
+	CYTOSERVE_CALIBRATION=examples/sites $(VENV)/bin/cytoserve analyze $(IMAGE) $(DEMO_SITE) --json $(OUT)/analysis.json --overlay $(OUT) --report $(OUT)/report.html
 
 # The demo's site, made again: needed after every change of weights or scoring rules (about a quarter of an hour).
 demo-site:
@@ -27,14 +27,27 @@ serve: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve]'
+	$(VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,report]'
 	touch $@
 
+# The review page is tested in a real browser. Root installs Debian's; anybody else is told by the tests that skip.
+.PHONY: chromium
+chromium:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get install -y -qq --no-install-recommends chromium \
+	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || echo "no Chromium could be installed: the tests of the review page will skip"; fi
+
+# The README's picture of the review page, made again: `make demo page-picture ANALYSIS=out/analysis.json`.
+.PHONY: page-picture
+page-picture:
+	$(BIN)/python tests/reports/page_picture.py $(ANALYSIS)
+
 # Always a clean environment, so that a missing install step shows.
-test:
+test: chromium
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,deploy,load,test]'
+	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,report,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
 	$(TEST_VENV)/bin/python -m pytest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW_FOLDERS = ("export", "image", "integration", "load", "rollout", "training")
 """Rooms whose tests start a server, train, or trace graphs."""
 
-SLOW_FIXTURES = {"triton_url", "data_dir"}
+SLOW_FIXTURES = {"triton_url", "data_dir", "chromium"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -101,6 +102,16 @@ def schemas(schemas_if_any: Path | None) -> Path:
         missing("no schemas of custom resources; set CYTOSERVE_SCHEMAS to a folder with one folder a group")
     assert schemas_if_any is not None
     return schemas_if_any
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium to drive; `make test` installs Debian's where it may."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        missing("no Chromium to look at pages with; as root: apt-get install chromium")
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="session")

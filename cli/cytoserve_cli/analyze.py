@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cytoserve_client import DEFAULT_TIMEOUT_S
+from cytoserve_client import DEFAULT_TIMEOUT_S, ServiceInfo
 from cytoserve_client.images import check_scale
 from cytoserve_client.options import Options
 from cytoserve_files.selection import Selection, gather
 from cytoserve_reports import summarise, summarise_each, tables
+from cytoserve_reports.page import LANGUAGES, PageSettings, StatedGuarantee, review_page
+from cytoserve_reports.page.language import PageTexts
 from cytoserve_reports.sample import reports_json
 from rich.console import Console
 
@@ -21,7 +23,8 @@ from cytoserve_cli import options as o
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
 from cytoserve_cli.formats import FormatOutputs
-from cytoserve_cli.outputs import check_outputs, write_json, write_overlays
+from cytoserve_cli.mounts import need
+from cytoserve_cli.outputs import check_outputs, write_json, write_overlays, write_page
 from cytoserve_cli.terminal import bars, consoles
 
 analyze_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -56,6 +59,9 @@ def analyze(
     tls_cert: o.TlsCert = None,
     tls_key: o.TlsKey = None,
     tls_server_name: o.TlsServerName = None,
+    page: o.PageOut = None,
+    language: o.Language = LANGUAGES[0],
+    blinded: o.Blinded = False,
 ) -> None:
     """Find and classify the cells of smear fields, count them, and list those that a person should review."""
     formats = FormatOutputs(fhir, hl7, lis2, csv, geojson, dicom_sr, patient_id)
@@ -63,12 +69,12 @@ def analyze(
     check_scale(um_per_pixel)
     chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
+    _check_page_options(page, language, blinded, per_image)
     selected = _selected(images, out)
-    check_outputs(json_out, overlay, selected.files)
-    formats.check(sample, per_image, [json_out], selected.files)
+    check_outputs(json_out, overlay, selected.files, page)
+    formats.check(sample, per_image, [json_out, page], selected.files)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
-        service = client.info() if formats.wanted else None
         analysis = client.analyze(
             selected.files,
             um_per_pixel,
@@ -77,6 +83,7 @@ def analyze(
             on_progress=partial(report, "images"),
             **chosen.arguments,
         )
+        service = client.info() if formats.wanted or page is not None else None
     analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
     samples = summarise_each(analysis) if per_image else [summarise(analysis)]
     for one in samples:
@@ -88,9 +95,28 @@ def analyze(
         written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
         written = formats.write(samples[0], service, notes) and written
     drawn = write_overlays(overlay, analysis, notes)
+    settings = PageSettings(language, blinded, None if service is None else _guarantee(service, analysis.site))
+    paged, pictured = write_page(page, lambda: review_page(samples[0], settings), notes)
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
-    raise typer.Exit(exit_codes.with_outputs(code, written, drawn))
+    raise typer.Exit(exit_codes.with_outputs(code, written and paged, drawn and pictured))
+
+
+def _check_page_options(page: Path | None, language: str, blinded: bool, per_image: bool) -> None:
+    """Refuse what makes no page, before the work."""
+    PageTexts(language)
+    if page is not None:
+        need("jinja2", "report", "analyze --report")
+    if blinded and page is None:
+        raise typer.BadParameter("--blinded is about the review page: give --report FILE.html too")
+    if page is not None and per_image:
+        raise typer.BadParameter("a review page is of one sample: give the images of one, or leave out --per-image")
+
+
+def _guarantee(service: ServiceInfo, site: str) -> StatedGuarantee | None:
+    """Return the risk guarantee of the site that decided, as the server states it now."""
+    found = next((one for one in service.sites or () if one.site == site), None)
+    return StatedGuarantee.of(None if found is None else found.promise)
 
 
 @classify_app.command(name="classify")

@@ -61,6 +61,7 @@ OF_ERROR: Final[dict[str, int]] = {
     "cytoserve_reports.formats.errors.NotAcknowledged": DEADLINE,
     "cytoserve_reports.formats.errors.PeerUnreachable": UNAVAILABLE,
     "cytoserve_reports.formats.errors.ReportFormatError": USAGE,
+    "cytoserve_reports.page.errors.PageError": USAGE,
     "cytoserve_scoring.errors.CytoserveError": USAGE,
     "cytoserve_validation.errors.ValidationError": USAGE,
     "builtins.OSError": UNFORESEEN,
@@ -72,10 +73,11 @@ OF_ERROR_IN: Final[dict[str, dict[str, int]]] = {
     "classify": {"cytoserve_files.errors.NotWritable": USAGE},
     "train": {"cytoserve_files.errors.NotWritable": USAGE},
     "send-hl7": {"builtins.OSError": USAGE},
+    "verdicts": {"cytoserve_files.errors.FileProblem": USAGE, "builtins.FileNotFoundError": USAGE},
     "deploy": {"cytoserve_client.errors.CytoserveClientError": USAGE},
 }
 """Where a command differs. The first three check their outputs before the work, so the mistake is the caller's; so is a
-file that `send-hl7` cannot read."""
+file that `send-hl7` cannot read, or that `verdicts` cannot find or write."""
 
 
 def of_error(error: BaseException, command: str = "") -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 
 import typer
@@ -30,6 +31,7 @@ MOUNTS: dict[str, Mount] = {
     "deploy": Mount(
         "cytoserve_cli.deploy:app", "Roll a new model version out on KServe: check, promote, take back.", "deploy"
     ),
+    "verdicts": Mount("cytoserve_cli.verdicts:app", "Check, compare and use the verdicts of a review page."),
     "calibrate": Mount(
         "cytoserve_cli.validation:calibrate_app", "Fit a site's own thresholds on labelled cells.", "validate"
     ),
@@ -60,6 +62,14 @@ def missing(name: str, error: ModuleNotFoundError) -> MissingPart:
     if (module.split(".")[0] in OWN_PACKAGES and module.partition(".")[2]) or extra is None:
         return MissingPart(f"`cytoserve {name}` is not part of this installation (no module {module}).")
     return MissingPart(f'`cytoserve {name}` needs {module}, which is not installed: pip install "cytoserve[{extra}]"')
+
+
+def need(module: str, extra: str, wanted: str) -> None:
+    """See, before any work, that a library of an extra is installed; `MissingPart` says what to type."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingPart(
+            f'`cytoserve {wanted}` needs {module}, which is not installed: pip install "cytoserve[{extra}]"'
+        )
 
 
 def run(name: str, arguments: list[str]) -> None:

@@ -67,3 +67,11 @@ TlsServerName = Annotated[
         help="Name in the server's certificate, where it is not that of --url.",
     ),
 ]
+PageOut = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write a review page: one HTML file with the cells, to look at and to judge."),
+]
+Language = Annotated[str, typer.Option("--language", help="Of the review page: en, de or fr.")]
+Blinded = Annotated[
+    bool, typer.Option("--blinded", help="The review page shows neither label nor probability, for a second reader.")
+]

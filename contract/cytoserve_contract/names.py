@@ -6,12 +6,14 @@ from typing import Final, Literal
 
 AnalysisSchema = Literal["cytoserve.analysis/1"]
 CellsSchema = Literal["cytoserve.cells/1"]
+VerdictsSchema = Literal["cytoserve.verdicts/1"]
 
 ANALYSIS: Final[AnalysisSchema] = "cytoserve.analysis/1"
 CELLS: Final[CellsSchema] = "cytoserve.cells/1"
 ANALYSES: Final = "cytoserve.analyses/1"
 CALIBRATION: Final = "cytoserve.calibration/2"
 VALIDATION: Final = "cytoserve.validation/1"
+VERDICTS: Final[VerdictsSchema] = "cytoserve.verdicts/1"
 MANIFEST: Final = "cytoserve.manifest/1"
 GOLDEN_SET: Final = "cytoserve.golden/1"
 ROLLOUT: Final = "cytoserve.rollout/2"
@@ -22,6 +24,7 @@ SCHEMAS: Final[dict[str, str]] = {
     CELLS: "single-cell images (`cytoserve classify --json`, `CellsAnalysis`)",
     CALIBRATION: "a site's calibration (`cytoserve calibrate`)",
     VALIDATION: "a validation (`cytoserve validate`)",
+    VERDICTS: "a reader's verdicts, as a review page exports them (`cytoserve verdicts`)",
     MANIFEST: "the list of a model repository's files",
     GOLDEN_SET: "the cells that a roll-out is checked on",
     ROLLOUT: "the state of a roll-out (`cytoserve deploy status --json`)",

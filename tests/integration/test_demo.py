@@ -37,6 +37,10 @@ def test_make_demo_prints_the_table_and_writes_json_and_picture(tmp_path: Path) 
     assert result["fields"][0]["synthetic"]
     assert any(cell["decision"] == "accept" for cell in result["fields"][0]["cells"])
     assert sum(cell["kind"] == "white_cell" for cell in result["fields"][0]["cells"]) >= 5
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Risk guarantee in force" in page
+    assert "SYNTHETIC" in page
+    assert "report.html" in done.stderr.splitlines()[-1]
     with Image.open(tmp_path / "synthetic_field.overlay.png") as picture:
         assert picture.width >= 640
 
