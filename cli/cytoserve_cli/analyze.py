@@ -75,6 +75,7 @@ def analyze(
     formats.check(sample, per_image, [json_out, page], selected.files)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+        service = client.info() if formats.wanted or page is not None else None
         analysis = client.analyze(
             selected.files,
             um_per_pixel,
@@ -83,7 +84,6 @@ def analyze(
             on_progress=partial(report, "images"),
             **chosen.arguments,
         )
-        service = client.info() if formats.wanted or page is not None else None
     analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
     samples = summarise_each(analysis) if per_image else [summarise(analysis)]
     for one in samples:
