@@ -18,7 +18,6 @@ from cytoserve_export.inspection import inspect
 from cytoserve_export.networks import TracedDenoiser, build, conditioned_trunk
 from cytoserve_export.parity import ErrorReference, session
 from cytoserve_export.shortcut import ConstantAttention, fold
-from cytoserve_export.specs import SPECS
 from cytoserve_export.synthetic import SIZES, error_mask, timestep_weight, unet_config, write_checkpoint
 from safetensors.torch import save_file
 from tiny import edit_json
@@ -73,7 +72,7 @@ def test_tenth_size_export_answers_as_torch(tenth: Path, tmp_path: Path, monkeyp
     """Through the road of the full size: weights beside the graph."""
     monkeypatch.setattr(graphs, "EXTERNAL_FROM", 1)
     checkpoint, path = Checkpoint(tenth), tmp_path / "model.onnx"
-    export_graph(build("denoiser", checkpoint), SPECS["denoiser"], checkpoint.geometry.sizes(), path)
+    export_graph(build("denoiser", checkpoint), checkpoint.spec("denoiser"), checkpoint.geometry.sizes(), path)
     (data,) = external_files(path)
     assert path.stat().st_size < 2e6
     assert path.with_name(data).stat().st_size > 30e6

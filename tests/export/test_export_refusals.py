@@ -76,8 +76,18 @@ CASES: dict[str, tuple[type[errors.CheckpointError], str, Damage]] = {
     ),
     "no conditioning": (
         errors.UnsupportedArchitecture,
-        "told a class",
+        "knows no class",
         lambda f: edit_json(f / "unet" / "config.json", class_embed_type=None),
+    ),
+    "all classes, and told one besides": (
+        errors.UnsupportedArchitecture,
+        "takes a class besides",
+        lambda f: edit_json(f / "unet" / "config.json", out_channels=18),
+    ),
+    "says that it answers all classes": (
+        errors.InconsistentCheckpoint,
+        "all_classes must be false",
+        lambda f: edit_json(f / "scoring" / "scoring.json", all_classes=True),
     ),
     "text embedding": (
         errors.UnsupportedArchitecture,

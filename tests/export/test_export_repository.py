@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cytoserve_contract.models import DENOISER, DENOISER_BY_CLASS, ModelSpec
+from cytoserve_contract.triton_config import config_text
 from cytoserve_export import errors, manifest, repository
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.isolation import Job, ParityResult
@@ -123,6 +125,20 @@ def test_exporting_one_graph_again_keeps_the_rest(embedding_export: Exported, tm
     assert new["decision"] is None  # no cells were given, and a new encoder voids the old check
     assert (target / "encoder/config.pbtxt").read_text() == "theirs, edited"
     assert (target / "scorer/1/model.py").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(("kind", "other"), [("heads", DENOISER_BY_CLASS), ("embedding", DENOISER)])
+def test_a_graph_is_not_put_beside_a_configuration_of_the_other_form(
+    kind: str, other: ModelSpec, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    made: Exported = request.getfixturevalue(f"{kind}_export")
+    target = copy(made, tmp_path)
+    (target / "denoiser" / "config.pbtxt").write_text(config_text(other))
+    refresh(target)
+    before = tree(target)
+    with pytest.raises(errors.TargetError, match="cytoserve export repository"):
+        export_onnx(ExportRequest(made.checkpoint, target, ("denoiser",)))
+    assert tree(target) == before
 
 
 def test_an_edit_by_hand_is_named_anew_but_not_a_graph(embedding_export: Exported, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ from cytoserve_export.devices import PROFILES, find_profile
 from cytoserve_export.networks import TracedDenoiser, build
 from cytoserve_export.precision import Calibration, cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, compare_scored
-from cytoserve_export.specs import SPECS
+from cytoserve_export.specs import SPECS, denoiser_spec
 from cytoserve_export.whole_repository import Order, make_repository, verify_repository
 from google.protobuf import text_format
 from tiny import cell_images
 from tritonclient.grpc import model_config_pb2
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_repository"
-SIZES = {"answers": 3, "size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4}
+SIZES = {"answers": 1, "size": 24, "latent_channels": 6, "latent_height": 4, "latent_width": 4}
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +201,7 @@ def test_calibration_runs_round_probes_and_classes() -> None:
 
 
 def test_configurations_by_processor() -> None:
-    spec = SPECS["denoiser"]
+    spec = denoiser_spec(all_classes=False)
     cpu = parse(graph_config(spec, SIZES, PROFILES["cpu"], runtime="onnx"))
     assert (cpu.backend, cpu.max_batch_size, list(cpu.input[0].dims)) == ("onnxruntime", 256, [6, 4, 4])
     assert [sample.batch_size for sample in cpu.model_warmup] == [1, 8]
@@ -226,12 +226,12 @@ def test_configurations_by_processor() -> None:
 
 def test_cuda_graphs_are_captured_for_the_batches_that_warm_up_and_the_greatest() -> None:
     """Left to itself, Triton's TensorRT backend captures 1 and 256 rows for a model with a dynamic batcher."""
-    config = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["a10"], runtime="tensorrt"))
+    config = parse(graph_config(denoiser_spec(all_classes=False), SIZES, PROFILES["a10"], runtime="tensorrt"))
     assert [graph.batch_size for graph in config.optimization.cuda.graph_spec] == [1, 8, 64, 256]
     assert {sample.batch_size for sample in config.model_warmup} == {1, 8, 64}
-    h200 = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["h200"], runtime="tensorrt"))
+    h200 = parse(graph_config(denoiser_spec(all_classes=False), SIZES, PROFILES["h200"], runtime="tensorrt"))
     assert [graph.batch_size for graph in h200.optimization.cuda.graph_spec] == [1, 8, 256], "each once"
-    onnx_config = parse(graph_config(SPECS["denoiser"], SIZES, PROFILES["a10"], runtime="onnx"))
+    onnx_config = parse(graph_config(denoiser_spec(all_classes=False), SIZES, PROFILES["a10"], runtime="onnx"))
     assert not onnx_config.optimization.HasField("cuda"), "only the TensorRT backend reads it"
 
 
