@@ -33,7 +33,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> DenoiserTrainConfig:
     return DenoiserTrainConfig(
-        data=str(data), out=str(tmp_path / "run"), sites=("pbc",), steps=4, batch=8, save_every=2, validate_every=4
+        data=str(data),
+        out=str(tmp_path / "run"),
+        sites=("pbc",),
+        steps=4,
+        batch=8,
+        encoder_cells=64,
+        save_every=2,
+        validate_every=4,
     )
 
 

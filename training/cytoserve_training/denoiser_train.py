@@ -51,7 +51,7 @@ class DenoiserTrainConfig:
     class, from which all but the class is taken (`take_trunk`), and its autoencoder. Timesteps are drawn as
     ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the bank of noise samples lies. A share
     ``strangers`` of a batch is no cell of any class.
-    ``leave_out`` names a class that is not trained on.
+    ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names a class that is not trained on.
     """
 
     data: str = "../shared/data"
@@ -70,6 +70,7 @@ class DenoiserTrainConfig:
     warmup: int = 200
     weight_decay: float = 0.01
     ema: float = 0.999
+    encoder_cells: int = 3000
     seed: int = 20261126
     leave_out: str = ""
     save_every: int = 200
@@ -135,7 +136,7 @@ class Trainer:
             autoencoder = PatchPCAAutoencoder.load(Path(before) / "vae")
             autoencoder.save(self.out / "vae")
             return autoencoder
-        crops, _ = self.crops(3000)
+        crops, _ = self.crops(self.config.encoder_cells)
         autoencoder = PatchPCAAutoencoder()
         autoencoder.fit(crops)
         autoencoder.save(self.out / "vae")
