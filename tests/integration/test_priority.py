@@ -62,9 +62,10 @@ def test_a_stat_request_overtakes_the_routine_ones_that_wait() -> None:
         LocalServer(model_repository=ROOT / "model_repository", scorer_instances=1, onnx_threads=1) as server,
         grpc.InferenceServerClient(server.grpc_url) as client,
     ):
-        calls = [send(client, f"routine {index}", 8, 4, (0, ROUTINE)[index % 2]) for index in range(8)]
+        # each is seconds of scoring, so that they wait however slowly the steps before hand them on
+        calls = [send(client, f"routine {index}", 8, 8, (0, ROUTINE)[index % 2]) for index in range(8)]
         until = time.monotonic() + 60
-        while pending(server) < 6:
+        while pending(server) < 5:
             assert time.monotonic() < until, order
             time.sleep(0.02)
         send(client, "stat", 1, 1, STAT)
