@@ -18,14 +18,12 @@ from cytoserve_scoring.vision.stain import (
     EOSIN,
     MOST_CHANGE,
     MOST_TOWARDS_EOSIN,
-    NUCLEAR_SHARE,
-    nuclear_disc,
 )
 from torch import Tensor
 from torch.nn import functional as F
 
 from cytoserve_training.scanner_faults import ScannerFaults, blemished, compressed
-from cytoserve_training.stains import Stains, restain
+from cytoserve_training.stains import Stains, nuclear_density, restain
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,7 @@ def normalise_stain(crops: Tensor) -> Tensor:
     The batched twin of :func:`cytoserve_scoring.vision.stain.normalise_stain`, which says how and why.
     """
     density = -torch.log(crops.clamp(1.0, 255.0) / WHITE_LEVEL)
-    inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(crops.shape[-1])).flatten()]
-    densest = inside.sum(1).topk(int(NUCLEAR_SHARE * inside.shape[2]), dim=1).indices
-    nucleus = inside.gather(2, densest[:, None].expand(-1, 3, -1)).mean(2)
+    nucleus = nuclear_density(density)
     azure, eosin = F.normalize(torch.tensor(AZURE), dim=0), F.normalize(torch.tensor(EOSIN), dim=0)
     towards = F.normalize(eosin - azure, dim=0)
     low, high = DENSITY_RANGE

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
-from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.crops import background_gain, resample
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from cytoserve_training.augment import Augmentation, augment, normalise_stain, sampling_grid
+from cytoserve_training.pictures import read_rgb
 from cytoserve_training.stains import Stains
 
 CLASSES = (
@@ -57,8 +56,8 @@ class CellSet:
         return len(self.names)
 
 
-def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
-    """Read ``folder/<class>/*`` of PBC in sorted order.
+def class_files(folder: Path, per_class: int | None = None) -> list[Path]:
+    """Return ``folder/<class>/*`` in sorted order, of each class the first ``per_class``.
 
     Raises
     ------
@@ -71,7 +70,12 @@ def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
         if not of_class:
             raise FileNotFoundError(f"{folder / name} holds no images; expected one folder per class {CLASSES}")
         files += of_class
-    return read_cells(files)
+    return files
+
+
+def load_cells(folder: Path, per_class: int | None = None) -> CellSet:
+    """Read the cells of PBC; see `class_files`."""
+    return read_cells(class_files(folder, per_class))
 
 
 def read_cells(files: Sequence[Path], um_per_pixel: float = PBC_UM_PER_PIXEL) -> CellSet:
@@ -93,14 +97,17 @@ def read_cells(files: Sequence[Path], um_per_pixel: float = PBC_UM_PER_PIXEL) ->
 
 
 def _stored(file: Path, um_per_pixel: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    with open_regular(file) as opened, Image.open(opened) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(read_rgb(file))
     gain = background_gain(pixels)
     if um_per_pixel == PBC_UM_PER_PIXEL:
         return pixels, gain
-    center = (pixels.shape[1] / 2, pixels.shape[0] / 2)
-    resampled, _ = resample(pixels, center, um_per_pixel, STORED_SIDE, PBC_UM_PER_PIXEL)
-    return np.rint(resampled).clip(0, 255).astype(np.uint8), gain
+    return window_of(pixels, (pixels.shape[1] / 2, pixels.shape[0] / 2), um_per_pixel), gain
+
+
+def window_of(field: NDArray[np.uint8], center: tuple[float, float], um_per_pixel: float) -> NDArray[np.uint8]:
+    """Return the (160, 160, 3) uint8 window about ``center`` (x, y) of a field, at the scale of PBC."""
+    resampled, _ = resample(field, center, um_per_pixel, STORED_SIDE, PBC_UM_PER_PIXEL)
+    return np.rint(resampled).clip(0, 255).astype(np.uint8)
 
 
 def join(sets: Sequence[CellSet]) -> CellSet:

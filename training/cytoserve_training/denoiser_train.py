@@ -163,7 +163,7 @@ class Trainer:
         if len(self.empty):
             rows = torch.randint(len(self.empty), (-(-count // 4),), generator=self.generator)
             empty = cut(self.empty[rows], self.empty_gains[rows], Augmentation(), self.generator)
-        return make_strangers(crops, labels, empty, self.generator)[:count]
+        return make_strangers(crops[:count], labels[:count], empty, self.generator)
 
     def batch(self) -> tuple[Tensor, Tensor, int]:
         """Draw a batch: its latents, the labels of its cells, and how many of its rows, the last, are strangers."""

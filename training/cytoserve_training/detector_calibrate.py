@@ -10,25 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_files import open_regular
 from cytoserve_networks.detector import DetectorNet
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.extraction import ExtractionSettings
 from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from cytoserve_training.detector_data import clean_and_split
 from cytoserve_training.detector_evaluate import FieldResult, run_field
+from cytoserve_training.pictures import read_rgb
 
 POINTS = (5, 25, 50, 75, 95)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    with open_regular(path) as opened, Image.open(opened) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(read_rgb(path))
 
 
 def _sample(folder: Path, pattern: str, count: int, seed: int = 0) -> list[Path]:

@@ -19,9 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from cytoserve_files import open_regular, write_text
+from cytoserve_files import write_text
 from numpy.typing import NDArray
 from PIL import Image
+
+from cytoserve_training.pictures import read_rgb
 
 FINGERPRINT_SIDE = 32
 TEST_PERCENT = 30
@@ -126,11 +128,6 @@ def _pbc_centre(image: Image.Image) -> Image.Image:
     return image.crop((round(left), round(top), round(left) + 288, round(top) + 288))
 
 
-def _open(path: Path) -> Image.Image:
-    with open_regular(path) as opened, Image.open(opened) as image:
-        return image.convert("RGB")
-
-
 def _groups(pairs: Iterable[tuple[int, int]], count: int) -> list[int]:
     """Return for each of ``count`` items the smallest index of its connected group."""
     parent = list(range(count))
@@ -155,7 +152,7 @@ def bccd_fields(smears: Path) -> tuple[list[LabelledField], NDArray[np.float32]]
     prints : (N, 1024) ndarray of float32, their fingerprints
     """
     paths = sorted((smears / "bccd/images").glob("*.jpg"))
-    prints = np.stack([fingerprint(_open(path), orientations=True) for path in paths])
+    prints = np.stack([fingerprint(read_rgb(path), orientations=True) for path in paths])
     like = np.einsum("ad,bkd->abk", prints[:, 0], prints).max(axis=2)
     first, second = np.where(np.triu(like > ALTERED_FIELD, 1))
     leaders = _groups(zip(first.tolist(), second.tolist(), strict=True), len(paths))
@@ -173,7 +170,7 @@ def bccd_fields(smears: Path) -> tuple[list[LabelledField], NDArray[np.float32]]
 def pbc_prints(pbc: Path) -> NDArray[np.float32]:
     """Return the (M, 1024) fingerprints of every image of ``pbc/val`` and ``pbc/test``."""
     paths = sorted(path for part in ("val", "test") for path in (pbc / part).glob("*/*.webp"))
-    return np.stack([fingerprint(_open(path)) for path in paths])
+    return np.stack([fingerprint(read_rgb(path)) for path in paths])
 
 
 def _place_bccd_copy(
@@ -216,7 +213,7 @@ def txl_fields(
     """
     fields = []
     for path in sorted(smears.glob("txl/*/images/*.jpg")):
-        image = _open(path)
+        image = read_rgb(path)
         source = _SIZE_OF_SOURCE[image.size]
         boxes, kinds = read_yolo(path.parent.parent / "labels" / f"{path.stem}.txt", image.size)
         twin, reason, stretch = "", "", (1.0, 1.0)

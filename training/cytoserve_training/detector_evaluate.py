@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from cytoserve_files import open_regular, write_text
+from cytoserve_files import write_text
 from cytoserve_networks.detector import DetectorNet
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.vision.extraction import Detections, ExtractionSettings, detect, refine_scale
 from cytoserve_scoring.vision.scale import BOX_TO_DIAMETER, prepare_field, segmenter_geometry
 from numpy.typing import NDArray
-from PIL import Image
 
 from cytoserve_training.detector_classical import find_cells
 from cytoserve_training.detector_data import LabelledField, clean_and_split, red_cell_side
 from cytoserve_training.detector_metrics import FieldMatch, match, summary
+from cytoserve_training.pictures import read_rgb
 
 LOW_THRESHOLDS = (0.03, 0.03, 0.03)
 """Average precision covers the whole curve, so weak detections are kept for it."""
@@ -39,8 +39,7 @@ class FieldResult:
 
 def read_field(smears: Path, field: LabelledField) -> NDArray[np.uint8]:
     """Read a field's pixels, (H, W, 3) uint8."""
-    with open_regular(smears / field.path) as opened, Image.open(opened) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(read_rgb(smears / field.path))
 
 
 def true_scale(field: LabelledField, shape: tuple[int, ...]) -> float | None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cytoserve_files import open_regular
 from cytoserve_networks.detector import KINDS, STRIDE
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from cytoserve_training.detector_data import LabelledField, red_cell_side
+from cytoserve_training.pictures import read_rgb
 
 RED_CELL_BOX_PX = 52.0
 """Median side of a red-cell box at the detector's scale: the boxes hug the cell with a little air."""
@@ -60,10 +60,7 @@ class FieldStore:
 
     def __init__(self, fields: Sequence[LabelledField], smears: Path) -> None:
         self.fields = list(fields)
-        self.images: list[Image.Image] = []
-        for field in self.fields:
-            with open_regular(smears / field.path) as opened, Image.open(opened) as image:
-                self.images.append(image.convert("RGB"))
+        self.images = [read_rgb(smears / field.path) for field in self.fields]
         sides = [red_cell_side(f, im.size) for f, im in zip(self.fields, self.images, strict=True)]
         usual = {
             source: float(np.nanmedian([s for f, s in zip(self.fields, sides, strict=True) if f.source == source]))

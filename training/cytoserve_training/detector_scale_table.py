@@ -6,20 +6,18 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from cytoserve_files import open_regular
 from cytoserve_scoring.vision.scale import guess_um_per_pixel
-from PIL import Image
 
 from cytoserve_training.detector_data import LabelledField, clean_and_split
 from cytoserve_training.detector_evaluate import true_scale
+from cytoserve_training.pictures import read_rgb
 
 SOURCES = ("bccd", "txl_bccd_altered", "txl_pbc", "txl_raabin")
 
 
 def ratio(smears: Path, field: LabelledField) -> float:
     """Return guessed over labelled scale of one field; NaN without four whole red cells."""
-    with open_regular(smears / field.path) as opened, Image.open(opened) as image:
-        rgb = image.convert("RGB")
+    rgb = read_rgb(smears / field.path)
     truth = true_scale(field, (rgb.height, rgb.width))
     if truth is None:
         return float("nan")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Final, Literal
 
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 
-from cytoserve_training.cells import CLASSES, CellSet, load_cells, read_cells
+from cytoserve_training.cells import CellSet, class_files, read_cells
 
 Part = Literal["train", "val"]
 
@@ -35,7 +36,7 @@ class TrainingSite:
 
 
 def _pbc(data: Path, part: Part) -> list[Path]:
-    return [file for name in CLASSES for file in sorted((data / "pbc" / part / name).glob("*"))]
+    return class_files(data / "pbc" / part)
 
 
 def _bcisc(data: Path, part: Part) -> list[Path]:
@@ -56,7 +57,7 @@ SITES: Final = {
 
 
 def load_site(data: Path, name: str, part: Part, per_class: int | None = None) -> CellSet:
-    """Read the cells of a site, all at the scale of PBC.
+    """Read the cells of a site, of each class the first ``per_class``, all at the scale of PBC.
 
     Raises
     ------
@@ -64,9 +65,8 @@ def load_site(data: Path, name: str, part: Part, per_class: int | None = None) -
         There are none.
     """
     site = SITES[name]
-    if name == "pbc":
-        return load_cells(data / "pbc" / part, per_class)
-    files = site.files(data, part)
+    by_class = groupby(site.files(data, part), key=lambda file: file.parent.name)
+    files = [file for _, of_class in by_class for file in islice(of_class, per_class)]
     if not files:
         raise FileNotFoundError(f"{data} holds no cells of {name}; leave the site out, or give the folder of all data")
     return read_cells(files, site.um_per_pixel)

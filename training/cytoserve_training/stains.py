@@ -14,14 +14,14 @@ from typing import Final
 
 import numpy as np
 import torch
-from cytoserve_files import open_regular
 from cytoserve_scoring.constants import WHITE_LEVEL
 from cytoserve_scoring.vision.crops import background_gain
 from cytoserve_scoring.vision.stain import EOSIN, NUCLEAR_SHARE, nuclear_disc
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from cytoserve_training.pictures import read_rgb
 
 FOREGROUND: Final = 0.25
 """Summed optical density from which a pixel is not empty background."""
@@ -80,13 +80,19 @@ def read_stains(data: Path, folders: Sequence[str] = FOLDERS) -> Stains:
     found = []
     for folder in folders:
         for file in sorted((data / folder).glob("*")):
-            with open_regular(file) as opened, Image.open(opened) as image:
-                stain = field_stain(np.asarray(image.convert("RGB")))
+            stain = field_stain(np.asarray(read_rgb(file)))
             if stain is not None:
                 found.append(stain)
     if not found:
         raise FileNotFoundError(f"no field below {data} shows nuclei and red cells; looked into {', '.join(folders)}")
     return Stains(torch.from_numpy(np.stack(found).astype(np.float32)))
+
+
+def nuclear_density(density: Tensor) -> Tensor:
+    """Return the (B, 3) mean optical density of the densest pixels about the centre of (B, 3, H, W) densities."""
+    inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(density.shape[-1])).flatten()]
+    densest = inside.sum(1).topk(int(NUCLEAR_SHARE * inside.shape[2]), dim=1).indices
+    return inside.gather(2, densest[:, None].expand(-1, 3, -1)).mean(2)
 
 
 def restain(crops: Tensor, targets: Tensor) -> Tensor:
@@ -96,9 +102,7 @@ def restain(crops: Tensor, targets: Tensor) -> Tensor:
     differs in strength between the cells of one film stays.
     """
     density = -torch.log(crops.clamp(min=1.0) / WHITE_LEVEL)
-    inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(crops.shape[-1])).flatten()]
-    densest = inside.sum(1).topk(int(NUCLEAR_SHARE * inside.shape[2]), dim=1).indices
-    nucleus = inside.gather(2, densest[:, None].expand(-1, 3, -1)).mean(2).clamp(min=0.05)
+    nucleus = nuclear_density(density).clamp(min=0.05)
     typical = torch.tensor(TYPICAL_NUCLEUS)
     towards = nucleus / nucleus.norm(dim=1, keepdim=True) * typical.norm()
     own = _frame(towards, torch.tensor(EOSIN).expand_as(nucleus))

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cytoserve_files import open_regular
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
-from cytoserve_scoring.vision.crops import background_gain, resample
+from cytoserve_scoring.vision.crops import background_gain
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from cytoserve_training.cells import STORED_SIDE
+from cytoserve_training.cells import STORED_SIDE, window_of
 from cytoserve_training.detector_data import read_yolo
+from cytoserve_training.pictures import read_rgb
 from cytoserve_training.sites import CHULA_HELD_OUT
 
 FIELD_UM_PER_PIXEL = 0.15
@@ -40,13 +39,12 @@ def empty_windows(data: Path, seed: int = 0, tries: int = 6) -> tuple[Tensor, Te
     for file in sorted((data / "chula_wbc" / "fields" / "images").glob("*")):
         if file.stem.split("_")[0] in CHULA_HELD_OUT:
             continue
-        with open_regular(file) as opened, Image.open(opened) as image:
-            field = np.asarray(image.convert("RGB"))
-            boxes, _ = read_yolo(data / "chula_wbc" / "fields" / "labels" / f"{file.stem}.txt", image.size)
+        picture = read_rgb(file)
+        field = np.asarray(picture)
+        boxes, _ = read_yolo(data / "chula_wbc" / "fields" / "labels" / f"{file.stem}.txt", picture.size)
         center = _empty_center(np.array(boxes).reshape(-1, 4), field.shape[:2], draw, tries)
         if center is not None:
-            window, _ = resample(field, center, FIELD_UM_PER_PIXEL, STORED_SIDE, PBC_UM_PER_PIXEL)
-            images.append(np.rint(window).clip(0, 255).astype(np.uint8))
+            images.append(window_of(field, center, FIELD_UM_PER_PIXEL))
             gains.append(background_gain(field))
     if not images:
         return torch.zeros(0, STORED_SIDE, STORED_SIDE, 3, dtype=torch.uint8), torch.zeros(0, 3)

@@ -14,6 +14,7 @@ from cytoserve_statistics.shares import normal_quantile
 from numpy.typing import NDArray
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
+from cytoserve_validation.figures import NOT_SCORED_COLUMN
 from cytoserve_validation.labelled import Groups
 from cytoserve_validation.zeta import zeta
 
@@ -52,8 +53,8 @@ def describe_anomalies(
     out: dict[str, Any] = {
         "cells": len(anomalies),
         "unscored": int((~anomalies.scored).sum()),
-        "by_kind": {kind: _referral(anomalies.take(kind_of(anomalies) == kind)) for kind in kinds(anomalies)},
-        "ordinary": _referral(cells),
+        "by_kind": _by_kind(anomalies),
+        "ordinary": _referral(cells, resampler),
         "accepted": own.share(anomalies.accepted, everyone).json(),
         "flagged_anomalous": own.share(np.array(["anomalous" in r for r in anomalies.reasons]), everyone).json(),
         "labels": {name: int((anomalies.label == number).sum()) for number, name in enumerate(anomalies.classes)},
@@ -78,20 +79,26 @@ def kinds(strangers: Answered) -> list[str]:
     return sorted(set(kind_of(strangers).tolist()))
 
 
-def _referral(cells: Answered) -> dict[str, Any]:
+def _by_kind(strangers: Answered) -> dict[str, dict[str, Any]]:
+    kind = kind_of(strangers)
+    parts = {name: strangers.take(kind == name) for name in kinds(strangers)}
+    return {name: _referral(part, draw([""] * len(part), None, None)) for name, part in parts.items()}
+
+
+def _referral(cells: Answered, resampler: Resampler) -> dict[str, Any]:
     """Return how many cells are referred, for what reasons, and how many would be if no picture were checked.
 
     A stranger photographed on another scanner is referred for its picture. That says nothing about whether the model
     knows it for a stranger, so what is referred for other reasons too is counted by itself.
     """
-    everyone, own = np.ones(len(cells), bool), draw([""] * len(cells), None, None)
+    everyone = np.ones(len(cells), bool)
     beyond = np.array([bool(set(reasons) - OF_PICTURE) for reasons in cells.reasons], bool)
     unfamiliar = np.array([Reason.UNFAMILIAR_IMAGE.value in reasons for reasons in cells.reasons], bool)
     return {
         "cells": len(cells),
-        "referred": own.share(~cells.accepted, everyone).json(),
-        "referred_whatever_the_picture": own.share(beyond | ~cells.scored, everyone).json(),
-        "unfamiliar_picture": own.share(unfamiliar, everyone).json(),
+        "referred": resampler.share(~cells.accepted, everyone).json(),
+        "referred_whatever_the_picture": resampler.share(beyond | ~cells.scored, everyone).json(),
+        "unfamiliar_picture": resampler.share(unfamiliar, everyone).json(),
         "reasons": dict(Counter(reason for reasons in cells.reasons for reason in reasons).most_common()),
         "labels": dict(Counter(_label(cells, i) for i in range(len(cells))).most_common()),
     }
@@ -99,7 +106,7 @@ def _referral(cells: Answered) -> dict[str, Any]:
 
 def _label(cells: Answered, index: int) -> str:
     number = int(cells.label[index])
-    return "not scored" if number < 0 else cells.classes[number]
+    return NOT_SCORED_COLUMN if number < 0 else cells.classes[number]
 
 
 def _known(values: Doubles) -> Flags:
