@@ -115,7 +115,7 @@ def _check_page_options(page: Path | None, language: str, blinded: bool, per_ima
 
 def _guarantee(service: ServiceInfo, site: str) -> StatedGuarantee | None:
     """Return the risk guarantee of the site that decided, as the server states it now."""
-    found = next((one for one in service.sites or () if one.site == site), None)
+    found = service.site(site)
     return StatedGuarantee.of(None if found is None else found.promise)
 
 

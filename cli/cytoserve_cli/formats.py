@@ -124,8 +124,8 @@ class FormatOutputs:
             return True
         from cytoserve_reports.formats import Findings, Origin
 
-        sites = () if service is None else service.sites or ()
-        digest = next((site.content_sha256 for site in sites if site.site == report.site), None)
+        site = None if service is None else service.site(report.site)
+        digest = None if site is None else site.content_sha256
         findings = Findings.of(report, Origin(patient=self.patient, calibration_sha256=digest))
         writers = _writers()
         whole = True

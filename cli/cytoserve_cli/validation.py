@@ -220,7 +220,8 @@ def _in_force(info: ServiceInfo, site: str | None) -> Any:
     """Return the calibration that decided, as the server declares it; None for the model's own."""
     if site is None or site == HOME_SITE:
         return None
-    return next((one.model_dump(mode="json") for one in info.sites or () if one.site == site), None)
+    found = info.site(site)
+    return None if found is None else found.model_dump(mode="json")
 
 
 def _print_report(whole: dict[str, Any], ignored: Sequence[Skipped], folder: Path, out: Console) -> None:

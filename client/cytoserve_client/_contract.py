@@ -63,6 +63,10 @@ class ServiceInfo(BaseModel):
         """The sites that a request may name."""
         return tuple(site.site for site in self.sites or ()) or (HOME_SITE,)
 
+    def site(self, name: str) -> SiteInfo | None:
+        """Return what the server declares of a site; None where it declares none of that name."""
+        return next((one for one in self.sites or () if one.site == name), None)
+
     @property
     def probes(self) -> int | None:
         """Probes in the model's bank, which is the largest budget; None where the server does not declare it."""

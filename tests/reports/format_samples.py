@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -150,3 +151,12 @@ without_result = pytest.mark.parametrize("make", NO_RESULT.values(), ids=NO_RESU
 
 NAMED_IN_FILES = "Meier"
 """A patient's name in file names: messages to the hospital must not hold it."""
+
+MADE: dict[str, Callable[[], Findings]] = {
+    "usual": usual,
+    "with a patient": lambda: usual(patient="4711"),
+    "without a name": lambda: usual(sample=None),
+    "everything": with_everything_to_say,
+    **NO_RESULT,
+}
+"""Every kind of sample, for tests that hold for all of them."""

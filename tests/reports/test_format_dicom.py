@@ -12,8 +12,8 @@ import pytest
 from cytoserve_reports.formats import Findings, IdentifierRefused, LibraryMissing, dicom_sr
 from format_samples import (
     CALIBRATION,
+    MADE,
     NAMED_IN_FILES,
-    NO_RESULT,
     SAID,
     hostile,
     usual,
@@ -22,14 +22,6 @@ from format_samples import (
 )
 from highdicom import sr
 from scipy import stats
-
-MADE: dict[str, Callable[[], Findings]] = {
-    "usual": usual,
-    "with a patient": lambda: usual(patient="4711"),
-    "without a name": lambda: usual(sample=None),
-    "everything": with_everything_to_say,
-    **NO_RESULT,
-}
 
 
 def checked(found: Findings) -> tuple[sr.EnhancedSR, pydicom.Dataset]:

@@ -17,8 +17,8 @@ from fhir.resources.R4B.bundle import Bundle as BundleR4B
 from fhirclient.models.bundle import Bundle as BundleR4
 from format_samples import (
     CALIBRATION,
+    MADE,
     NAMED_IN_FILES,
-    NO_RESULT,
     SAID,
     WEIGHTS,
     hostile,
@@ -28,14 +28,6 @@ from format_samples import (
     without_result,
 )
 from scipy import stats
-
-MADE: dict[str, Callable[[], Findings]] = {
-    "usual": usual,
-    "with a patient": lambda: usual(patient="4711"),
-    "without a name": lambda: usual(sample=None),
-    "everything": with_everything_to_say,
-    **NO_RESULT,
-}
 
 
 def checked(findings: Findings) -> dict[str, Any]:

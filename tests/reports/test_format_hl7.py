@@ -10,8 +10,8 @@ import pytest
 from cytoserve_reports.formats import Findings, IdentifierRefused, codes, hl7v2
 from format_samples import (
     CALIBRATION,
+    MADE,
     NAMED_IN_FILES,
-    NO_RESULT,
     SAID,
     hostile,
     usual,
@@ -24,14 +24,6 @@ from hl7apy.parser import parse_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-
-MADE: dict[str, Callable[[], Findings]] = {
-    "usual": usual,
-    "with a patient": lambda: usual(patient="4711"),
-    "without a name": lambda: usual(sample=None),
-    "everything": with_everything_to_say,
-    **NO_RESULT,
-}
 
 
 def checked(findings: Findings) -> hl7.Message:

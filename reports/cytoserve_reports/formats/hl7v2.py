@@ -28,6 +28,7 @@ from cytoserve_reports.formats.codes import (
     PERCENT,
     ClassTerm,
 )
+from cytoserve_reports.formats.delimited import Value, delimited
 from cytoserve_reports.formats.findings import PRODUCT, Finding, Findings
 from cytoserve_reports.formats.identifiers import check_identifiers
 
@@ -46,9 +47,6 @@ _ESCAPES: Final = str.maketrans(
 )
 _UNIT_NAMES: Final = {PERCENT: "percent", PER_100_WHITE: "per 100 white cells"}
 _METHOD: Final = "Classification of cells in pictures by a diffusion model"
-
-Value = str | int | float | tuple[str, ...] | None
-"""A field: text to be escaped, a number, or components."""
 
 
 def message(findings: Findings) -> str:
@@ -81,15 +79,7 @@ def escaped(text: str) -> str:
 
 
 def _segment(name: str, *fields: Value) -> str:
-    return "|".join([name, *map(_field, fields)]).rstrip("|")
-
-
-def _field(value: Value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, tuple):
-        return "^".join(map(escaped, value)).rstrip("^")
-    return escaped(value) if isinstance(value, str) else f"{value:g}"
+    return delimited(escaped, name, *fields)
 
 
 def _time(findings: Findings) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cytoserve_reports.formats.codes import PANEL, ClassTerm
+from cytoserve_reports.formats.delimited import Value, delimited
 from cytoserve_reports.formats.findings import PRODUCT, Findings
 from cytoserve_reports.formats.identifiers import check_identifiers
 
@@ -21,8 +22,6 @@ RECORD_END: Final = "\r"
 _ESCAPES: Final = str.maketrans(
     {"|": "&F&", "^": "&S&", "\\": "&R&", "&": "&E&", "\r": "&X0D&", "\n": "&X0A&", "\t": "&X09&"}
 )
-
-Value = str | int | float | tuple[str, ...] | None
 
 
 def records(findings: Findings) -> str:
@@ -49,15 +48,7 @@ def escaped(text: str) -> str:
 
 
 def _record(kind: str, *fields: Value) -> str:
-    return "|".join([kind, *map(_field, fields)]).rstrip("|")
-
-
-def _field(value: Value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, tuple):
-        return "^".join(map(escaped, value)).rstrip("^")
-    return escaped(value) if isinstance(value, str) else f"{value:g}"
+    return delimited(escaped, kind, *fields)
 
 
 def _records(findings: Findings) -> Iterator[str]:
