@@ -49,7 +49,8 @@ def rows_of(checkpoint: Checkpoint, count: int) -> dict[str, Any]:
     rng, geometry = np.random.default_rng(SEED), checkpoint.geometry
     latents = rng.standard_normal((count, *geometry.latent_shape), dtype=np.float32)
     samples = rng.integers(0, checkpoint.scoring["probes"], count).astype(np.int32)
-    labels = None if geometry.all_classes else rng.integers(0, len(geometry.classes), count).astype(np.int32)
+    told = geometry.told_classes
+    labels = None if told is None else rng.integers(0, told, count).astype(np.int32)
     return denoiser_inputs(latents, samples, labels)
 
 

@@ -99,14 +99,13 @@ def reference(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Make the reference model from its data: train, pack, export, fit on the served graphs (under two hours).
-
-    The committed weights began with a trunk, see the model card.
-    """
+    """Make the reference model from its data: train, pack, export, fit on the served graphs (under two hours)."""
     check_output_folder(run)
     check_output_folder(checkpoint)
+    from cytoserve_export.checkpoint import Checkpoint
     from cytoserve_export.decisions import CheckCells
-    from cytoserve_export.repository import ExportRequest, export_onnx
+    from cytoserve_export.refresh import refresh
+    from cytoserve_export.repository import ExportRequest, export_onnx, write_side_files
     from cytoserve_training.checkpoint import PackConfig
     from cytoserve_training.checkpoint import pack as pack_run
     from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
@@ -117,13 +116,12 @@ def reference(
     packing = PackConfig(data=str(data / "pbc"), run=str(run), out=str(checkpoint), threads=threads)
     pack_run(packing)
     cells = CheckCells(data / "pbc" / "val")
-    exported = ExportRequest(checkpoint, repository, cells=cells, threads=threads)
-    console = Console(stderr=True)
-    with bars(console, escape) as report:
-        export_onnx(exported, report)
+    with bars(Console(stderr=True), escape) as report:
+        export_onnx(ExportRequest(checkpoint, repository, cells=cells, threads=threads), report)
     fit_again(RefitConfig(str(checkpoint), str(repository), str(run), packing))
-    with bars(console, escape) as report:
-        export_onnx(exported, report)
+    # What was fitted again changes no graph: traced and checked they are already.
+    write_side_files(repository, Checkpoint(checkpoint))
+    refresh(repository)
     typer.echo(
         f"{checkpoint} and {repository} are of one training; what depends on the weights besides: "
         "make demo-site, make evidence"

@@ -119,6 +119,11 @@ class Geometry:
         """Channels, height and width of a latent."""
         return (self.latent_channels, self.latent_height, self.latent_width)
 
+    @property
+    def told_classes(self) -> int | None:
+        """Classes that the denoiser is told, one a row; None where it answers all of them at once."""
+        return None if self.all_classes else len(self.classes)
+
     def sizes(self) -> dict[str, int]:
         """Return the sizes by the words that :mod:`cytoserve_export.specs` uses."""
         return {

@@ -114,6 +114,11 @@ class Conditioning:
         return self.kind == "heads"
 
     @property
+    def heads(self) -> int:
+        """Classes that one evaluation answers."""
+        return self.classes if self.all_classes else 1
+
+    @property
     def equal_tokens(self) -> bool:
         """Whether every class's context tokens are the same vector, exactly: the premise of the shortcut."""
         return self.tokens is None or bool((self.tokens == self.tokens[:, :1]).all())

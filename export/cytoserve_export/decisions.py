@@ -105,7 +105,7 @@ def check_decisions(
     bank = len(checkpoint.probes())
     count = min(cells.probes or int(checkpoint.scoring.get("default_budget", bank)), bank)
     probes = np.linspace(0, bank - 1, count).round().astype(np.int32)
-    classes = None if checkpoint.geometry.all_classes else len(checkpoint.geometry.classes)
+    classes = checkpoint.geometry.told_classes
     with torch.no_grad():
         latents = build("encoder", checkpoint)(torch.from_numpy(crops)).numpy()
     (onnx_latents,) = session(encoder, threads).run(["LATENT"], {"CROP": crops})

@@ -36,8 +36,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     refused = [_as_text(refusal) for refusal in map(_refusal, checks) if refusal is not None]
     costs = denoiser_costs(checkpoint.unet_config, checkpoint.conditioning, checkpoint.geometry.latent_shape)
     geometry, conditioning = checkpoint.geometry, checkpoint.conditioning
-    told = 1 if geometry.all_classes else len(geometry.classes)
-    evaluations = told * int(checkpoint.scoring.get("default_budget", 0))
+    evaluations = (geometry.told_classes or 1) * int(checkpoint.scoring.get("default_budget", 0))
     return {
         "folder": folder.name,
         "name": checkpoint.index.get("name", folder.name),

@@ -191,7 +191,7 @@ class TracedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
-        self.heads = conditioning.classes if conditioning.all_classes else 1
+        self.heads = conditioning.heads
         alphas = schedule.alphas_cumprod[probes.timestep].reshape(-1, 1, 1, 1)
         self.register_buffer("noise", probes.noise)
         self.register_buffer("weight", probes.weight)
@@ -238,7 +238,7 @@ class NoisePredictor(nn.Module):
     ) -> None:
         super().__init__()
         self.velocity = schedule.prediction_type == "v_prediction"
-        self.heads = conditioning.classes if conditioning.all_classes else 1
+        self.heads = conditioning.heads
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         alphas = schedule.alphas_cumprod.reshape(-1, 1, 1, 1)
         self.register_buffer("signal", alphas.sqrt())

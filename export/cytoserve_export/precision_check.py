@@ -70,9 +70,7 @@ def calibration(cells: CheckCells | None, checkpoint: Checkpoint, encoder: Path,
         return None
     crops, _ = read_cells(replace(cells, per_class=CALIBRATION_CELLS_PER_CLASS), checkpoint)
     latents = latents_of(crops, encoder, threads)
-    geometry = checkpoint.geometry
-    classes = None if geometry.all_classes else len(geometry.classes)
-    return Calibration.spread(latents, len(checkpoint.probes()), classes)
+    return Calibration.spread(latents, len(checkpoint.probes()), checkpoint.geometry.told_classes)
 
 
 def score(latents: NDArray[np.float32], denoiser: Path, checkpoint: Checkpoint, budget: int, threads: int) -> Scored:

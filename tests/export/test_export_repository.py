@@ -21,7 +21,7 @@ from cytoserve_export import errors, manifest, repository
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.isolation import Job, ParityResult
 from cytoserve_export.refresh import refresh
-from cytoserve_export.repository import ExportRequest, export_onnx
+from cytoserve_export.repository import ExportRequest, export_onnx, write_side_files
 from cytoserve_export.staging import install
 from tiny import Exported, edit_json
 
@@ -125,6 +125,21 @@ def test_exporting_one_graph_again_keeps_the_rest(embedding_export: Exported, tm
     assert new["decision"] is None  # no cells were given, and a new encoder voids the old check
     assert (target / "encoder/config.pbtxt").read_text() == "theirs, edited"
     assert (target / "scorer/1/model.py").read_text() == "theirs"
+
+
+def test_scoring_fitted_again_needs_no_new_graph(embedding_export: Exported, tmp_path: Path) -> None:
+    """What ``train reference`` does after its fit comes to what a second export would."""
+    checkpoint = Path(shutil.copytree(embedding_export.checkpoint, tmp_path / "checkpoint"))
+    target = copy(embedding_export, tmp_path)
+    edit_json(checkpoint / "scoring" / "scoring.json", temperature=[2.0] * 5)
+    write_side_files(target, Checkpoint(checkpoint))
+    refresh(target)
+    found = manifest.verify(target)
+    export_onnx(ExportRequest(checkpoint, target))
+    again = manifest.verify(target)
+    assert found["files"] == again["files"]
+    assert found["provenance"]["weights_sha256"] == again["provenance"]["weights_sha256"]
+    assert json.loads((target / "scorer/1/scoring.json").read_text())["temperature"] == [2.0] * 5
 
 
 @pytest.mark.parametrize(("kind", "other"), [("heads", DENOISER_BY_CLASS), ("embedding", DENOISER)])
