@@ -50,7 +50,9 @@ class DenoiserTrainConfig:
     averaged weights and margin scales this one begins with; ``trunk`` that of a checkpoint whose denoiser is told a
     class, from which all but the class is taken (`take_trunk`), and its autoencoder. Timesteps are drawn as
     ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the bank of noise samples lies. A share
-    ``strangers`` of a batch is no cell of any class.
+    ``strangers`` of a batch is no cell of any class. Over the last ``settling`` share of the steps ever fewer cells get
+    the wide ranges of the augmentation and foreign stains, down to ``settled`` of their first share: the network has
+    learned by then that stain is not a class, and the cells it will see most are those of its own sites.
     ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names a class that is not trained on.
     """
 
@@ -63,6 +65,8 @@ class DenoiserTrainConfig:
     batch: int = 64
     strangers: float = 0.125
     margin_weight: float = 0.03
+    settling: float = 0.5
+    settled: float = 0.3
     time_mean: float = -0.3
     time_spread: float = 0.9
     learning_rate: float = 5e-4
@@ -87,6 +91,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config = config
+        self.step = 0
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(config.device)
@@ -120,7 +125,6 @@ class Trainer:
             lr=config.learning_rate,
             betas=(0.9, 0.99),
         )
-        self.step = 0
         self.trunk_sha256: str | None = None
         if config.start_from:
             self._start_from(Path(config.start_from))
@@ -149,11 +153,18 @@ class Trainer:
             network.load_state_dict(state["average"])
         self.margin.load_state_dict(state["margin"])
 
+    def augmentation(self) -> Augmentation:
+        """Return the ranges at this step: wide, and settling towards the end."""
+        left = (1 - self.step / max(1, self.config.steps)) / self.config.settling if self.config.settling else 1.0
+        share = self.config.settled + (1 - self.config.settled) * min(1.0, left)
+        wide = Augmentation()
+        return replace(wide, strong=share * wide.strong, foreign=share * wide.foreign)
+
     def crops(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw ``count`` augmented cells, sites by share, classes balanced by square root: ``(crops, labels)``."""
         rows = torch.multinomial(self.sampling, count, replacement=True, generator=self.generator)
         crops = cut(
-            self.cells.images[rows], self.cells.gains[rows], Augmentation(), self.generator, foreign=self.stains
+            self.cells.images[rows], self.cells.gains[rows], self.augmentation(), self.generator, foreign=self.stains
         )
         return crops, self.cells.labels[rows]
 
@@ -162,7 +173,7 @@ class Trainer:
         empty = crops[:0]
         if len(self.empty):
             rows = torch.randint(len(self.empty), (-(-count // 4),), generator=self.generator)
-            empty = cut(self.empty[rows], self.empty_gains[rows], Augmentation(), self.generator)
+            empty = cut(self.empty[rows], self.empty_gains[rows], self.augmentation(), self.generator)
         return make_strangers(crops[:count], labels[:count], empty, self.generator)
 
     def batch(self) -> tuple[Tensor, Tensor, int]:
