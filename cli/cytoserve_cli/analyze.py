@@ -20,6 +20,7 @@ from rich.console import Console
 
 from cytoserve_cli import exit_codes
 from cytoserve_cli import options as o
+from cytoserve_cli.audit import AuditOutput
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
 from cytoserve_cli.formats import FormatOutputs
@@ -62,9 +63,12 @@ def analyze(
     page: o.PageOut = None,
     language: o.Language = LANGUAGES[0],
     blinded: o.Blinded = False,
+    audit: o.Audit = None,
+    asked_by: o.AskedBy = None,
 ) -> None:
     """Find and classify the cells of smear fields, count them, and list those that a person should review."""
     formats = FormatOutputs(fhir, hl7, lis2, csv, geojson, dicom_sr, patient_id)
+    audited = AuditOutput(audit, asked_by)
     out, notes = consoles(formats.standard_output or json_out)
     check_scale(um_per_pixel)
     chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
@@ -72,10 +76,12 @@ def analyze(
     _check_page_options(page, language, blinded, per_image)
     selected = _selected(images, out)
     check_outputs(json_out, overlay, selected.files, page)
-    formats.check(sample, per_image, [json_out, page], selected.files)
+    formats.check(sample, per_image, [json_out, page, audit], selected.files)
+    audited.check([json_out, page], selected.files)
+    inputs = audited.hashes(selected)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
-        service = client.info() if formats.wanted or page is not None else None
+        service = client.info() if formats.wanted or page is not None or audit is not None else None
         analysis = client.analyze(
             selected.files,
             um_per_pixel,
@@ -86,6 +92,7 @@ def analyze(
         )
     analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
     samples = summarise_each(analysis) if per_image else [summarise(analysis)]
+    logged = audited.write(samples, service, inputs, notes, len(analysis.skipped))
     for one in samples:
         tables.print_sample(one, out)
     if per_image:
@@ -99,7 +106,7 @@ def analyze(
     paged, pictured = write_page(page, lambda: review_page(samples[0], settings), notes)
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
-    raise typer.Exit(exit_codes.with_outputs(code, written and paged, drawn and pictured))
+    raise typer.Exit(exit_codes.with_outputs(code, written and paged and logged, drawn and pictured))
 
 
 def _check_page_options(page: Path | None, language: str, blinded: bool, per_image: bool) -> None:
@@ -143,6 +150,8 @@ def classify(
     tls_cert: o.TlsCert = None,
     tls_key: o.TlsKey = None,
     tls_server_name: o.TlsServerName = None,
+    audit: o.Audit = None,
+    asked_by: o.AskedBy = None,
 ) -> None:
     """Classify single-cell images, as an analyser delivers them."""
     out, notes = consoles(json_out)
@@ -151,8 +160,12 @@ def classify(
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
     check_outputs(json_out, None, selected.files)
+    audited = AuditOutput(audit, asked_by)
+    audited.check([json_out], selected.files)
+    inputs = audited.hashes(selected)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+        service = None if audit is None else client.info()
         analysis = client.classify(
             selected.files,
             um_per_pixel,
@@ -161,10 +174,11 @@ def classify(
             **chosen.arguments,
         )
     analysis = analysis.model_copy(update={"skipped": selected.skipped})
+    logged = audited.write(analysis, service, inputs, notes)
     tables.print_cells(analysis, out)
     written = write_json(json_out, lambda: analysis.model_dump_json(indent=2), notes)
     code = exit_codes.of_result(len(analysis.cells), analysis.failures, selected.lost, [analysis.familiarity])
-    raise typer.Exit(exit_codes.with_outputs(code, written))
+    raise typer.Exit(exit_codes.with_outputs(code, written and logged))
 
 
 @info_app.command(name="info")

@@ -2,7 +2,8 @@
 
 ==== ================================================================================================
 0    done: every image was answered, nothing was refused
-1    unforeseen, or the result could not be written; `export`, `serve`, `deploy`: refused
+1    unforeseen, or the result could not be written; `export`, `serve`, `deploy`: refused;
+     `audit`: the chain is broken
 2    wrong usage: an unknown option, a value out of range, a file in the way, a part not installed
 3    some images failed, or a file that looks like an image was not read, or an annotated picture
      was not written; `deploy`: the checks failed
@@ -57,6 +58,7 @@ OF_ERROR: Final[dict[str, int]] = {
     "cytoserve_deploy.errors.ObjectRefused": USAGE,
     "cytoserve_deploy.errors.PermissionDenied": REFUSED,
     "cytoserve_export.errors.ExportError": UNFORESEEN,
+    "cytoserve_reports.audit.AuditError": USAGE,
     "cytoserve_reports.formats.errors.MessageRefused": REFUSED,
     "cytoserve_reports.formats.errors.NotAcknowledged": DEADLINE,
     "cytoserve_reports.formats.errors.PeerUnreachable": UNAVAILABLE,
@@ -74,10 +76,15 @@ OF_ERROR_IN: Final[dict[str, dict[str, int]]] = {
     "train": {"cytoserve_files.errors.NotWritable": USAGE},
     "send-hl7": {"builtins.OSError": USAGE},
     "verdicts": {"cytoserve_files.errors.FileProblem": USAGE, "builtins.FileNotFoundError": USAGE},
+    "audit": {
+        "cytoserve_reports.audit.BrokenChain": UNFORESEEN,
+        "cytoserve_files.errors.FileProblem": USAGE,
+        "builtins.FileNotFoundError": USAGE,
+    },
     "deploy": {"cytoserve_client.errors.CytoserveClientError": USAGE},
 }
 """Where a command differs. The first three check their outputs before the work, so the mistake is the caller's; so is a
-file that `send-hl7` cannot read, or that `verdicts` cannot find or write."""
+file that `send-hl7` cannot read, or that `verdicts` or `audit` cannot find or write."""
 
 
 def of_error(error: BaseException, command: str = "") -> int | None:

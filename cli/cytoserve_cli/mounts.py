@@ -32,6 +32,7 @@ MOUNTS: dict[str, Mount] = {
         "cytoserve_cli.deploy:app", "Roll a new model version out on KServe: check, promote, take back.", "deploy"
     ),
     "verdicts": Mount("cytoserve_cli.verdicts:app", "Check, compare and use the verdicts of a review page."),
+    "audit": Mount("cytoserve_cli.audit:app", "Check the audit file that `analyze --audit` appends to."),
     "calibrate": Mount(
         "cytoserve_cli.validation:calibrate_app", "Fit a site's own thresholds on labelled cells.", "validate"
     ),

@@ -75,3 +75,13 @@ Language = Annotated[str, typer.Option("--language", help="Of the review page: e
 Blinded = Annotated[
     bool, typer.Option("--blinded", help="The review page shows neither label nor probability, for a second reader.")
 ]
+Audit = Annotated[
+    Path | None,
+    typer.Option("--audit", help="File to which one line about this call is appended; no pixels, no names."),
+]
+AskedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--asked-by", help="Who asks, for the audit file; default: the login name.", envvar="CYTOSERVE_ASKED_BY"
+    ),
+]

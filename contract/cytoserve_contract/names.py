@@ -7,6 +7,7 @@ from typing import Final, Literal
 AnalysisSchema = Literal["cytoserve.analysis/1"]
 CellsSchema = Literal["cytoserve.cells/1"]
 VerdictsSchema = Literal["cytoserve.verdicts/1"]
+AuditSchema = Literal["cytoserve.audit/1"]
 
 ANALYSIS: Final[AnalysisSchema] = "cytoserve.analysis/1"
 CELLS: Final[CellsSchema] = "cytoserve.cells/1"
@@ -14,6 +15,7 @@ ANALYSES: Final = "cytoserve.analyses/1"
 CALIBRATION: Final = "cytoserve.calibration/2"
 VALIDATION: Final = "cytoserve.validation/1"
 VERDICTS: Final[VerdictsSchema] = "cytoserve.verdicts/1"
+AUDIT: Final[AuditSchema] = "cytoserve.audit/1"
 MANIFEST: Final = "cytoserve.manifest/1"
 GOLDEN_SET: Final = "cytoserve.golden/1"
 ROLLOUT: Final = "cytoserve.rollout/2"
@@ -25,6 +27,7 @@ SCHEMAS: Final[dict[str, str]] = {
     CALIBRATION: "a site's calibration (`cytoserve calibrate`)",
     VALIDATION: "a validation (`cytoserve validate`)",
     VERDICTS: "a reader's verdicts, as a review page exports them (`cytoserve verdicts`)",
+    AUDIT: "a line of an audit file (`--audit`), one for each call (`cytoserve audit verify`)",
     MANIFEST: "the list of a model repository's files",
     GOLDEN_SET: "the cells that a roll-out is checked on",
     ROLLOUT: "the state of a roll-out (`cytoserve deploy status --json`)",

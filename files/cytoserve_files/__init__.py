@@ -3,6 +3,7 @@
 Every room may import this package; it imports nothing of ours.
 """
 
+from cytoserve_files.appending import append_line, last_line
 from cytoserve_files.errors import FileProblem, NotRegularFile, NotWritable
 from cytoserve_files.names import path_of, shown, writable_text
 from cytoserve_files.reading import open_regular, read_bytes, read_text
@@ -20,10 +21,12 @@ __all__ = [
     "FileProblem",
     "NotRegularFile",
     "NotWritable",
+    "append_line",
     "check_output",
     "check_output_folder",
     "install",
     "is_regular_or_new",
+    "last_line",
     "open_regular",
     "output_file",
     "path_of",

@@ -72,7 +72,7 @@ def output_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     NotWritable
         It could not be written; what was there is still there.
     """
-    with _explained(path):
+    with explained(path):
         target = _target(path)
         if target is None:
             with io.BytesIO() as memory:
@@ -107,7 +107,7 @@ def install(made: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     ------
     NotWritable
     """
-    with _explained(path):
+    with explained(path):
         target = _target(path)
         if target is None:
             _write_through(path, memoryview(Path(made).read_bytes()))
@@ -127,7 +127,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
         A folder, a socket, write-protected, on a read-only file system, a name too long, or below something that is
         no folder.
     """
-    with _explained(path):
+    with explained(path):
         target = _target(path)
         if target is None:
             _check_through(path)
@@ -147,7 +147,7 @@ def check_output_folder(path: str | os.PathLike[str]) -> None:
     ------
     NotWritable
     """
-    with _explained(path):
+    with explained(path):
         folder = Path(os.path.realpath(path))
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"is {kind_of(folder.stat().st_mode)}; give a folder")
@@ -164,7 +164,7 @@ def is_regular_or_new(path: str | os.PathLike[str]) -> bool:
 
 
 @contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     """Name the path and the reason in every error of writing."""
     try:
         yield
