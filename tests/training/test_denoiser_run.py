@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cytoserve_training.augment import Augmentation
 from cytoserve_training.cells import CLASSES
 from cytoserve_training.denoiser_train import DenoiserTrainConfig, Trainer, load_average, train
+from cytoserve_training.scanner_faults import ScannerFaults
 from PIL import Image
 
 
@@ -70,3 +72,16 @@ def test_a_class_left_out_is_never_drawn_and_strangers_are_a_share_of_the_batch(
     assert CLASSES.index("monocyte") not in seen
     assert len(seen) == len(CLASSES) - 1
     assert trainer.train_step()["nobody"] > 0
+
+
+def test_a_training_settles_towards_the_end(config: DenoiserTrainConfig) -> None:
+    """Wide stains and faults are common at first; in the last quarter nearly every cell looks as its site made it."""
+    trainer = Trainer(replace(config, steps=100, settled=0.1))
+    shares = []
+    for trainer.step in (0, 50, 60, 75, 99):
+        ranges = trainer.augmentation()
+        shares.append((ranges.strong, ranges.foreign, ranges.faults.jpeg))
+        assert ranges.density == Augmentation().density, "how wide is another matter than how often"
+    assert shares[0] == shares[1] == (Augmentation().strong, Augmentation().foreign, ScannerFaults().jpeg)
+    assert shares[1] > shares[2] > shares[3]
+    assert shares[3] == shares[4] == pytest.approx([0.1 * share for share in shares[0]])

@@ -8,7 +8,7 @@ between laboratories than colour does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from cytoserve_scoring.constants import WHITE_LEVEL
@@ -59,6 +59,10 @@ class Augmentation:
     occlude: float = 0.15
     foreign: float = 0.2
     faults: ScannerFaults = field(default_factory=ScannerFaults)
+
+    def rarer(self, share: float) -> Augmentation:
+        """Return these ranges with wide stains and sharpness, foreign stains and faults in that share of the cells."""
+        return replace(self, strong=share * self.strong, foreign=share * self.foreign, faults=self.faults.rarer(share))
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

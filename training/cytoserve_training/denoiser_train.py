@@ -50,9 +50,10 @@ class DenoiserTrainConfig:
     averaged weights and margin scales this one begins with; ``trunk`` that of a checkpoint whose denoiser is told a
     class, from which all but the class is taken (`take_trunk`), and its autoencoder. Timesteps are drawn as
     ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the bank of noise samples lies. A share
-    ``strangers`` of a batch is no cell of any class. Over the last ``settling`` share of the steps ever fewer cells get
-    the wide ranges of the augmentation and foreign stains, down to ``settled`` of their first share: the network has
-    learned by then that stain is not a class, and the cells it will see most are those of its own sites.
+    ``strangers`` of a batch is no cell of any class. From the share ``settling[0]`` of the steps on ever fewer cells
+    get the wide ranges of the augmentation, foreign stains and faults of scanners; from ``settling[1]`` on only
+    ``settled`` times as many as first. The network has learned by then that stain is not a class, and the cells that
+    it will see most are those of its own sites.
     ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names a class that is not trained on.
     """
 
@@ -65,8 +66,8 @@ class DenoiserTrainConfig:
     batch: int = 64
     strangers: float = 0.125
     margin_weight: float = 0.03
-    settling: float = 0.5
-    settled: float = 0.3
+    settling: tuple[float, float] = (0.5, 0.75)
+    settled: float = 0.15
     time_mean: float = -0.3
     time_spread: float = 0.9
     learning_rate: float = 5e-4
@@ -155,10 +156,9 @@ class Trainer:
 
     def augmentation(self) -> Augmentation:
         """Return the ranges at this step: wide, and settling towards the end."""
-        left = (1 - self.step / max(1, self.config.steps)) / self.config.settling if self.config.settling else 1.0
-        share = self.config.settled + (1 - self.config.settled) * min(1.0, left)
-        wide = Augmentation()
-        return replace(wide, strong=share * wide.strong, foreign=share * wide.foreign)
+        begins, ends = self.config.settling
+        left = (ends - self.step / max(1, self.config.steps)) / (ends - begins)
+        return Augmentation().rarer(self.config.settled + (1 - self.config.settled) * min(1.0, max(0.0, left)))
 
     def crops(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw ``count`` augmented cells, sites by share, classes balanced by square root: ``(crops, labels)``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -33,6 +33,11 @@ class ScannerFaults:
     spot_depth: float = 1.2
     jpeg: float = 0.2
     jpeg_quality: tuple[int, int] = (25, 90)
+
+    def rarer(self, share: float) -> ScannerFaults:
+        """Return faults of the same ranges that strike that share of the crops they strike now."""
+        struck = {name: share * getattr(self, name) for name in ("motion", "pixelation", "vignette", "spots", "jpeg")}
+        return replace(self, **struck)
 
 
 NO_FAULTS: Final = ScannerFaults(motion=0, pixelation=0, vignette=0, spots=0, jpeg=0)
