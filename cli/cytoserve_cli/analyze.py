@@ -75,9 +75,9 @@ def analyze(
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     _check_page_options(page, language, blinded, per_image)
     selected = _selected(images, out)
-    check_outputs(json_out, overlay, selected.files, page)
-    formats.check(sample, per_image, [json_out, page, audit], selected.files)
-    audited.check([json_out, page], selected.files)
+    formats.check(sample, per_image)
+    check_outputs([json_out, page, audit, *formats.files], [overlay, geojson], selected.files)
+    audited.check()
     inputs = audited.hashes(selected)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
@@ -159,9 +159,9 @@ def classify(
     chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     selected = _selected(images, out)
-    check_outputs(json_out, None, selected.files)
     audited = AuditOutput(audit, asked_by)
-    audited.check([json_out], selected.files)
+    check_outputs([json_out, audit], [], selected.files)
+    audited.check()
     inputs = audited.hashes(selected)
     quiet = len(selected.files) < 2
     with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:

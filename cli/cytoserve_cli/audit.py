@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 from cytoserve_client import CellsAnalysis, ServiceInfo
-from cytoserve_files import NotWritable, check_output, is_regular_or_new, shown
+from cytoserve_files import NotWritable, is_regular_or_new, shown
 from cytoserve_files.selection import Selection
 from cytoserve_reports import audit
 from cytoserve_reports.sample import SampleReport
 from rich.console import Console
 
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.outputs import STANDARD_OUTPUT
 from cytoserve_cli.terminal import consoles, plain
 
 app = typer.Typer(
@@ -62,29 +63,23 @@ class AuditOutput:
     path: Path | None
     asked_by: str | None
 
-    def check(self, others: Sequence[Path | None], sources: Sequence[Path]) -> None:
-        """Refuse before the work what could not be written after it.
+    def check(self) -> None:
+        """Refuse before the work what no line could be appended to.
 
         Raises
         ------
         AuditError
             The file holds something else, or the name of who asks is none; a name and no file.
         NotWritable
-            A folder, a device, write-protected, an image of the sample, or another output.
+            It is no regular file, or its last line is not whole.
         """
         if self.path is None:
             if self.asked_by is not None:
                 raise audit.InvalidAsker("--asked-by is written into the audit file: give --audit FILE too")
             return
         self._asker()
-        if not is_regular_or_new(self.path):
+        if str(self.path) == STANDARD_OUTPUT or not is_regular_or_new(self.path):
             raise NotWritable(f"cannot append to {shown(self.path)}: it is no file; give the name of a file")
-        check_output(self.path)
-        taken = [*(other for other in others if other is not None), *sources]
-        if any(self.path.resolve() == other.resolve() for other in taken):
-            raise NotWritable(
-                f"cannot append to {shown(self.path)}: it is an image or another output; give another name"
-            )
         audit.check_appendable(self.path)
 
     def _asker(self) -> str:

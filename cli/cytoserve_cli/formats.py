@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cytoserve_files import (
-    FileProblem,
-    NotWritable,
-    check_output,
-    check_output_folder,
-    is_regular_or_new,
-    read_text,
-    shown,
-    write_text,
-)
+from cytoserve_files import FileProblem, read_text, shown, write_text
 from cytoserve_reports.formats.errors import ReportFormatError
 from cytoserve_reports.formats.identifiers import check_identifiers
 from rich.console import Console
 
-from cytoserve_cli.outputs import write_document
+from cytoserve_cli.outputs import STANDARD_OUTPUT, write_document
 from cytoserve_cli.terminal import plain
 
 if TYPE_CHECKING:
@@ -31,7 +21,6 @@ if TYPE_CHECKING:
     from cytoserve_reports import SampleReport
     from cytoserve_reports.formats import Findings
 
-_STANDARD_OUTPUT: Final = "-"
 _GEOJSON_ENDING: Final = ".geojson"
 
 
@@ -54,7 +43,7 @@ class FormatOutputs:
         """The files by their option, the summary beside the table of cells too."""
         named = {"fhir": self.fhir, "hl7": self.hl7, "lis2": self.lis2, "csv": self.csv, "dicom-sr": self.dicom_sr}
         files = {option: path for option, path in named.items() if path is not None}
-        if self.csv is not None and str(self.csv) != _STANDARD_OUTPUT:
+        if self.csv is not None and str(self.csv) != STANDARD_OUTPUT:
             files["csv (summary)"] = summary_beside(self.csv)
         return files
 
@@ -66,12 +55,15 @@ class FormatOutputs:
     @property
     def standard_output(self) -> Path | None:
         """``-`` where a format goes to standard output, so that nothing else may."""
-        return next((path for path in self._files.values() if str(path) == _STANDARD_OUTPUT), None)
+        return next((path for path in self._files.values() if str(path) == STANDARD_OUTPUT), None)
 
-    def check(
-        self, sample: str | None, per_image: bool, others: Iterable[Path | None], sources: Sequence[Path]
-    ) -> None:
-        """Refuse before the work what could not be written after it.
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files to write."""
+        return tuple(self._files.values())
+
+    def check(self, sample: str | None, per_image: bool) -> None:
+        """Refuse before the work what a format cannot hold; whether its file can be written is seen with all others.
 
         Parameters
         ----------
@@ -79,18 +71,12 @@ class FormatOutputs:
             The sample's name.
         per_image : bool
             Whether each image is a sample of its own.
-        others : iterable of Path or None
-            Further outputs of the command, which must have other names.
-        sources : sequence of Path
-            The images, which must not be overwritten.
 
         Raises
         ------
         ReportFormatError
             Several samples for formats that hold one; a patient's number and no format to hold it; a name that a
             format cannot carry; a library that is not installed.
-        NotWritable
-            A folder or write-protected, an image of the sample, or two outputs of one name.
         """
         if not self.wanted:
             if self.patient is not None:
@@ -102,12 +88,6 @@ class FormatOutputs:
                 "image is a sample of its own: call the command once for each"
             )
         self._check_names(sample)
-        for path in self._files.values():
-            if str(path) != _STANDARD_OUTPUT:
-                check_output(path)
-        if self.geojson is not None:
-            check_output_folder(self.geojson)
-        _check_distinct([*self._files.values(), *(path for path in others if path is not None)], sources)
 
     def _check_names(self, sample: str | None) -> None:
         forms = {option for option in self._files if option != "csv (summary)"}
@@ -159,31 +139,6 @@ def _writers() -> dict[str, tuple[str, Callable[[Findings], bytes]]]:
         "csv (summary)": ("CSV, summary", encoded(spreadsheet.summary_csv)),
         "dicom-sr": ("DICOM SR", dicom_sr.document_bytes),
     }
-
-
-def _check_distinct(outputs: Sequence[Path], sources: Sequence[Path]) -> None:
-    """Refuse two outputs of one name, and an output that is an image of the sample."""
-    images = {_place(source) for source in sources}
-    seen = set()
-    for path in outputs:
-        standard = str(path) == _STANDARD_OUTPUT
-        if not standard and not is_regular_or_new(path):
-            continue  # what goes through a device or a pipe replaces nothing
-        place = _STANDARD_OUTPUT if standard else _place(path)
-        if place in images:
-            raise NotWritable(f"cannot write {shown(path)}: it is one of the images; give another name")
-        if place in seen:
-            raise NotWritable(f"cannot write {shown(path)}: two outputs have this name; give each its own")
-        seen.add(place)
-
-
-def _place(path: Path) -> tuple[int, int] | str:
-    """Return what two names of one file have in common."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return os.path.realpath(path)
-    return found.st_dev, found.st_ino
 
 
 def _write_geojson(folder: Path, findings: Findings, notes: Console) -> bool:

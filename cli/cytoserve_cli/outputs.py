@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cytoserve_client import SmearAnalysis
-from cytoserve_files import NotWritable, check_output, check_output_folder, path_of, shown, write_bytes
+from cytoserve_files import (
+    NotWritable,
+    check_output,
+    check_output_folder,
+    is_regular_or_new,
+    path_of,
+    read_bytes,
+    shown,
+    write_bytes,
+)
 from rich.console import Console
 
 from cytoserve_cli.terminal import plain
@@ -18,33 +27,45 @@ if TYPE_CHECKING:
     from cytoserve_reports.page import ReviewPage
 
 
-def check_outputs(
-    json_out: Path | None, overlay: Path | None, sources: Sequence[Path], page: Path | None = None
-) -> None:
-    """Refuse outputs that could not be written after the work, or that would overwrite an input (`NotWritable`)."""
-    if page is not None:
-        _check_page(page, json_out, sources)
-    if json_out is not None and str(json_out) != "-":
-        check_output(json_out)
-        if any(_same_file(json_out, source) for source in sources):
-            raise NotWritable(f"cannot write {shown(json_out)}: it is one of the images; give another name")
-    if overlay is not None:
-        check_output_folder(overlay)
+STANDARD_OUTPUT: Final = "-"
+"""In place of a file's name."""
 
 
-def _check_page(page: Path, json_out: Path | None, sources: Sequence[Path]) -> None:
-    check_output(page)
-    if any(_same_file(page, source) for source in sources):
-        raise NotWritable(f"cannot write {shown(page)}: it is one of the images; give another name")
-    if json_out is not None and os.path.realpath(page) == os.path.realpath(json_out):
-        raise NotWritable(f"cannot write {shown(page)}: the JSON goes there; give another name")
+def check_outputs(files: Iterable[Path | None], folders: Iterable[Path | None], sources: Sequence[Path]) -> None:
+    """Refuse before the work what could not be written after it; None stands for an output that is not wanted.
+
+    Raises
+    ------
+    NotWritable
+        A folder in place of a file, or write-protected; one of the ``sources``; two outputs of one name.
+    """
+    named = [path for path in files if path is not None]
+    for path in named:
+        if str(path) != STANDARD_OUTPUT:
+            check_output(path)
+    for folder in folders:
+        if folder is not None:
+            check_output_folder(folder)
+    read, seen = {_place(source) for source in sources}, set()
+    for path in named:
+        standard = str(path) == STANDARD_OUTPUT
+        if not standard and not is_regular_or_new(path):
+            continue  # what goes through a device or a pipe replaces nothing
+        place = STANDARD_OUTPUT if standard else _place(path)
+        if place in read:
+            raise NotWritable(f"cannot write {shown(path)}: it is one of the inputs; give another name")
+        if place in seen:
+            raise NotWritable(f"cannot write {shown(path)}: two outputs have this name; give each its own")
+        seen.add(place)
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def _place(path: Path) -> tuple[int, int] | str:
+    """Return what two names of one file have in common."""
     try:
-        return os.path.samefile(one, other)
+        found = os.stat(path)
     except (OSError, ValueError):
-        return False
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 def write_json(path: Path | None, document: Callable[[], str], notes: Console) -> bool:
@@ -58,7 +79,7 @@ def write_document(title: str, path: Path, content: Callable[[], bytes], notes: 
     """Write a file, or standard output for ``-``; return False where it could not be written."""
     try:
         data = content()
-        if str(path) == "-":
+        if str(path) == STANDARD_OUTPUT:
             sys.stdout.flush()
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
@@ -75,14 +96,15 @@ def write_overlays(folder: Path | None, analysis: SmearAnalysis, notes: Console)
     """Write one annotated picture per field; return False where one failed; the others are still drawn."""
     if folder is None:
         return True
-    from cytoserve_reports.overlay import draw_overlay, read_displayed
+    from cytoserve_reports.displayed import displayed
+    from cytoserve_reports.overlay import draw_overlay
     from cytoserve_reports.overlay_names import overlay_names
 
     names = overlay_names((field.source for field in analysis.fields), folder)
     whole = True
     for field, name in zip(analysis.fields, names, strict=True):
         try:
-            picture = read_displayed(path_of(field.source))
+            picture = displayed(read_bytes(path_of(field.source)))
             write_bytes(folder / name, draw_overlay(picture, field, analysis.familiarity, analysis.site))
         except Exception as error:  # whatever it is, it concerns this picture and not the next
             notes.print(plain(f"no overlay of {field.source}: {error}", "yellow"))

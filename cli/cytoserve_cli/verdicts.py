@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cytoserve_files import check_output, shown, write_text
+from cytoserve_files import shown, write_text
 from cytoserve_reports.page import LANGUAGES, PageSettings, review_page
 from cytoserve_reports.page.binding import read_analysis
 from cytoserve_reports.page.readings import AuditedShare, ComparedReadings, audited, compare, write_folder
@@ -19,6 +19,7 @@ from rich.table import Table
 from cytoserve_cli import exit_codes
 from cytoserve_cli.errors import exit_on_error
 from cytoserve_cli.mounts import need
+from cytoserve_cli.outputs import check_outputs
 from cytoserve_cli.terminal import consoles, plain
 
 app = typer.Typer(
@@ -158,7 +159,7 @@ def page_command(
     """
     _, notes = consoles()
     need("jinja2", "report", "verdicts page")
-    check_output(report)
+    check_outputs([report], [], [analysis])
     read, digest = read_analysis(analysis)
     page = review_page(read, PageSettings(language, blinded), digest)
     write_text(report, page.html)

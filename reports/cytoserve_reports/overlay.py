@@ -6,17 +6,14 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from cytoserve_client.errors import InvalidImage, TooManyPixels
+from cytoserve_client.errors import InvalidImage
 from cytoserve_client.images import SYNTHETIC_KEY
 from cytoserve_client.results import Cell, FieldAnalysis, SampleFamiliarity
-from cytoserve_contract.limits import IMAGE_FORMATS, MAX_PIXELS
 from cytoserve_contract.parameters import HOME_SITE
-from cytoserve_files import open_regular, shown
 from cytoserve_files.pictures import OVERLAY_KEY
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from cytoserve_reports.familiar import BLIND_SPOT, first_line, reasons_of
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
@@ -61,27 +58,6 @@ class Banner(NamedTuple):
 
     text: str
     colour: Colour
-
-
-def read_displayed(path: Path) -> Image.Image:
-    """Return the picture as displayed (EXIF orientation applied), RGB.
-
-    Raises
-    ------
-    InvalidImage
-        If it cannot be decoded.
-    TooManyPixels
-        If the header announces more pixels than the service accepts; nothing is decoded then.
-    """
-    try:
-        with open_regular(path) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise TooManyPixels("is too large to draw on", source=shown(path))
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except InvalidImage:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise InvalidImage(f"cannot be drawn on: {error}", source=shown(path)) from error
 
 
 def draw_overlay(

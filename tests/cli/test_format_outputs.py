@@ -185,7 +185,7 @@ def test_an_image_of_the_sample_is_not_overwritten(server: FakeServer, film: Pat
     before = image.read_bytes()
     result = run("analyze", film, "--url", server.url, "--fhir", image)
     assert result.exit_code == exit_codes.USAGE
-    assert "one of the images" in result.output
+    assert "one of the inputs" in result.output
     assert image.read_bytes() == before
 
 

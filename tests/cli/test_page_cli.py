@@ -74,8 +74,8 @@ def test_an_unfamiliar_sample_is_said_in_the_page_and_by_the_exit_code(
     ("words", "told"),
     [
         (("--report", "{folder}"), "it is a folder"),
-        (("--report", "{field}"), "it is one of the images"),
-        (("--report", "{folder}/a", "--json", "{folder}/a"), "the JSON goes there"),
+        (("--report", "{field}"), "it is one of the inputs"),
+        (("--report", "{folder}/a", "--json", "{folder}/a"), "two outputs have this name"),
         (("--report", "{folder}/a.html", "--language", "tlh"), "en, de, fr"),
         (("--report", "{folder}/a.html", "--per-image"), "a review page is of one sample"),
         (("--blinded",), "give --report"),

@@ -365,6 +365,9 @@ def test_a_page_of_a_stored_analysis(made: Made, tmp_path: Path) -> None:
     assert run("page", analysis, "--report", page).exit_code == 3
     assert run("page", analysis, "--report", page, "--language", "xx").exit_code == 2
     assert run("page", analysis, "--report", tmp_path).exit_code == 2
+    before = analysis.read_bytes()
+    assert run("page", analysis, "--report", analysis).exit_code == 2, "the page would replace what it is made of"
+    assert analysis.read_bytes() == before
 
 
 def test_the_subcommand_is_there() -> None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cytoserve_client.results import Box, FieldAnalysis
-from cytoserve_contract.limits import IMAGE_FORMATS, MAX_PIXELS
 from cytoserve_files import path_of, read_bytes, writable_text
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
+
+from cytoserve_reports.displayed import displayed
 
 ReadField = Callable[[FieldAnalysis], bytes]
 """Returns the file of a field; any `OSError` means that the page goes without its picture."""
@@ -62,37 +63,6 @@ class FieldPicture:
 def file_of(analysed: FieldAnalysis) -> bytes:
     """Return the file that a field was read from."""
     return read_bytes(path_of(analysed.source))
-
-
-def displayed(data: bytes) -> Image.Image:
-    """Return a picture as displayed: EXIF orientation and colour profile applied, RGB.
-
-    Raises
-    ------
-    ValueError
-        It cannot be decoded, or is too large.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError("it has too many pixels")
-            profile = image.info.get("icc_profile")
-            return _in_srgb(ImageOps.exif_transpose(image).convert("RGB"), profile)
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise ValueError(f"it cannot be decoded: {error}") from error
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if not profile:
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"))
-    except (OSError, ImageCms.PyCMSError):  # a damaged profile, or one that is not of RGB
-        return image
-    return image if converted is None else converted
 
 
 def field_picture(analysed: FieldAnalysis, cells: Iterable[int], share: PictureShare, read: ReadField) -> FieldPicture:

@@ -22,10 +22,10 @@ from cytoserve_files.selection import gather_tree
 from cytoserve_statistics.agreement import CohensKappa, cohens_kappa
 from PIL import Image, PngImagePlugin
 
+from cytoserve_reports.displayed import displayed
 from cytoserve_reports.page.document import Place
 from cytoserve_reports.page.errors import FieldNotFound, NotAnAnalysis, NotComparable, OtherAnalysis, UnknownCell
 from cytoserve_reports.page.language import visible
-from cytoserve_reports.page.pictures import displayed
 from cytoserve_reports.page.verdicts import Verdict, VerdictDocument
 from cytoserve_reports.sample import SampleReport
 
