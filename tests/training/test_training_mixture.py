@@ -54,18 +54,23 @@ def test_a_cell_of_another_scale_is_stored_so_that_it_is_cut_as_serving_cuts_it(
 
 
 def test_sites_share_no_cell_between_training_and_choosing(data_dir: Path):
-    for name in SITES:
-        if name != "pbc":
-            train, val = load_site(data_dir, name, "train"), load_site(data_dir, name, "val")
-            assert not set(train.names) & set(val.names)
-            assert set(train.labels.tolist()) == set(val.labels.tolist())
-            assert train.images.shape[1:] == (160, 160, 3)
+    for name in set(SITES) - {"pbc"}:
+        train, val = (SITES[name].files(data_dir, part) for part in ("train", "val"))
+        assert train
+        assert val
+        assert not {file.name for file in train} & {file.name for file in val}
+        assert {file.parent.name for file in train} == {file.parent.name for file in val}
     slides = [
-        {n.split("/")[1].split("_")[0] for n in load_site(data_dir, "chula_wbc", part).names}
-        for part in ("train", "val")
+        {file.name.split("_")[0] for file in SITES["chula_wbc"].files(data_dir, part)} for part in ("train", "val")
     ]
     assert slides[1] == set(CHULA_HELD_OUT)
     assert not slides[0] & slides[1]
+
+
+def test_the_cells_of_a_site_come_at_the_scale_of_pbc(data_dir: Path):
+    cells = load_site(data_dir, "bcisc", "val", per_class=1)
+    assert cells.images.shape == (5, 160, 160, 3)
+    assert sorted(CLASSES[label] for label in cells.labels.tolist()) == [name.split("/")[0] for name in cells.names]
 
 
 def test_a_site_without_cells_is_an_error(tmp_path: Path):
