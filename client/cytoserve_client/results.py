@@ -52,6 +52,7 @@ class Anomaly(Frozen):
 
     score: float | None = Field(description="higher is stranger")
     p_value: float | None = Field(description="share of reference cells at least as strange, 0 to 1")
+    cells_of_kind: int | None = Field(default=None, description="how many reference cells that counts")
 
 
 class Familiarity(Frozen):

@@ -276,8 +276,9 @@ SCORER: Final = ModelSpec(
         TensorSpec(
             "ANOMALY",
             "float32",
-            ("M", 2),
-            "squared distance to the ordinary patterns of the answered class; its conformal p-value",
+            ("M", 3),
+            "squared distance to the ordinary patterns of the answered class; its conformal p-value; how many "
+            "calibration cells of that class the p-value counts",
             low=0,
             may_lack=True,
         ),

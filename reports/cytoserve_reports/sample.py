@@ -23,6 +23,7 @@ from cytoserve_files.selection import Skipped
 from pydantic import Field, computed_field
 
 from cytoserve_reports.differential import ClassCount, differential
+from cytoserve_reports.novelty import SampleNovelty, judge_novelty
 from cytoserve_reports.review import ReviewItem, review_list
 
 
@@ -33,6 +34,9 @@ class SampleReport(Frozen):
     sample: str | None = None
     site: str = Field(default=HOME_SITE, description="whose calibration decided")
     familiarity: SampleFamiliarity | None = Field(default=None, description="null where no cell was compared")
+    novelty: SampleNovelty | None = Field(
+        default=None, description="null where no cell was compared, or the sample is unfamiliar"
+    )
     model: ModelInfo
     fields: tuple[FieldAnalysis, ...]
     differential: dict[str, ClassCount]
@@ -85,6 +89,7 @@ def _report(analysis: SmearAnalysis) -> SampleReport:
         sample=analysis.sample,
         site=analysis.site,
         familiarity=analysis.familiarity,
+        novelty=judge_novelty((cell for field in analysis.fields for cell in field.cells), analysis.familiarity),
         model=analysis.model,
         fields=analysis.fields,
         differential=differential((cell for field in analysis.fields for cell in field.cells), analysis.model.classes),

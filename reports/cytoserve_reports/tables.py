@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR, ClassCount, is_small, unlabelled, white_cells
 from cytoserve_reports.familiar import BLIND_SPOT, CAUSE_LEGEND, cause_of, first_line, reasons_of
+from cytoserve_reports.novelty import SampleNovelty, judge_novelty
 from cytoserve_reports.review import review_order
 from cytoserve_reports.sample import SampleReport
 from cytoserve_reports.text import NOTICE, SYNTHETIC, plain
@@ -34,6 +35,7 @@ def print_sample(report: SampleReport, console: Console) -> None:
     """Print whether the sample is familiar, its fields, differential, review list and failures."""
     cells = [cell for field in report.fields for cell in field.cells]
     _print_first_line(report.familiarity, cells, report.site, console)
+    _print_novelty(report.novelty, console)
     if report.sample is not None:
         console.print(Text.assemble("Sample ", plain(report.sample, "bold")))
     if report.synthetic:
@@ -54,6 +56,11 @@ def _print_first_line(
 ) -> None:
     text, alarming = first_line(familiarity, cells, site)
     console.print(plain(text, "bold white on red" if alarming else "bold"))
+
+
+def _print_novelty(novelty: SampleNovelty | None, console: Console) -> None:
+    if novelty is not None and novelty.alarm:
+        console.print(plain(novelty.headline, "bold reverse"))
 
 
 def _print_blind_spot(cells: Iterable[ScoredCell], console: Console) -> None:
@@ -181,6 +188,7 @@ def _smear_review(report: SampleReport) -> Table:
 def print_cells(analysis: CellsAnalysis, console: Console) -> None:
     """Print whether the cells are familiar, the classes found, the review list and the failures."""
     _print_first_line(analysis.familiarity, analysis.cells, analysis.site, console)
+    _print_novelty(judge_novelty(analysis.cells, analysis.familiarity), console)
     if any(cell.synthetic for cell in analysis.cells):
         console.print(Text(SYNTHETIC, style="bold reverse"))
     if analysis.cells:

@@ -25,7 +25,7 @@ def scores() -> Any:
     return SimpleNamespace(
         label=np.array([0, 1, 1, -1], np.int32),
         posterior=np.array([[0.9, 0.1], [0.4, 0.6], [0.0, 1.0], [np.nan, np.nan]], np.float32),
-        anomaly=np.array([[1, 0.5], [1, np.nan], [1, 0.01], [np.nan, np.nan]], np.float32),
+        anomaly=np.array([[1, 0.5, 9], [1, np.nan, np.nan], [1, 0.01, 99], [np.nan, np.nan, np.nan]], np.float32),
         domain=np.array([[1, 0.5, 0.6, 200], [9, 0.001, 0.005, 200], [np.nan] * 4, [9, 0.001, 0.005, 200]], np.float32),
         decision=np.array([0, 1, 1, 1], np.uint8),
         reasons=["", "near_tie,ambiguous", "near_tie", "poor_image"],
@@ -82,7 +82,7 @@ def test_what_a_calibration_expects_is_told_once_it_is_known() -> None:
 def test_no_cells_change_nothing() -> None:
     empty = SimpleNamespace(
         label=np.zeros(0, np.int32),
-        posterior=np.zeros((0, 2), np.float32),
+        posterior=np.zeros((0, 3), np.float32),
         anomaly=np.zeros((0, 2), np.float32),
         domain=np.zeros((0, 4), np.float32),
         decision=np.zeros(0, np.uint8),

@@ -207,6 +207,8 @@ def _notices(report: SampleReport, cells: Sequence[Cell], refusal: str | None, f
         told.append(SYNTHETIC)
     if familiar != refusal:
         told.append(familiar)
+    if report.novelty is not None and report.novelty.alarm:
+        told.append(report.novelty.headline)
     if is_small(report.differential):
         advice = "" if refusal else ": read the intervals, not the percentages"
         told.append(f"Fewer than {SMALL_COUNT} white cells were counted{advice}.")

@@ -17,6 +17,7 @@ from cytoserve_files.selection import SYSTEM_FILE
 
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR, ClassCount, is_small, unlabelled, white_cells
 from cytoserve_reports.familiar import first_line, is_unfamiliar
+from cytoserve_reports.novelty import STRANGE_LEVEL
 from cytoserve_reports.page.language import PageTexts, visible
 from cytoserve_reports.page.pictures import FieldPicture, PictureShare, ReadField, field_picture, file_of
 from cytoserve_reports.review import needs_review, urgency
@@ -150,7 +151,22 @@ class _PageMaker:
             "alarming": alarming,
             "familiar": familiar_sentence(self.report.familiarity, self.report.site, self.texts),
             "guarantee": self._guarantee(alarming),
+            "novelty": self._novelty(),
         }
+
+    def _novelty(self) -> str | None:
+        """Return what is said where the sample holds more strange cells than chance explains; None elsewhere."""
+        found = self.report.novelty
+        if self.settings.blinded or found is None or not found.alarm:
+            return None
+        return self.texts(
+            "novelty.alarm",
+            strange=found.strange,
+            cells=found.cells,
+            share=self.texts.percent(1 - STRANGE_LEVEL),
+            expected=self.texts.number(found.expected, 0),
+            p=self.texts.number(found.p_value, 4),
+        )
 
     def _guarantee(self, alarming: bool) -> str:
         given = self.settings.guarantee

@@ -82,7 +82,7 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
         interval=np.full((cells, 2), np.nan, np.float32),
         scores=np.full((cells, classes), np.nan, np.float32),
         uncertainty=np.full(cells, np.nan, np.float32),
-        anomaly=np.full((cells, 2), np.nan, np.float32),
+        anomaly=np.full((cells, 3), np.nan, np.float32),
         conformal=np.full((cells, classes), np.nan, np.float32),
         domain=np.full((cells, len(DOMAIN_COLUMNS)), np.nan, np.float32),
         domain_cause=[""] * cells,
@@ -92,13 +92,16 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
     )
 
 
-def _anomaly(scores: Floats, name: str, fitted: BudgetSettings) -> tuple[float, float]:
-    """Return the out-of-distribution score of a cell answered ``name`` and its p-value; NaN where unknown."""
+def _anomaly(scores: Floats, name: str, fitted: BudgetSettings) -> tuple[float, float, float]:
+    """Return the out-of-distribution score of a cell answered ``name``, its p-value and how many cells that counts.
+
+    NaN where it is not known.
+    """
     distance = float("nan") if fitted.profile is None else fitted.profile.distance(scores, name)
     reference = fitted.anomaly_reference.get(name) if fitted.anomaly_reference else None
     if not reference or np.isnan(distance):
-        return distance, float("nan")
-    return distance, conformal_p_value(float(np.float32(distance)), reference)
+        return distance, float("nan"), float("nan")
+    return distance, conformal_p_value(float(np.float32(distance)), reference), len(reference)
 
 
 def _conformal(scores: Floats, classes: tuple[str, ...], fitted: BudgetSettings) -> list[float]:
