@@ -74,7 +74,7 @@ def _locked(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             pass
         else:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield file  # type: ignore[misc]  # a FileIO reads, writes and seeks as a BinaryIO does
+        yield file
 
 
 def _last_line(file: BinaryIO, path: str | os.PathLike[str]) -> bytes | None:
