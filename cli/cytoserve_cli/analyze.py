@@ -92,7 +92,7 @@ def analyze(
         )
     analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
     samples = summarise_each(analysis) if per_image else [summarise(analysis)]
-    logged = audited.write(samples, service, inputs, notes, len(analysis.skipped))
+    logged = audited.write(samples, service, inputs, len(analysis.skipped), notes)
     for one in samples:
         tables.print_sample(one, out)
     if per_image:
@@ -174,7 +174,7 @@ def classify(
             **chosen.arguments,
         )
     analysis = analysis.model_copy(update={"skipped": selected.skipped})
-    logged = audited.write(analysis, service, inputs, notes)
+    logged = audited.write(analysis, service, inputs, len(analysis.skipped), notes)
     tables.print_cells(analysis, out)
     written = write_json(json_out, lambda: analysis.model_dump_json(indent=2), notes)
     code = exit_codes.of_result(len(analysis.cells), analysis.failures, selected.lost, [analysis.familiarity])

@@ -94,14 +94,14 @@ class AuditOutput:
         answer: CellsAnalysis | Sequence[SampleReport],
         service: ServiceInfo | None,
         inputs: tuple[str | None, ...],
+        not_read: int,
         notes: Console,
-        skipped: int | None = None,
     ) -> bool:
         """Append the line of a call; return False where it could not be written."""
         if self.path is None or service is None:
             return True
         try:
-            line = audit.append(self.path, audit.call_of(answer, service, inputs, self._asker(), skipped))
+            line = audit.append(self.path, audit.call_of(answer, service, inputs, self._asker(), not_read))
         except (OSError, audit.AuditError) as error:
             notes.print(plain(f"cannot write the audit line: {error}", "red"))
             return False

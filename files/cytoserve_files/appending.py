@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 from cytoserve_files.errors import NotWritable
 from cytoserve_files.names import shown
 from cytoserve_files.reading import open_regular
-from cytoserve_files.writing import check_output, explained
+from cytoserve_files.writing import explained, is_regular_or_new, write_all
 
 _BLOCK: Final = 1 << 16
 
@@ -30,16 +30,15 @@ def append_line(path: str | os.PathLike[str], line: Callable[[bytes | None], byt
     NotWritable
         No regular file, not writable, its last line is not whole, or the disk is full; then what was there is there.
     """
-    check_output(path)
     with explained(path):
+        if not is_regular_or_new(path):
+            raise NotWritable(f"cannot append to {shown(path)}: it is no file; give the name of a file")
         os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
         with _locked(path) as file:
             size = file.seek(0, os.SEEK_END)
             data = line(_last_line(file, path)) + b"\n"
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(file.fileno(), rest) :]
+                write_all(file.fileno(), data)
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), size)

@@ -148,7 +148,7 @@ def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[
         if opened is not None and is_overlay(opened):
             skipped.append(Skipped(name, OWN_OVERLAY, _OVERLAY))
             continue
-        digest = None if opened is None or sizes[i] is None or alike[sizes[i]] == 1 else _digest(opened)
+        digest = None if opened is None or sizes[i] is None or alike[sizes[i]] == 1 else digest_of(opened)
         if digest is not None and digest in first:
             skipped.append(Skipped(name, DUPLICATE, f"the same content as {first[digest]}; it counts once"))
             continue
@@ -240,7 +240,8 @@ def _size(opened: Opener) -> int | None:
         return None
 
 
-def _digest(opened: Opener) -> str | None:
+def digest_of(opened: Opener) -> str | None:
+    """Return the SHA-256 of a content, in hexadecimal; None where it cannot be read."""
     whole = hashlib.sha256()
     try:
         with opened() as file:

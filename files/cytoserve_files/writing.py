@@ -295,11 +295,16 @@ def _write_in_place(target: Path, data: bytes) -> None:
 
 def _overwrite(number: int, data: bytes) -> None:
     os.lseek(number, 0, os.SEEK_SET)
+    write_all(number, data)
+    os.ftruncate(number, len(data))
+    os.fsync(number)
+
+
+def write_all(number: int, data: bytes) -> None:
+    """Write all of the data to a descriptor, however little of it one call takes."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(number, rest) :]
-    os.ftruncate(number, len(data))
-    os.fsync(number)
 
 
 def _write_through(path: str | os.PathLike[str], data: memoryview) -> None:

@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cytoserve_client import CellsAnalysis, ServiceInfo
 from cytoserve_contract.names import AUDIT, AuditSchema
-from cytoserve_files import append_line, last_line, open_regular, read_bytes, shown
+from cytoserve_files import append_line, last_line, open_regular, shown
+from cytoserve_files.selection import digest_of
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from cytoserve_reports.sample import SampleReport
@@ -91,14 +93,7 @@ class Verified:
 
 def input_hashes(files: Iterable[Path]) -> tuple[str | None, ...]:
     """Return the SHA-256 of each file's content, in hexadecimal; None of one that cannot be read."""
-    return tuple(_hash_of(file) for file in files)
-
-
-def _hash_of(file: Path) -> str | None:
-    try:
-        return hashlib.sha256(read_bytes(file)).hexdigest()
-    except OSError:
-        return None
+    return tuple(digest_of(partial(open_regular, file)) for file in files)
 
 
 def check_asker(name: str) -> str:
@@ -113,7 +108,7 @@ def call_of(
     service: ServiceInfo,
     inputs: tuple[str | None, ...],
     asked_by: str,
-    skipped: int | None = None,
+    not_read: int,
 ) -> AuditedCall:
     """Return what is to be written of an answer.
 
@@ -127,8 +122,8 @@ def call_of(
         See `input_hashes`.
     asked_by : str
         Who asked.
-    skipped : int, optional
-        Files that were not sent; those that the answer tells of where not given.
+    not_read : int
+        Files that were not sent; of several samples no report tells of them.
     """
     parts: Sequence[CellsAnalysis | SampleReport] = [answer] if isinstance(answer, CellsAnalysis) else answer
     cells = [cell for part in parts for cell in _cells(part)]
@@ -146,7 +141,7 @@ def call_of(
         calibration_sha256=None if site is None else site.content_sha256,
         inputs=inputs,
         failed=sum(len(part.failures) for part in parts),
-        not_read=sum(len(part.skipped) for part in parts) if skipped is None else skipped,
+        not_read=not_read,
         samples=len(parts),
         unfamiliar_samples=sum(one.rejected for one in judged),
         cells=dict(sorted(Counter(cell.decision or NOT_SCORED for cell in cells).items())),

@@ -7,6 +7,11 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Excess:
@@ -69,41 +74,24 @@ def excess_of_small(
         members[group] += 1
     if any(len(found) > 1 for found in sizes.values()):
         raise ValueError("cells of one group count the same calibration cells")
-    law, expected = [1.0], 0.0
+    law, expected = np.ones(1), 0.0
     for group, cells in members.items():
         (n,) = sizes[group]
         beyond = math.floor(level * (n + 1) + 1e-9)
         expected += cells * beyond / (n + 1)
-        law = _convolved(law, _beta_binomial(cells, beyond, n + 1 - beyond))
+        law = np.convolve(law, _beta_binomial(cells, beyond, n + 1 - beyond))
     small = sum(p <= level + 1e-9 for p in p_values)
-    return Excess(len(p_values), small, expected, min(1.0, math.fsum(law[small:])))
+    return Excess(len(p_values), small, expected, min(1.0, math.fsum(law[small:].tolist())))
 
 
-def _beta_binomial(cells: int, a: int, b: int) -> list[float]:
+def _beta_binomial(cells: int, a: int, b: int) -> Doubles:
     """Return the probabilities of 0 to ``cells`` successes; none can be where ``a`` is 0, all are where ``b`` is."""
-    if a == 0:
-        return [1.0]
-    if b == 0:
-        return [0.0] * cells + [1.0]
+    from scipy import special
 
-    def log_beta(x: float, y: float) -> float:
-        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
-
-    return [
-        math.exp(
-            math.lgamma(cells + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(cells - k + 1)
-            + log_beta(k + a, cells - k + b)
-            - log_beta(a, b)
-        )
-        for k in range(cells + 1)
-    ]
-
-
-def _convolved(one: Sequence[float], other: Sequence[float]) -> list[float]:
-    out = [0.0] * (len(one) + len(other) - 1)
-    for i, p in enumerate(one):
-        for j, q in enumerate(other):
-            out[i + j] += p * q
-    return out
+    k = np.arange(cells + 1)
+    if 0 in (a, b):
+        certain: Doubles = np.where(k == (0 if a == 0 else cells), 1.0, 0.0)
+        return certain
+    ways = -special.betaln(cells - k + 1, k + 1) - np.log(cells + 1)
+    law: Doubles = np.exp(ways + special.betaln(k + a, cells - k + b) - special.betaln(a, b))
+    return law

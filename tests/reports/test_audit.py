@@ -25,7 +25,7 @@ SERVICE = ServiceInfo.model_validate(
 
 
 def a_call(asked_by: str = "a.b") -> audit.AuditedCall:
-    return audit.call_of([usual().report], SERVICE, ("ef" * 32, None), asked_by)
+    return audit.call_of([usual().report], SERVICE, ("ef" * 32, None), asked_by, 0)
 
 
 def write(path: Path, lines: int) -> list[audit.AuditLine]:
@@ -161,6 +161,11 @@ def test_several_processes_append_to_one_chain(tmp_path: Path) -> None:
 def test_a_name_that_no_line_can_hold(name: str) -> None:
     with pytest.raises(audit.InvalidAsker, match="1 to 100 printable"):
         audit.check_asker(name)
+
+
+def test_nothing_is_said_to_be_kept_by_what_keeps_nothing() -> None:
+    with pytest.raises(NotWritable, match="it is no file"):
+        audit.append(Path("/dev/null"), a_call())
 
 
 def test_a_file_that_cannot_be_read_has_no_hash(tmp_path: Path) -> None:
