@@ -15,11 +15,10 @@ DEMO_SITE := $(if $(filter $(DEMO_FIELD),$(IMAGE)),--site demo)
 demo: $(VENV)/.ready
 	CYTOSERVE_CALIBRATION=examples/sites $(VENV)/bin/cytoserve analyze $(IMAGE) $(DEMO_SITE) --json $(OUT)/analysis.json --overlay $(OUT) --report $(OUT)/report.html
 
-# The demo's site, made again: needed after every change of weights or scoring rules (about a quarter of an hour).
+# The demo's site, made again: needed after every change of weights or scoring rules. Its cells are generated (examples/README.md).
 demo-site:
-	rm -rf $(OUT)/demo-cells examples/sites/demo.json
-	$(BIN)/cytoserve train synthetic-cells --out $(OUT)/demo-cells --fields 35
-	$(BIN)/cytoserve calibrate $(OUT)/demo-cells --site demo --to examples/sites/demo.json --um-per-pixel 0.15 --tolerated-error 0.05
+	rm -f examples/sites/demo.json
+	$(BIN)/cytoserve calibrate examples/cells --site demo --to examples/sites/demo.json --um-per-pixel 0.15 --tolerated-error 0.05
 
 # The server in the foreground, on loopback.
 serve: $(VENV)/.ready

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_statistics.resampling import SEED
+from cytoserve_training.sites import SITES
 from cytoserve_validation import answers, labelled
 from cytoserve_validation.labelled import LabelledCells
 from cytoserve_validation.report import MeasuredSet as Validated
@@ -32,17 +34,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--um-per-pixel", type=float)
     parser.add_argument("--budget", type=int)
+    parser.add_argument("--unlearned", choices=sorted(SITES), help="only cells of this site's held-out slides")
+
+
+def chosen(args: argparse.Namespace) -> LabelledCells:
+    """Return the cells to measure: all of the folder, or without those that trained the weights.
+
+    Raises
+    ------
+    SystemExit
+        The folder holds none of the site's cells.
+    """
+    cells = labelled.scan(args.folder)
+    if args.unlearned is None:
+        return cells
+    kept = {file.name for file in SITES[args.unlearned].files(args.folder.parents[1], "val")}
+    pairs = [pair for pair in zip(cells.files, cells.truth, strict=True) if pair[0].name in kept]
+    if not pairs:
+        raise SystemExit(f"{args.folder} holds no held-out cell of {args.unlearned}")
+    return replace(cells, files=tuple(file for file, _ in pairs), truth=tuple(name for _, name in pairs))
 
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, cells, and the seed of the bootstrap intervals."""
-    cells = DataRead.of(args.folder, labelled.scan(args.folder).files)
+    cells = DataRead.of(args.folder, chosen(args).files)
     return Inputs(served_weights(), (cells,), {"bootstrap": SEED})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Classify every cell on a local server of its own and return the figures."""
-    cells = labelled.scan(args.folder)
+    cells = chosen(args)
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         LocalServer() as server,
@@ -83,7 +104,7 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
     """Return the figures that the documents quote, from a ``validation.json``."""
     overall = document["overall"]
     headline, acceptance = overall["headline"], overall["acceptance"]
-    among = document["restricted"] or {"accuracy": headline["accuracy"]}
+    among = document["restricted"] or headline
     present = {name: row for name, row in overall["per_class"].items() if row["cells"]}
     return {
         "cells": overall["cells"],
@@ -95,6 +116,8 @@ def figures(document: dict[str, Any]) -> dict[str, Any]:
         "classes_present": list(present),
         "accuracy_among_present": rounded(among["accuracy"]),
         "accuracy_among_present_interval": ends(among["accuracy"]),
+        "balanced_among_present": rounded(among["balanced_accuracy"]),
+        "balanced_among_present_interval": ends(among["balanced_accuracy"]),
         "expected_calibration_error": rounded(headline["calibration_error"]),
         "set_coverage_95": sets(overall["sets"]),
         "reasons": acceptance["reasons"],

@@ -26,7 +26,7 @@ from cytoserve_scoring.vision.imaging import decode_picture
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.familiarity import EXTERNAL, SCALES, SEED, share, site_files, ways
+from benchmarks.familiarity import EXTERNAL, SCALES, SEED, share, unlearned_files, ways
 from benchmarks.intake import Pixels, png
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights and cells."""
-    cells = (DataRead.by_class(args.data / HOME), *(site_files(args.data, site) for site in EXTERNAL))
+    cells = (DataRead.by_class(args.data / HOME), *(unlearned_files(args.data, site) for site in EXTERNAL))
     return Inputs(served_weights(), cells, {"cells that are spoilt": SEED})
 
 
@@ -140,7 +140,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with LocalServer() as server, Client(server.grpc_url, timeout=300, cells_per_request=16, max_in_flight=2) as client:
         sites = {home.name: outcomes(client, home.files, PBC_UM_PER_PIXEL)}
         for site in EXTERNAL:
-            sites[site] = outcomes(client, site_files(args.data, site).files, SCALES[site])
+            sites[site] = outcomes(client, unlearned_files(args.data, site).files, SCALES[site])
         changed = {
             **spoilt(client, few, [name for name in ways() if name not in CHANNELS]),
             **spoilt(client, [home.files[i] for i in sorted(many)], CHANNELS),

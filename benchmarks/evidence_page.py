@@ -53,9 +53,9 @@ def in_domain(results: Results) -> Section:
     balanced, error = served["balanced_accuracy"], served["expected_calibration_error"]
     criteria = [
         Criterion(
-            "balanced accuracy at least 0.97", percent(balanced, served["balanced_accuracy_interval"]), balanced >= 0.97
+            "balanced accuracy at least 0.98", percent(balanced, served["balanced_accuracy_interval"]), balanced >= 0.98
         ),
-        Criterion("expected calibration error at most 0.03", f"{error:.4f}", error <= 0.03),
+        Criterion("expected calibration error at most 0.01", f"{error:.4f}", error <= 0.01),
     ]
     text = (
         f"{served['cells']} cells through the server, {served['failures']} failures, "
@@ -80,7 +80,7 @@ def referral(results: Results) -> Section:
             else f"{wrong} of {accepted}: {percent(error, served['error_among_accepted_interval'], 2)}",
             error is not None and error <= 0.01,
         ),
-        Criterion("at least 80 % accepted", percent(served["accepted_share"]), served["accepted_share"] >= 0.8),
+        Criterion("at least 85 % accepted", percent(served["accepted_share"]), served["accepted_share"] >= 0.85),
     ]
     reasons = [[name, str(count)] for name, count in served.get("reasons", {}).items()]
     text = table(["reason for review", "cells"], reasons) if reasons else ""
@@ -126,6 +126,8 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
     in_domain,
     referral,
     models.probe_interval,
+    models.previous,
+    models.learned_sites,
     models.external_site,
     own_sites,
     mixture,

@@ -27,6 +27,7 @@ from cytoserve_scoring.vision.single_cell_scale import scale_of_single_cell
 from cytoserve_scoring.vision.stain import AZURE, EOSIN
 from cytoserve_statistics.combined import combined_p_value
 from cytoserve_statistics.shares import clopper_pearson
+from cytoserve_training.sites import SITES
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -259,6 +260,13 @@ def site_files(data: Path, site: str) -> DataRead:
     """Return the cells of an external site."""
     folder = data / EXTERNAL[site]
     return DataRead.of(folder, sorted(file for file in folder.rglob("*") if file.is_file()))
+
+
+def unlearned_files(data: Path, site: str) -> DataRead:
+    """Return the cells of an external site that are from slides or subjects that no weight was trained on."""
+    cells = site_files(data, site)
+    learned = set(SITES[site].files(data, "train")) if site in SITES else set()
+    return DataRead.of(cells.root, (file for file in cells.files if file not in learned))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 
 from benchmarks.figures import SCORING, read
 from benchmarks.measurements import BY_NAME
+from benchmarks.previous import COMMIT as PREVIOUS
 from benchmarks.results import ROOT
 from benchmarks.text import percent, recalls, table
 
@@ -37,14 +38,26 @@ def accuracy(name: str) -> str:
 
 
 def denoiser() -> str:
-    """Return how the denoiser was trained."""
-    run = json.loads(TRAINING.read_text(encoding="utf-8"))
-    return (
-        f"- Denoiser: {run['steps']} steps of {run['batch']} rows, AdamW {run['learning_rate']} to "
-        f"{run['final_learning_rate']} (cosine), EMA {run['ema']}, seed {run['seed']}, bf16 autocast, two shared CPU\n"
-        "  cores. Diffusion loss (v-prediction, cosine schedule) and, from step "
-        f"{run['margin_from']}, the pairwise margin (weight {run['margin_weight']})."
+    """Return how the denoiser was trained, run by run."""
+    runs = json.loads(TRAINING.read_text(encoding="utf-8"))
+    lines = [
+        f"Run {number}: {run['steps']} steps of {run['batch']} rows, AdamW {run['learning_rate']} to "
+        f"{run['final_learning_rate']} (cosine), EMA {run['ema']}, seed {run['seed']}. Cross-entropy over the errors "
+        f"of all classes weighs {run['margin_weight']} beside the diffusion loss of the true class; timesteps are "
+        f"drawn as sigmoid(N({run['time_mean']}, {run['time_spread']})). From {run['settling'][0]:.0%} of the steps to "
+        f"{run['settling'][1]:.0%} the share of cells with wide stains or faults of scanners falls to "
+        f"{run['settled']:.0%} of its full value."
+        for number, run in enumerate(runs, 1)
+    ]
+    first = runs[0]
+    common = (
+        f"All runs: v-prediction, cosine schedule, bf16 autocast, two shared CPU cores; sites "
+        f"{', '.join(first['sites'])}; {first['strangers']:.1%} of each batch are strangers, for which no class may "
+        f"lead. The first began with all but the class of the network whose weights have the "
+        f"SHA-256 `{first['trunk_sha256'][:12]}`, those of commit "
+        f"`{PREVIOUS[:7]}`; each other with the averaged weights of the one before."
     )
+    return "\n".join(f"- {line}" for line in (*lines, common))
 
 
 def scoring() -> str:

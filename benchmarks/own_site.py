@@ -3,8 +3,9 @@
     python -m benchmarks.own_site ../shared/data --out docs/results/own_site.json
 
 Part of a site's cells calibrates it through the live server, the others are measured before and after: half of
-``bccd_cells`` by hash of the file name, ``bcisc/train``, every second slide of ``chula_wbc``. These are the commands
-that a laboratory would give: ``cytoserve validate``, ``cytoserve calibrate``, ``cytoserve validate --site``.
+``bccd_cells`` by hash of the file name; of ``bcisc`` and ``chula_wbc`` every second subject or slide of those that no
+weight was trained on. These are the commands that a laboratory would give: ``cytoserve validate``, ``cytoserve
+calibrate``, ``cytoserve validate --site``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from cytoserve_statistics.resampling import SEED
 from PIL import Image
 
-from benchmarks.familiarity import SCALES, group_of, site_files
+from benchmarks.familiarity import SCALES, group_of, unlearned_files
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 SITES = ("bccd_cells", "bcisc", "chula_wbc")
@@ -107,12 +108,9 @@ def parted(data: Path, site: str) -> tuple[list[Path], list[Path]]:
     """Return the cells that calibrate a site, and those that are measured."""
     if site == "bccd_cells":
         return halves(data / site)
-    files = list(site_files(data, site).files)
-    if site == "bcisc":
-        calibrating = {file for file in files if file.parent.parent.name == "train"}
-    else:
-        slides = sorted({group_of(site, file) for file in files})
-        calibrating = {file for file in files if group_of(site, file) in slides[::2]}
+    files = list(unlearned_files(data, site).files)
+    slides = sorted({group_of(site, file) for file in files})
+    calibrating = {file for file in files if group_of(site, file) in slides[::2]}
     return [file for file in files if file in calibrating], [file for file in files if file not in calibrating]
 
 
@@ -126,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def inputs(args: argparse.Namespace) -> Inputs:
     """Return weights, the sites' cells, and the fields that one site's scale is measured on."""
     folder = args.data / FIELDS
-    cells = (site_files(args.data, site) for site in SITES)
+    cells = (unlearned_files(args.data, site) for site in SITES)
     return Inputs(served_weights(), (*cells, DataRead.of(folder, scale_fields(folder))), {"bootstrap": SEED})
 
 

@@ -100,7 +100,9 @@ def tied_pairs(config: ScoringConfig, errors: Doubles, look: TieAugmentation, bu
     """Return, by cell, the tied pairs that the engine evaluates again at this budget."""
     seen = first_passes(config, errors, (budget,))[budget]
     return {
-        cell: tied_pair(errors) for cell, errors in enumerate(seen) if look.applies(paired_statistic(errors), budget)
+        cell: tied_pair(errors)
+        for cell, errors in enumerate(seen)
+        if look.applies(paired_statistic(errors, config.usual_spread), budget)
     }
 
 

@@ -6,8 +6,9 @@ CytoDiffusion's inference as its authors describe and publish it (Deltadahl et a
 augmentation and a fresh noise each trial shared by all classes, timesteps drawn without replacement, a paired t-test
 of every live class against the best from trial 21 on at every fifth trial (p < 0.002, not corrected), at most 2,000
 trials, least mean weighted error. Its weights over the timesteps are a reciprocal polynomial of degree four, refitted
-here to this model's errors, so that the baseline is a fair one. It runs in PyTorch, as published, on crops cut and
-augmented by the loader of training (`cytoserve_training`).
+here to this model's errors, so that the baseline is a fair one. The network answers all classes at once, so a trial
+costs one evaluation, whatever classes are live; the published network needs one for each. It runs in PyTorch,
+as published, on crops cut and augmented by the loader of training (`cytoserve_training`).
 
 Our side is the service: the same cells through gRPC, Triton and the ensemble ``cell_analysis``.
 """
@@ -28,7 +29,7 @@ from cytoserve_networks.autoencoder import PatchPCAAutoencoder
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_training.augment import Augmentation
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
-from cytoserve_training.denoiser import build_scheduler, class_errors_of, diffuse, predict
+from cytoserve_training.denoiser import build_scheduler, class_errors_of, diffuse, predict_all
 from cytoserve_training.scanner_faults import NO_FAULTS
 from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
@@ -82,18 +83,13 @@ class PublishedLoop:
         self.weight = np.ones(1000)
 
     @torch.no_grad()
-    def errors(self, latent: Tensor, timestep: int, noise: Tensor, classes: list[int]) -> NDArray[np.float64]:
-        """Return the unweighted errors of one noisy latent under some classes: one batch of their number."""
-        count = len(classes)
-        at = torch.full((count,), timestep)
-        noisy, target = diffuse(
-            latent.expand(count, -1, -1, -1), noise.expand(count, -1, -1, -1), at, self.alphas_cumprod
-        )
+    def errors(self, latent: Tensor, timestep: int, noise: Tensor) -> NDArray[np.float64]:
+        """Return the (C,) unweighted errors of one noisy latent under every class: one evaluation."""
+        at = torch.full((1,), timestep)
+        noisy, target = diffuse(latent, noise, at, self.alphas_cumprod)
         with torch.autocast("cpu", torch.bfloat16):
-            out = predict(
-                self.unet, noisy.to(memory_format=torch.channels_last), at, torch.tensor(classes), len(CLASSES)
-            )
-        return class_errors_of(out[:, None], target, self.channel_weight, self.mask)[:, 0].double().numpy()
+            out = predict_all(self.unet, noisy.to(memory_format=torch.channels_last), at, len(CLASSES))
+        return class_errors_of(out, target, self.channel_weight, self.mask)[0].double().numpy()
 
     def refit_weights(self, cells: CellSet, draws: int = 400) -> None:
         """Fit ``weight(t) = 1 / poly4(1 - t/1000)`` to the mean error of validation cells under their own class."""
@@ -104,7 +100,7 @@ class PublishedLoop:
             timestep = int(torch.randint(1, 1000, (1,), generator=generator))
             noise = torch.randn(latent.shape, generator=generator)
             at.append(1 - timestep / 1000)
-            seen.append(self.errors(latent, timestep, noise, [int(cells.labels[row])])[0])
+            seen.append(self.errors(latent, timestep, noise)[int(cells.labels[row])])
         fitted = np.polynomial.Polynomial.fit(at, seen, 4)
         level = fitted(1 - np.arange(1000) / 1000)
         self.weight = 1.0 / np.maximum(level, 0.05 * np.median(level))
@@ -116,7 +112,7 @@ class PublishedLoop:
         timesteps = (
             torch.linspace(1, 999, rule.trials).long()[torch.randperm(rule.trials, generator=generator)].tolist()
         )
-        live, spent = list(range(len(CLASSES))), 0
+        live = list(range(len(CLASSES)))
         scores = np.full((rule.trials, len(CLASSES)), np.nan)
         answers: list[int] = []
         costs: list[int] = []
@@ -124,11 +120,10 @@ class PublishedLoop:
             crop = cut(cells.images[row : row + 1], cells.gains[row : row + 1], MILD, generator)
             latent = self.autoencoder.encode(crop)
             noise = torch.randn(latent.shape, generator=generator)
-            scores[trial, live] = self.errors(latent, timestep, noise, live) * self.weight[timestep]
-            spent += len(live)
+            scores[trial, live] = self.errors(latent, timestep, noise)[live] * self.weight[timestep]
             best = live[int(np.argmin(scores[: trial + 1, live].mean(axis=0)))]
             answers.append(best)
-            costs.append(spent)
+            costs.append(trial + 1)
             if trial >= rule.first_test and (trial - rule.first_test) % rule.every == 0:
                 live = [
                     c for c in live if c == best or not beaten(scores[: trial + 1, c], scores[: trial + 1, best], rule)

@@ -48,7 +48,7 @@ def denoiser(
     ),
     out: Out = Path("runs/denoiser"),
     sites: Annotated[str, typer.Option(help="Sites to train on, joined by commas; default: all.")] = "",
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 8000,
     start_from: Annotated[str, typer.Option(help="Folder of an earlier run whose weights to start from.")] = "",
     trunk: Trunk = "",
     leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
@@ -57,7 +57,7 @@ def denoiser(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Train the denoiser, which answers all classes in one pass; resumable (about 80 minutes on two idle cores)."""
+    """Train the denoiser, which answers all classes in one pass; resumable (about 100 minutes on two idle cores)."""
     check_output_folder(out)
     from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
     from cytoserve_training.sites import SITES
@@ -99,7 +99,7 @@ def reference(
     device: Device = "cpu",
     threads: Threads = 2,
 ) -> None:
-    """Make the reference model from its data: train, pack, export, fit on the served graphs (under two hours)."""
+    """Make the reference model from its data: train, pack, export, fit on the served graphs (some four hours)."""
     check_output_folder(run)
     check_output_folder(checkpoint)
     from cytoserve_export.checkpoint import Checkpoint
@@ -108,12 +108,14 @@ def reference(
     from cytoserve_export.repository import ExportRequest, export_onnx, write_side_files
     from cytoserve_training.checkpoint import PackConfig
     from cytoserve_training.checkpoint import pack as pack_run
-    from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
+    from cytoserve_training.denoiser_train import train
+    from cytoserve_training.reference import reference_runs
     from cytoserve_training.refit import RefitConfig
     from cytoserve_training.refit import refit as fit_again
 
-    train(DenoiserTrainConfig(data=str(data), out=str(run), trunk=trunk, device=device, threads=threads))
-    packing = PackConfig(data=str(data / "pbc"), run=str(run), out=str(checkpoint), threads=threads)
+    for config in reference_runs(data, run, trunk, device, threads):
+        trained = train(config)
+    packing = PackConfig(data=str(data / "pbc"), run=str(trained), out=str(checkpoint), threads=threads)
     pack_run(packing)
     cells = CheckCells(data / "pbc" / "val")
     with bars(Console(stderr=True), escape) as report:
@@ -134,13 +136,13 @@ def pack(
     run: Annotated[Path, typer.Option(help="Folder of a denoiser run.")] = Path("runs/denoiser"),
     data: Data = Path("../shared/data/pbc"),
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path("models/reference"),
-    choosing: Annotated[
-        int, typer.Option(help="Validation cells per class that choose noise samples and racing.")
+    racing: Annotated[
+        int, typer.Option(help="Validation cells per class that give racing rule and anomaly profiles.")
     ] = 50,
     calibrating: Annotated[int, typer.Option(help="Most other validation cells, for calibration.")] = 800,
     threads: Threads = 2,
 ) -> None:
-    """Choose the weights of the noise samples, fit temperature and thresholds on val, write the checkpoint."""
+    """Draw the noise samples, fit racing, temperature and thresholds on val, write the checkpoint."""
     check_output_folder(out)
     check_output_folder(run)
     from cytoserve_training.checkpoint import PackConfig
@@ -150,7 +152,7 @@ def pack(
         data=str(data),
         run=str(run),
         out=str(out),
-        choosing_per_class=choosing,
+        racing_per_class=racing,
         calibrating=calibrating,
         threads=threads,
     )

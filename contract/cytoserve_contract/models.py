@@ -245,9 +245,6 @@ DENOISER_BY_CLASS: Final = replace(
 )
 """The denoiser of a checkpoint that is told a class and answers that one (CytoDiffusion)."""
 
-REFERENCE_DENOISER: Final = DENOISER_BY_CLASS
-"""The form of the committed weights."""
-
 SCORER: Final = ModelSpec(
     "scorer",
     "Latents -> class, posterior, uncertainty, anomaly, decision. Calls the denoiser (BLS).\n"
@@ -317,7 +314,7 @@ SCORER: Final = ModelSpec(
             may_lack=True,
         ),
     ),
-    calls=REFERENCE_DENOISER,
+    calls=DENOISER,
     deployment=replace(
         _QUEUED,
         instances=2,
@@ -380,7 +377,7 @@ MODELS: Final[dict[str, ModelSpec]] = {
     model.name: model
     for model in (
         *(SMEAR_ANALYSIS, CELL_ANALYSIS, SERVICE_INFO),
-        *(FIELD_DECODER, SEGMENTER, CELL_EXTRACTOR, CELL_DECODER, ENCODER, REFERENCE_DENOISER, SCORER),
+        *(FIELD_DECODER, SEGMENTER, CELL_EXTRACTOR, CELL_DECODER, ENCODER, DENOISER, SCORER),
         *(DECODER, NOISE_PREDICTOR),
     )
 }

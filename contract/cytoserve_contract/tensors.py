@@ -46,7 +46,7 @@ AXES: Final[dict[str, str]] = {
 
 REFERENCE_SIZES: Final[dict[str, int]] = {
     "size": 96,
-    "answers": 1,
+    "answers": 8,
     "latent_channels": 24,
     "latent_height": 16,
     "latent_width": 16,

@@ -140,13 +140,17 @@ class ProbeBank:
     """The probes of the denoiser.
 
     (P,) int64 timesteps, (P, C, H, W) float16 noise, (P, C, 1, 1) float32 weights of the squared error, and an (H, W)
-    float32 mask of 0 and 1.
+    float32 mask of 0 and 1. A bank may see each cell in a quarter turn of the probe's own: (P,) int64 quarters, and the
+    (C, C) and (C,) float32 map of the channels that belongs to one (`PatchPCAAutoencoder.quarter_turn`).
     """
 
     timestep: Tensor
     noise: Tensor
     weight: Tensor
     mask: Tensor
+    turn: Tensor | None = None
+    turn_matrix: Tensor | None = None
+    turn_offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timestep)
@@ -278,7 +282,11 @@ class Checkpoint:
             "weight": (count, channels, 1, 1),
             "mask": (height, width),
         }
-        for name, shape in wanted.items():
+        turning = {"turn": (count,), "turn_matrix": (channels, channels), "turn_offset": (channels,)}
+        given = [name for name in turning if name in tensors]
+        if given and (len(given) < len(turning) or height != width):
+            raise InconsistentCheckpoint(f"{path}: turned probes need {sorted(turning)} and a square latent")
+        for name, shape in {**wanted, **(turning if given else {})}.items():
             if tuple(tensors[name].shape) != shape:
                 raise InconsistentCheckpoint(f"{path}: {name} is {tuple(tensors[name].shape)}, expected {shape}")
         if count != self.scoring.get("probes"):
@@ -288,7 +296,17 @@ class Checkpoint:
             raise InconsistentCheckpoint(f"{path}: timesteps must lie in the schedule, and there must be one at least")
         if float(tensors["mask"].sum()) <= 0:
             raise InconsistentCheckpoint(f"{path}: the mask is empty")
-        return ProbeBank(steps.long(), tensors["noise"].half(), tensors["weight"], tensors["mask"])
+        if given and not bool(((tensors["turn"] >= 0) & (tensors["turn"] <= 3)).all()):
+            raise InconsistentCheckpoint(f"{path}: turn must be 0, 1, 2 or 3 quarters")
+        return ProbeBank(
+            steps.long(),
+            tensors["noise"].half(),
+            tensors["weight"],
+            tensors["mask"],
+            tensors["turn"].long() if given else None,
+            tensors["turn_matrix"].float() if given else None,
+            tensors["turn_offset"].float() if given else None,
+        )
 
     def unet(self) -> Any:
         """Build the denoiser with its weights, float32, evaluation mode."""

@@ -167,11 +167,40 @@ def conditioned_trunk(unet: Network, conditioning: Conditioning, shortcut: bool 
     return trunk, conditioning.token(torch.arange(conditioning.classes))
 
 
+class QuarterTurns(nn.Module):
+    """Turns each row's latent by the quarters of its probe: the grid by a table of places, the channels by a matrix."""
+
+    place: Tensor
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, turn: Tensor, matrix: Tensor, offset: Tensor, side: int) -> None:
+        super().__init__()
+        place, whole, shift = torch.arange(side * side).reshape(side, side), torch.eye(len(offset)), offset * 0
+        places, matrices, offsets = [], [], []
+        for _ in range(4):
+            places.append(place.flatten())
+            matrices.append(whole)
+            offsets.append(shift)
+            place, whole, shift = torch.rot90(place), matrix @ whole, matrix @ shift + offset
+        self.register_buffer("place", torch.stack(places)[turn])
+        self.register_buffer("matrix", torch.stack(matrices)[turn])
+        self.register_buffer("offset", torch.stack(offsets)[turn][:, :, None])
+
+    def forward(self, latent: Tensor, row: Tensor) -> Tensor:
+        """Return (B, C, H, W) latents, each turned as the (B,) probe has it."""
+        flat = latent.flatten(2)
+        place = self.place.index_select(0, row)[:, None].expand(-1, flat.shape[1], -1)
+        turned = torch.matmul(self.matrix.index_select(0, row), flat.gather(2, place))
+        return (turned + self.offset.index_select(0, row)).reshape(latent.shape)
+
+
 class TracedDenoiser(nn.Module):
     """(latent, probe[, class]) -> weighted masked squared error of the prediction under that class, or under each.
 
     With ``a`` the cumulative alpha of the probe's timestep and ``e`` its noise: ``z = sqrt(a) x + sqrt(1-a) e``, and
-    the target is ``e`` (epsilon) or ``sqrt(a) e - sqrt(1-a) x`` (v_prediction; Salimans and Ho 2022).
+    the target is ``e`` (epsilon) or ``sqrt(a) e - sqrt(1-a) x`` (v_prediction; Salimans and Ho 2022). A bank that turns
+    has ``x`` turned first, for each probe in its own way.
     """
 
     noise: Tensor
@@ -199,6 +228,10 @@ class TracedDenoiser(nn.Module):
         self.register_buffer("signal", alphas.sqrt())
         self.register_buffer("spread", (1 - alphas).sqrt())
         self.register_buffer("time", unet.time_embedding(unet.time_proj(probes.timestep)).detach())
+        self.turns: QuarterTurns | None = None
+        if probes.turn is not None and probes.turn_matrix is not None and probes.turn_offset is not None:
+            side = probes.mask.shape[0]
+            self.turns = QuarterTurns(probes.turn, probes.turn_matrix, probes.turn_offset, side)
         self.trunk, context = conditioned_trunk(unet, conditioning, shortcut)
         self.tables = ClassTables(unet, conditioning, context)
 
@@ -208,6 +241,8 @@ class TracedDenoiser(nn.Module):
         (B, 1) under (B, 1) int32 classes; without, (B, K) under each of the K classes.
         """
         row = probe[:, 0]
+        if self.turns is not None:
+            latent = self.turns(latent, row)
         noise = self.noise.index_select(0, row).float()
         signal, spread = self.signal.index_select(0, row), self.spread.index_select(0, row)
         embedding, context = self.tables(self.time.index_select(0, row), None if label is None else label[:, 0])

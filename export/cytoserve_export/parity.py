@@ -258,6 +258,7 @@ class ErrorReference(NoiseReference):
         """Return (B, 1) errors, or (B, K) without classes; (B, 1) probes and classes as on the wire."""
         row = probe[:, 0].long()
         step, noise = self.bank.timestep[row], self.bank.noise[row].float()
+        latent = self._turned(latent, row)
         noisy = self.scheduler.add_noise(latent, noise, step)
         if label is None:
             predicted = self.predict_all(noisy, step)
@@ -266,3 +267,15 @@ class ErrorReference(NoiseReference):
         target = self.scheduler.get_velocity(latent, noise, step) if self.velocity else noise
         weighted: Tensor = (self.bank.weight[row] * self.bank.mask)[:, None] * (predicted - target[:, None]) ** 2
         return weighted.sum(dim=(2, 3, 4)) / self.bank.mask.sum()
+
+    def _turned(self, latent: Tensor, row: Tensor) -> Tensor:
+        """Turn each latent by the quarters of its probe, one after the other."""
+        bank = self.bank
+        if bank.turn is None or bank.turn_matrix is None or bank.turn_offset is None:
+            return latent
+        out = latent.clone()
+        for quarter in range(1, 4):
+            still = bank.turn[row] >= quarter
+            mixed = torch.einsum("ij,bjhw->bihw", bank.turn_matrix, torch.rot90(out[still], 1, (2, 3)))
+            out[still] = mixed + bank.turn_offset[:, None, None]
+        return out

@@ -54,8 +54,8 @@ def score(**choices: Any) -> CellScores:
     latents = np.zeros((20, *engine.config.latent_shape), np.float32)
     latents[:, 0, 0, 0] = np.arange(20)  # tells the cells apart
 
-    def evaluate(rows: Any, probes: Any, classes: Any) -> Any:
-        return errors[rows[:, 0, 0, 0].astype(int), probes, classes].astype(np.float32)
+    def evaluate(rows: Any, probes: Any, classes: None) -> Any:
+        return errors[rows[:, 0, 0, 0].astype(int), probes].astype(np.float32)
 
     return engine.score(latents, np.zeros(20, np.int32), evaluate, **choices)
 
@@ -69,8 +69,8 @@ def test_naming_the_defaults_that_are_told_changes_nothing() -> None:
     assert np.array_equal(named.posterior, usual.posterior)
     # The figures are no accident: another level, or another budget, does change the answer.
     # (Near ties are asked again beyond the budget.)
-    assert (score(alpha=0).evaluations >= told["default_budget"] * len(told["classes"])).all()
-    assert (score(alpha=0, budget=1).evaluations == len(told["classes"])).all()
+    assert (score(alpha=0).evaluations >= told["default_budget"]).all()
+    assert (score(alpha=0, budget=1).evaluations == 1).all()
     assert not (usual.evaluations == score(alpha=0).evaluations).all()
 
 

@@ -232,16 +232,15 @@ def test_answers_do_not_depend_on_company_order_or_concurrency(triton_url: str, 
 def test_a_deadline_that_is_too_short_is_met_and_the_server_lives_on(client: Client, real_cells: list[Path]) -> None:
     started = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
-        client.classify(real_cells[0], PBC_UM_PER_PIXEL, timeout=0.06)
+        client.classify(real_cells[0], PBC_UM_PER_PIXEL, timeout=0.01)
     assert time.monotonic() - started < 1
     assert client.classify(real_cells[0], PBC_UM_PER_PIXEL).cells
 
 
 def test_a_budget_is_obeyed_and_a_wrong_one_refused(client: Client, real_cells: list[Path]) -> None:
-    classes = len(client.info().classes)
     cell = client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=2).cells[0]
     assert cell.evaluations is not None
-    assert 0 < cell.evaluations <= 2 * classes
+    assert 0 < cell.evaluations <= 2 * 4  # a near tie is evaluated in all four quarter turns
     with pytest.raises(errors.BadParameter):
         client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=10_000)
 
@@ -259,12 +258,12 @@ def same(cell: CellAnswer) -> tuple[object, ...]:
     return cell.label, cell.decision, cell.reasons, cell.evaluations, cell.prediction_set_95
 
 
-def test_alpha_0_asks_every_class_to_the_end_and_is_referred(client: Client, real_cells: list[Path]) -> None:
+def test_alpha_0_spends_the_whole_budget_and_is_referred(client: Client, real_cells: list[Path]) -> None:
     info = client.info()
     assert info.default_budget is not None
     early = client.classify(real_cells[:1], PBC_UM_PER_PIXEL).cells
     for cell, usual in zip(client.classify(real_cells[:1], PBC_UM_PER_PIXEL, alpha=0).cells, early, strict=True):
-        assert cell.evaluations == info.default_budget * len(info.classes)
+        assert cell.evaluations == info.default_budget
         assert usual.evaluations is not None
         assert usual.evaluations < cell.evaluations
         assert (cell.decision, cell.prediction_set_95) == ("review", None)
@@ -292,7 +291,7 @@ def test_a_field_takes_the_same_choices(client: Client, real_field: Path) -> Non
     scored = [cell for cell in result.fields[0].cells if cell.label is not None]
     assert scored
     assert {cell.label for cell in scored} <= {"lymphocyte", "neutrophil"}
-    assert {cell.evaluations for cell in scored} == {2}
+    assert {cell.evaluations for cell in scored} == {1}
     assert "not_calibrated" in summarise(result).reasons_explained
 
 
@@ -308,7 +307,7 @@ def test_stat_goes_before_what_waits(triton_url: str, real_cells: list[Path], pr
 
     def ask(name: str, urgency: Priority, budget: int | None) -> None:
         # A long one takes far longer than decoding and encoding the short one, however busy the machine is.
-        cells = [real_cells[0]] * (6 if name == "long" else 1)
+        cells = [real_cells[0]] * (64 if name == "long" else 1)
         client.classify(cells, PBC_UM_PER_PIXEL, budget=budget, alpha=0, priority=urgency)
         ended.append(name)
 

@@ -73,6 +73,14 @@ def network(exported: Exported) -> Callable[[Array, int, int], Array]:
     return predict
 
 
+def turned(latent: Array, bank: dict[str, Any], probe: int) -> Array:
+    """Return a latent in the quarter turn of its probe: grid and channels, one quarter after the other."""
+    for _ in range(int(bank["turn"][probe]) if "turn" in bank else 0):
+        latent = np.einsum("ij,jhw->ihw", bank["turn_matrix"], np.rot90(latent, 1, (1, 2)))
+        latent = latent + np.asarray(bank["turn_offset"])[:, None, None]
+    return latent
+
+
 def test_error_is_the_contracts_formula(exported: Exported) -> None:
     bank = load_file(exported.checkpoint / "scoring" / "probes.safetensors")
     alphas, predict = cumulative_alphas(exported), network(exported)
@@ -87,8 +95,9 @@ def test_error_is_the_contracts_formula(exported: Exported) -> None:
         p = int(probe[row, 0])
         t, noise = int(bank["timestep"][p]), bank["noise"][p].astype(np.float64)
         signal, spread = math.sqrt(alphas[t]), math.sqrt(1 - alphas[t])
-        prediction = predict(signal * latent[row] + spread * noise, t, int(label[row, 0]))
-        target = signal * noise - spread * latent[row] if velocity else noise
+        seen = turned(latent[row], bank, p)
+        prediction = predict(signal * seen + spread * noise, t, int(label[row, 0]))
+        target = signal * noise - spread * seen if velocity else noise
         squares = bank["weight"][p] * bank["mask"] * (prediction - target) ** 2
         assert got[row] == pytest.approx(squares.sum() / bank["mask"].sum(), rel=2e-5)
 

@@ -64,6 +64,18 @@ CASES: dict[str, tuple[type[errors.CheckpointError], str, Damage]] = {
     "inf": (errors.NanWeights, "vae", lambda f: spoil(f, "vae", float("inf"))),
     "nan segmenter": (errors.NanWeights, "segmenter", lambda f: spoil(f, "segmenter", float("nan"), DETECTOR_WEIGHTS)),
     "nan noise": (errors.NanWeights, "noise", lambda f: probes(f, noise=torch.full((5, 6, 4, 4), torch.nan).half())),
+    "half a turning": (
+        errors.InconsistentCheckpoint,
+        "turn_matrix",
+        lambda f: probes(f, turn=torch.zeros(5, dtype=torch.int64)),
+    ),
+    "five quarters": (
+        errors.InconsistentCheckpoint,
+        "quarters",
+        lambda f: probes(
+            f, turn=torch.full((5,), 5), turn_matrix=torch.eye(6).contiguous(), turn_offset=torch.zeros(6)
+        ),
+    ),
     "other unet": (
         errors.UnsupportedArchitecture,
         "UNet2DModel",

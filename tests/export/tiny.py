@@ -122,8 +122,16 @@ def _common(
             "latent_shape": list(shape),
         },
     )
+    turning = {}
+    if all_classes:
+        turning = {
+            "turn": torch.tensor([1, 0, 3, 2, 1]),
+            "turn_matrix": torch.linalg.qr(torch.randn(shape[0], shape[0]))[0].contiguous(),
+            "turn_offset": torch.randn(shape[0]),
+        }
     save_file(
         {
+            **turning,
             "timestep": torch.tensor([10, 900, 500, 250, 740]),
             "noise": torch.randn(PROBES, *shape).half(),
             "weight": torch.rand(PROBES, shape[0], 1, 1) + 0.5,

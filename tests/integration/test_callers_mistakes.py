@@ -63,12 +63,11 @@ def latents(count: int, flags: tuple[int, ...], value: float = 0.0, deadline: li
     return made if deadline is None else [*made, tensor("DEADLINE", np.array(deadline, np.float64))]
 
 
-def rows(probe: list[int], label: list[int], count: int | None = None, value: float = 0.0) -> list[Any]:
+def rows(probe: list[int], count: int | None = None, value: float = 0.0) -> list[Any]:
     many = len(probe) if count is None else count
     return [
         tensor("LATENT", np.full((many, 24, 16, 16), value, np.float32)),
         tensor("PROBE", np.array(probe, np.int32).reshape(-1, 1)),
-        tensor("CLASS", np.array(label, np.int32).reshape(-1, 1)),
     ]
 
 
@@ -135,10 +134,11 @@ def inputs() -> dict[str, Case]:
         "scorer tensor unknown": ("scorer", [*latents(1, (0,)), tensor("UM_PER_PIXEL", np.ones(1, np.float32))]),
         "scorer float64": ("scorer", [tensor("LATENT", np.zeros((1, 24, 16, 16))), latents(1, (0,))[1]]),
         "scorer shape": ("scorer", [tensor("LATENT", np.zeros((1, 24, 16, 15), np.float32)), latents(1, (0,))[1]]),
-        "denoiser rows differ": ("denoiser", rows([0], [0], count=2)),
-        "denoiser no rows": ("denoiser", rows([], [])),
-        "denoiser too many rows": ("denoiser", rows([0] * 257, [0] * 257)),
-        "denoiser nan": ("denoiser", rows([0], [0], value=np.nan)),
+        "denoiser rows differ": ("denoiser", rows([0], count=2)),
+        "denoiser no rows": ("denoiser", rows([])),
+        "denoiser too many rows": ("denoiser", rows([0] * 257)),
+        "denoiser a class": ("denoiser", [*rows([0]), tensor("CLASS", np.zeros((1, 1), np.int32))]),
+        "denoiser nan": ("denoiser", rows([0], value=np.nan)),
         "encoder no rows": ("encoder", crop(0, 96, 96, 3)),
         "encoder shape": ("encoder", crop(1, 95, 96, 3)),
         "encoder channels": ("encoder", crop(1, 96, 96, 4)),
@@ -153,8 +153,7 @@ def inputs() -> dict[str, Case]:
     for value in (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e300):
         cases[f"scorer deadline {value}"] = ("scorer", latents(1, (0,), deadline=[value]))
     for value in (-1, -(2**31), 10**6, 2**31 - 1):
-        cases[f"denoiser probe {value}"] = ("denoiser", rows([value], [0]))
-        cases[f"denoiser class {value}"] = ("denoiser", rows([0], [value]))
+        cases[f"denoiser probe {value}"] = ("denoiser", rows([value]))
     for channels in range(9):
         cases[f"extractor {channels} maps"] = ("cell_extractor", maps(shape=(1, channels, 32, 32)))
     for field, height in (((0, 0, 3), 32), ((1, 1, 3), 32), ((64, 64, 3), 0), ((640, 480, 3), 2), ((64, 0, 3), 32)):

@@ -239,4 +239,4 @@ def test_evaluations_answered_are_the_rows_the_denoiser_received(
     answer = send(server, "cell_analysis", cells)
     told = int(answer["EVALUATIONS"].sum())
     assert told == received() - before == change("cytoserve_evaluations_total")
-    assert (answer["EVALUATIONS"] > 96).any(), "no near tie among the cells: the test means little"
+    assert (answer["EVALUATIONS"] > 8).any(), "no near tie among the cells: the test means little"

@@ -18,7 +18,7 @@ STAT, ROUTINE = 1, 2
 
 def inputs(cells: int) -> list[grpc.InferInput]:
     return [
-        tensor("IMAGE", files([cell_png(120 + index) for index in range(cells)])),
+        tensor("IMAGE", files([cell_png(120 + index % 60) for index in range(cells)])),
         tensor("UM_PER_PIXEL", np.full(1, 0.18, np.float32)),
     ]
 
@@ -63,7 +63,7 @@ def test_a_stat_request_overtakes_the_routine_ones_that_wait() -> None:
         grpc.InferenceServerClient(server.grpc_url) as client,
     ):
         # each is seconds of scoring, so that they wait however slowly the steps before hand them on
-        calls = [send(client, f"routine {index}", 8, 8, (0, ROUTINE)[index % 2]) for index in range(8)]
+        calls = [send(client, f"routine {index}", 64, 8, (0, ROUTINE)[index % 2]) for index in range(8)]
         until = time.monotonic() + 60
         while pending(server) < 5:
             assert time.monotonic() < until, order

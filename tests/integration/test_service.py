@@ -229,12 +229,11 @@ def test_shapes_that_do_not_fit(ask: Ask) -> None:
 
 def test_budget(ask: Ask) -> None:
     few, more = (ask("cell_analysis", [cell(1)], budget=budget) for budget in (1, "3"))
-    classes = few["POSTERIOR"].shape[1]
-    assert few["EVALUATIONS"][0] == classes
+    assert few["EVALUATIONS"][0] == 1
     assert (few["POSTERIOR_INTERVAL"] == -1).all()  # one probe says nothing of the next
     low, high = more["POSTERIOR_INTERVAL"][0]
     assert low <= more["POSTERIOR"][0].max() <= high
-    assert 2 * classes < more["EVALUATIONS"][0] <= 3 * classes  # classes may leave after two probes, two of them stay
+    assert 2 <= more["EVALUATIONS"][0] <= 3 * 4  # decided after two probes at the earliest; a near tie is turned
 
 
 @pytest.mark.parametrize("budget", [0, -1, 10**9, "many"])
@@ -245,9 +244,9 @@ def test_bad_budget(ask: Ask, budget: object) -> None:
 
 
 def test_deadline_ends_the_scoring(ask: Ask) -> None:
-    cells = [cell(1)] * 256  # tens of thousands of evaluations: far more than the time given
+    cells = [cell(1)] * 256  # with alpha 0 at least 2,048 evaluations: far more than the time given
     begun = time.monotonic()
-    status, text = refused(ask, "cell_analysis", cells, deadline_ms=1500)
+    status, text = refused(ask, "cell_analysis", cells, deadline_ms=1500, alpha=0.0)
     taken = time.monotonic() - begun
     assert status == "StatusCode.CANCELLED"
     assert "[cytoserve:deadline] " in text

@@ -197,6 +197,18 @@ def test_near_tie_is_the_paired_t_test_of_scipy():
     best, second = np.argsort(errors.mean(0))[:2]
     expected = stats.ttest_rel(errors[:, second].astype(float), errors[:, best].astype(float)).statistic
     assert paired_statistic(errors) == pytest.approx(expected, rel=1e-6)
+    assert paired_statistic(errors, usual_spread=9.0) == paired_statistic(errors), "enough samples speak for themselves"
+
+
+def test_two_noise_samples_that_happen_to_agree_are_no_certainty():
+    """The usual spread stands in for the samples that lack; by hand: three degrees of freedom, one of them its own."""
+    errors = np.array([[1.0, 1.3], [1.0, 1.3001]])
+    assert paired_statistic(errors) > 1000
+    own = np.var([0.3, 0.3001], ddof=1)
+    expected = 0.30005 / np.sqrt((2 * 0.2**2 + own) / 3 / 2)
+    assert paired_statistic(errors, usual_spread=0.2) == pytest.approx(expected, rel=1e-6)
+    apart = np.array([[1.0, 1.9], [1.0, 1.001]])
+    assert paired_statistic(apart, usual_spread=0.2) > paired_statistic(apart), "nor is a chance spread all there is"
 
 
 def test_conformal_p_values_are_valid_under_exchangeability():

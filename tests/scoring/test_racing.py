@@ -51,6 +51,25 @@ def test_a_stricter_level_is_never_bolder():
     assert len(thresholds) >= 3
 
 
+def test_a_cell_that_is_not_clear_goes_on_with_its_best_two_classes():
+    """Of two cells, the best two classes are 0.3 and 0.7 apart; both labels are settled long since."""
+    errors = np.array([[[0, 0.3, 2, 3]], [[0, 0.7, 2, 3]]]).repeat(4, axis=1).astype(float)
+    everyone = np.ones((2, 4), bool)
+    for clear, left in ((0.0, [0, 0]), (0.5, [2, 0]), (0.9, [2, 2])):
+        rule = RacingRule((), 0.01, spread=0.01, confirm=1, clear=clear)
+        stay = survivors(errors, everyone, 4, 16, rule, threshold=2.0)
+        assert stay.sum(axis=1).tolist() == left
+        assert not stay[:, 2:].any()
+
+
+def test_the_share_of_cells_that_is_not_clear_is_the_one_asked_for():
+    known = world(1000, 1)
+    ordered = np.sort(known.mean(axis=1), axis=1)
+    apart = ordered[:, 1] - ordered[:, 0]
+    assert (apart < calibrate_racing(known, unclear=0.2).clear).mean() == pytest.approx(0.2, abs=0.01)
+    assert calibrate_racing(known).clear == 0.0
+
+
 def test_too_few_cells_let_nobody_leave():
     rule = calibrate_racing(world(20, 4), alphas=(0.01,), default_alpha=0.01)
     assert rule.levels == ()

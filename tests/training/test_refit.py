@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_training import refit as module
 from cytoserve_training.cells import CLASSES
-from cytoserve_training.checkpoint import PackConfig
+from cytoserve_training.checkpoint import PackConfig, TieErrors
 from cytoserve_training.refit import RefitConfig, ServedGraphs, refit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,9 +27,24 @@ def config(data_dir: Path, tmp_path: Path) -> RefitConfig:
         count = 22 if name == "neutrophil" else 3  # a profile needs ten cells answered with one class
         for file in sorted((data_dir / "pbc" / "val" / name).iterdir())[:count]:
             shutil.copy(file, tmp_path / "pbc" / "val" / name)
-    pack = PackConfig(data=str(tmp_path / "pbc"), choosing_per_class=11, calibrating=16)
+    pack = PackConfig(data=str(tmp_path / "pbc"), racing_per_class=11, calibrating=16)
     folders = {"checkpoint": tmp_path / "checkpoint", "repository": ROOT / "model_repository", "run": tmp_path / "run"}
     return RefitConfig(**{key: str(path) for key, path in folders.items()}, pack=pack)
+
+
+def test_without_a_near_tie_nothing_is_turned(config: RefitConfig) -> None:
+    scoring = json.loads((Path(config.checkpoint) / "scoring" / "scoring.json").read_text())
+    known = ScoringConfig.from_json(scoring)
+    assert known.augmentation is not None
+    errors = np.ones((2, known.probes, len(CLASSES)))
+    errors[:, :, 0] = 0.0  # the first class, by far
+
+    def measured(rows: torch.Tensor) -> object:
+        raise AssertionError(f"{len(rows)} cells were evaluated again")
+
+    latents = np.zeros((2, *known.latent_shape), np.float32)
+    ties = TieErrors(known.augmentation, (latents, latents), measured)
+    assert np.isnan(ties.turned(known, 1, errors, (known.probes,))).all()
 
 
 def test_it_fits_anew_keeps_the_bank_and_takes_up_kept_errors(
@@ -39,11 +56,11 @@ def test_it_fits_anew_keeps_the_bank_and_takes_up_kept_errors(
     first = path.read_text()
     after = json.loads(first)
     ScoringConfig.from_json(after)
-    for kept in ("classes", "probes", "latent_shape", "second_look", "bank_tried"):
+    for kept in ("classes", "probes", "latent_shape", "second_look"):
         assert after[kept] == before[kept], kept
     assert after["promise"]["n"] == 16
     assert after["accept_threshold"] == [None] * after["probes"], "16 cells can promise nothing"
-    assert "18 cells chose" in after["fitted_on"]
+    assert "18 cells gave" in after["fitted_on"]
     computed: list[str] = []
     whole = ServedGraphs.errors
 
@@ -54,5 +71,5 @@ def test_it_fits_anew_keeps_the_bank_and_takes_up_kept_errors(
     monkeypatch.setattr(module.ServedGraphs, "errors", watched)
     refit(config)
     assert path.read_text() == first
-    assert "choosing cells" not in computed
+    assert "racing cells" not in computed
     assert "calibrating cells" not in computed

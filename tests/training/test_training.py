@@ -26,7 +26,7 @@ from cytoserve_training.denoiser import (
     take_trunk,
 )
 from cytoserve_training.denoiser_train import Probes, class_errors
-from cytoserve_training.probes import BankConfig, bit_reversed_order, build_bank, greedy_order
+from cytoserve_training.probes import BankConfig, bit_reversed_order, build_bank
 from cytoserve_training.synthesis import METADATA_KEY, FieldConfig, SyntheticField, red_cell, single_cells, write_field
 from diffusers import UNet2DConditionModel
 from PIL import Image
@@ -190,18 +190,9 @@ def test_class_errors_agree_with_one_row_at_a_time():
 def test_every_prefix_of_the_bank_is_spread(count):
     order = bit_reversed_order(count)
     assert sorted(order) == list(range(count))
-    bank = build_bank(BankConfig(candidates=16), (4, 8, 8))
+    bank = build_bank(BankConfig(probes=16), (4, 8, 8))
     assert bank.timestep[:4].sort().values.diff().min() > 0.1 * TRAIN_TIMESTEPS
     assert torch.equal(bank.noise, bank.noise.half().float())
-
-
-def test_the_greedy_order_asks_the_telling_probe_first():
-    """Three probes: noise, a weak one, a strong one."""
-    rng = np.random.default_rng(2)
-    labels = rng.integers(0, 4, 400)
-    truth = np.eye(4)[labels]
-    errors = np.stack([1 - strength * truth + rng.normal(0, 0.3, truth.shape) for strength in (0.0, 0.3, 1.0)], axis=1)
-    assert greedy_order(errors, labels, 3) == [2, 1, 0]
 
 
 def test_validation_cells_are_parted_by_name_not_by_order():
@@ -210,7 +201,7 @@ def test_validation_cells_are_parted_by_name_not_by_order():
     cells = CellSet(torch.zeros(80, 1), torch.zeros(80, 3), labels, names)
     order = torch.randperm(80)
     shuffled = CellSet(cells.images, cells.gains, labels[order], tuple(names[i] for i in order.tolist()))
-    config = PackConfig(choosing_per_class=3, calibrating=40)
+    config = PackConfig(racing_per_class=3, calibrating=40)
     parts = [part_cells(which, config) for which in (cells, shuffled)]
     told = [
         [{which.names[i] for i in rows} for rows in part] for which, part in zip((cells, shuffled), parts, strict=True)

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from cytoserve_training.cells import CLASSES, CellSet, cut, load_cells
 from cytoserve_training.denoiser import build_scheduler
-from cytoserve_training.denoiser_train import Probes, class_errors, load_average
-from cytoserve_training.probes import BankConfig, build_bank, choose_bank, latents_of
+from cytoserve_training.denoiser_train import class_errors, load_average
+from cytoserve_training.probes import BankConfig, build_bank, latents_of
 
 NOT_SHOWN = ("data", "out", "trunk", "start_from", "device", "threads", "save_every")
 """Settings of a run that say where things lay, or how it was run; ``trunk_sha256`` says what it began with."""
@@ -44,37 +44,37 @@ DECODED_AT_ONCE = 64
 class PackConfig:
     """What is packed and on what it is fitted.
 
-    ``choosing_per_class`` validation cells a class choose the bank and the racing rule; at most ``calibrating`` others,
-    in their natural mixture, calibrate.
+    ``racing_per_class`` validation cells a class give the racing rule and the anomaly profiles; at most ``calibrating``
+    others, in their natural mixture, calibrate. The two are parted by a hash of the file name.
     """
 
     data: str = "../shared/data/pbc"
     run: str = "runs/denoiser"
     out: str = "models/reference"
-    choosing_per_class: int = 50
+    racing_per_class: int = 50
     calibrating: int = 800
     threads: int = 2
     bank: BankConfig = field(default_factory=BankConfig)
 
 
 def part_cells(cells: CellSet, config: PackConfig) -> tuple[Tensor, Tensor]:
-    """Return the rows that choose and the rows that calibrate: disjoint, by hash of the name, not by file order."""
+    """Return the rows for racing and the rows that calibrate: disjoint, by hash of the name, not by file order."""
     keys = [hashlib.sha256(name.encode()).hexdigest() for name in cells.names]
     by_key = sorted(range(len(cells)), key=lambda i: keys[i])
     labels = cells.labels.tolist()
-    choosing: list[int] = []
+    racing: list[int] = []
     for label in sorted(set(labels)):
         of_class = [i for i in by_key if labels[i] == label]
-        choosing += of_class[: min(config.choosing_per_class, len(of_class) // 2)]
-    taken = set(choosing)
+        racing += of_class[: min(config.racing_per_class, len(of_class) // 2)]
+    taken = set(racing)
     calibrating = [i for i in by_key if i not in taken][: config.calibrating]
-    return torch.tensor(choosing), torch.tensor(calibrating)
+    return torch.tensor(racing), torch.tensor(calibrating)
 
 
 def pack(config: PackConfig) -> Path:
-    """Choose the bank, fit the scoring and write the checkpoint; the detector's folder is left alone."""
+    """Draw the bank, fit the scoring and write the checkpoint; the detector's folder is left alone."""
     torch.set_num_threads(config.threads)
-    unet, autoencoder, margin = load_average(Path(config.run))
+    unet, autoencoder = load_average(Path(config.run))
     # Fitted in the precision that is stored: half, and back.
     unet = unet.half().float().to(memory_format=torch.channels_last)
     deviation = autoencoder.inverse.norm(dim=0)
@@ -84,60 +84,62 @@ def pack(config: PackConfig) -> Path:
     alphas_cumprod = build_scheduler().alphas_cumprod
     latents = [latents_of(cut(cells.images[rows], cells.gains[rows]), autoencoder.encode) for rows in parts]
     labels = [cells.labels[rows].numpy() for rows in parts]
-    candidates = build_bank(config.bank, tuple(latents[0].shape[1:]))
+    shape = tuple(latents[0].shape[1:])
+    bank, quarter_turn = build_bank(config.bank, shape), autoencoder.quarter_turn()
 
-    def errors(rows: Tensor, probes: Probes) -> Any:
-        return class_errors(unet, rows, probes, channel_weight, mask, alphas_cumprod).double().numpy()
+    def errors(rows: Tensor) -> Any:
+        found = class_errors(unet, rows, bank, channel_weight, mask, alphas_cumprod, quarter_turn=quarter_turn)
+        return found.double().numpy()
 
-    raw = errors(latents[0], candidates)
-    found = choose_bank(raw, labels[0], candidates.timestep, margin.get("log_scale"), config.bank.probes)
-    bank = Probes(candidates.timestep[found.order], candidates.noise[found.order])
-    weight = found.weight[None, :, None]
-    chosen, kept = raw[:, found.order] * weight, errors(latents[1], bank) * weight
-    matrix, offset = (part.numpy() for part in autoencoder.quarter_turn())
+    racing, kept = (errors(part) for part in latents)
+    matrix, offset = (part.numpy() for part in quarter_turn)
     augmentation = TieAugmentation(config.bank.look_again_below, config.bank.look_again_from, matrix, offset)
     both = (latents[0].numpy(), latents[1].numpy())
-    ties = TieErrors(augmentation, both, lambda rows: errors(rows, bank) * weight)
+    ties = TieErrors(augmentation, both, errors)
     familiar, own = fit_familiar(Path(config.data) / "val", cells)
-    shape = tuple(latents[0].shape[1:])
-    scoring = fit_scoring(chosen, kept, labels[1], shape, config.bank, ties, own.take(parts[1].numpy()))
+    scoring = fit_scoring(racing, kept, labels[1], shape, config.bank, ties, own.take(parts[1].numpy()))
     scoring["familiar"] = familiar.to_json()
-    scoring["bank_tried"] = found.tried
     scoring["fitted_on"] = (
-        f"pbc/val: {len(parts[0])} cells chose the bank, the elimination and the anomaly profiles, "
+        f"pbc/val: {len(parts[0])} cells gave the racing rule and the anomaly profiles, "
         f"{len(parts[1])} others calibrated; parted by hash of the name"
     )
-    channels = torch.as_tensor(found.weight)[:, None] * channel_weight[None] / len(channel_weight)
+    channels = (channel_weight / len(channel_weight)).expand(len(bank.timestep), -1)
     probes = {
         "timestep": bank.timestep,
         "noise": bank.noise.half(),
         "weight": channels.float()[:, :, None, None].contiguous(),
         "mask": mask,
+        "turn": bank.turn,
+        "turn_matrix": quarter_turn[0].contiguous(),
+        "turn_offset": quarter_turn[1].contiguous(),
     }
     write(Path(config.out), unet, autoencoder, probes, scoring)
-    training = json.loads((Path(config.run) / "config.json").read_text())
-    shown = {key: value for key, value in training.items() if key not in NOT_SHOWN}
-    write_text(Path(config.out) / "training.json", json.dumps(shown, indent=1) + "\n")
+    write_text(Path(config.out) / "training.json", json.dumps(phases(Path(config.run)), indent=1) + "\n")
     with output_file(Path(config.run) / "val_errors.npz") as file:
         np.savez_compressed(
             file,
-            choosing=raw,
-            choosing_labels=labels[0],
+            racing=racing,
+            racing_labels=labels[0],
             calibrating=kept,
             calibrating_labels=labels[1],
             timestep=bank.timestep.numpy(),
-            order=np.array(found.order),
-            weight=found.weight,
         )
     write_text(Path(config.run) / "pack.json", json.dumps(asdict(config), indent=2) + "\n")
     return Path(config.out)
+
+
+def phases(run: Path) -> list[dict[str, Any]]:
+    """Return the settings of the runs that made the weights of ``run``, each begun from the one before it."""
+    told = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    before = phases(Path(told["start_from"])) if told["start_from"] else []
+    return [*before, {key: value for key, value in told.items() if key not in NOT_SHOWN}]
 
 
 @dataclass(frozen=True)
 class TieErrors:
     """Where the errors of turned near ties come from.
 
-    ``latents`` are the (M, c, h, w) arrays of the choosing and the calibrating cells; ``measure`` returns the (R, P, C)
+    ``latents`` are the (M, c, h, w) arrays of the racing and the calibrating cells; ``measure`` returns the (R, P, C)
     errors of (R, c, h, w) latents.
     """
 
@@ -149,6 +151,8 @@ class TieErrors:
         """Return the (TURNS, M, P, C) errors of the near ties among the cells of a part, turned; NaN for the others."""
         out = np.full((TURNS, *errors.shape), np.nan)
         cells = near_ties(config, errors, budgets, self.augmentation)
+        if not len(cells):
+            return out
         for turn, latents in enumerate(self.augmentation.turned(self.latents[part][cells])):
             out[turn, cells] = self.measure(torch.from_numpy(latents))
         return out
@@ -179,7 +183,7 @@ def fit_familiar(folder: Path, cells: CellSet) -> tuple[FamiliarPictures, Assess
 
 
 def fit_scoring(
-    choosing: Any,
+    racing: Any,
     calibrating: Any,
     labels: Any,
     latent_shape: tuple[int, ...],
@@ -194,11 +198,12 @@ def fit_scoring(
     whether one evaluation answers all classes.
     """
     rule = calibrate_racing(
-        choosing,
+        racing,
         default_alpha=config.alpha,
         confidence=config.confidence,
         minimum=config.minimum,
         confirm=config.confirm,
+        unclear=config.unclear,
         all_classes=all_classes,
     )
     probes = config.probes
@@ -214,10 +219,8 @@ def fit_scoring(
     guarantee = RiskGuarantee(config.tolerated_error, config.confidence)
     turned = [None, None]
     if ties is not None:
-        turned = [
-            ties.turned(bare, part, errors, config.budgets) for part, errors in enumerate((choosing, calibrating))
-        ]
-    profiles = fit_profiles(bare, choosing, config.budgets, turned[0])
+        turned = [ties.turned(bare, part, errors, config.budgets) for part, errors in enumerate((racing, calibrating))]
+    profiles = fit_profiles(bare, racing, config.budgets, turned[0])
     profiled = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
     scoring = {
         "classes": list(CLASSES),

@@ -78,23 +78,14 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def is_told_class(unet: UNet2DConditionModel) -> bool:
-    """Return whether a network is told a class by embedding, as earlier weights are, and answers that one."""
-    return bool(unet.config.class_embed_type == "projection")
-
-
 def predict_all(unet: nn.Module, noisy: Tensor, timestep: Tensor, classes: int) -> Tensor:
     """Return the (B, K, C, h, w) predictions under every class for (B, C, h, w) latents with (B,) timesteps."""
     predicted: Tensor = unet(noisy, timestep, None).sample
     return predicted.unflatten(1, (classes, -1))
 
 
-def predict(unet: UNet2DConditionModel, noisy: Tensor, timestep: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the (B, C, h, w) predictions, each under its class of (B,) indices, by a network of either form."""
-    if is_told_class(unet):
-        one_hot = F.one_hot(labels, classes).to(noisy.dtype)
-        told: Tensor = unet(noisy, timestep, None, class_labels=one_hot).sample
-        return told
+def predict(unet: nn.Module, noisy: Tensor, timestep: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the (B, C, h, w) predictions, each under its class of (B,) indices."""
     return predict_all(unet, noisy, timestep, classes)[torch.arange(len(labels)), labels]
 
 

@@ -62,7 +62,7 @@ class DenoiserTrainConfig:
     sites: tuple[str, ...] = tuple(SITES)
     start_from: str = ""
     trunk: str = ""
-    steps: int = 6000
+    steps: int = 8000
     batch: int = 64
     strangers: float = 0.125
     margin_weight: float = 0.03
@@ -280,10 +280,14 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Probes:
-    """A bank of probes: (P,) int64 timesteps and (P, C, h, w) float32 noise."""
+    """A bank of probes: (P,) int64 timesteps, (P, C, h, w) float32 noise and (P,) int64 quarters.
+
+    ``turn`` says by how many quarters a probe has each cell turned; None: by none.
+    """
 
     timestep: Tensor
     noise: Tensor
+    turn: Tensor | None = None
 
     @classmethod
     def even(cls, count: int, seed: int, shape: tuple[int, ...], low: float = 0.08, high: float = 0.92) -> Probes:
@@ -303,15 +307,28 @@ def class_errors(
     alphas_cumprod: Tensor,
     batch: int = 128,
     classes: int = len(CLASSES),
+    quarter_turn: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Return the (M, P, K) errors of every cell under every probe and class."""
+    """Return the (M, P, K) errors of every cell under every probe and class.
+
+    ``quarter_turn`` (`PatchPCAAutoencoder.quarter_turn`) is needed where probes turn the cells.
+    """
     cells, count = len(latents), len(probes.timestep)
+    ways = [latents]
+    if probes.turn is not None and quarter_turn is not None:
+        matrix, offset = quarter_turn
+        for _ in range(3):
+            mixed = torch.einsum("ij,mjhw->mihw", matrix, torch.rot90(ways[-1], 1, (2, 3)))
+            ways.append(mixed + offset[:, None, None])
+    turned = torch.stack(ways)
+    quarters = torch.zeros(count, dtype=torch.long) if probes.turn is None else probes.turn
     index = torch.cartesian_prod(torch.arange(cells), torch.arange(count))
     out = []
     for rows in index.split(batch):
         cell, probe = (column.to(latents.device) for column in rows.unbind(1))
         timestep = probes.timestep.to(latents.device)[probe]
-        noisy, target = diffuse(latents[cell], probes.noise.to(latents.device)[probe], timestep, alphas_cumprod)
+        seen = turned[quarters.to(latents.device)[probe], cell]
+        noisy, target = diffuse(seen, probes.noise.to(latents.device)[probe], timestep, alphas_cumprod)
         with torch.autocast(latents.device.type, torch.bfloat16):
             prediction = predict_all(unet, noisy.to(memory_format=torch.channels_last), timestep, classes)
         out.append(class_errors_of(prediction, target, channel_weight, mask))
@@ -375,9 +392,9 @@ def train(config: DenoiserTrainConfig) -> Path:
     return trainer.out
 
 
-def load_average(run: Path, device: str = "cpu") -> tuple[UNet2DConditionModel, PatchPCAAutoencoder, dict[str, Tensor]]:
-    """Return the averaged network, the autoencoder and the margin's state of a run."""
+def load_average(run: Path, device: str = "cpu") -> tuple[UNet2DConditionModel, PatchPCAAutoencoder]:
+    """Return the averaged network and the autoencoder of a run."""
     state = torch.load(run / "state.pt", map_location=device, weights_only=True)
     unet = build_unet(DenoiserConfig())
     unet.load_state_dict(state["average"])
-    return unet.eval(), PatchPCAAutoencoder.load(run / "vae"), state["margin"]
+    return unet.eval(), PatchPCAAutoencoder.load(run / "vae")

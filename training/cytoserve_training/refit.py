@@ -120,24 +120,23 @@ def refit(config: RefitConfig) -> Path:
         Checkpoint, repository or data are not where they should be.
     """
     path = Path(config.checkpoint) / "scoring" / "scoring.json"
-    packed = json.loads(read_text(path))
-    known = ScoringConfig.from_json(packed)
+    known = ScoringConfig.from_json(json.loads(read_text(path)))
     graphs = ServedGraphs(Path(config.repository), config.pack.threads)
-    choosing, calibrating = measure_parts(config, graphs, known)
+    racing, calibrating = measure_parts(config, graphs, known)
 
     def measure(rows: torch.Tensor) -> NDArray[np.float64]:
         return graphs.errors(rows.numpy(), known.probes, len(known.classes), "near ties, turned").astype(np.float64)
 
     ties = None
     if known.augmentation is not None:
-        ties = TieErrors(known.augmentation, (choosing.latents, calibrating.latents), measure)
+        ties = TieErrors(known.augmentation, (racing.latents, calibrating.latents), measure)
     folder = Path(config.pack.data) / "val"
     cells = load_cells(folder)
     familiar, own = fit_familiar(folder, cells)
     rows = part_cells(cells, config.pack)[1].numpy()
     bank = config.pack.bank
     scoring = fit_scoring(
-        choosing.errors,
+        racing.errors,
         calibrating.errors,
         calibrating.labels,
         known.latent_shape,
@@ -147,9 +146,8 @@ def refit(config: RefitConfig) -> Path:
         all_classes=graphs.all_classes,
     )
     scoring["familiar"] = familiar.to_json()
-    scoring["bank_tried"] = packed["bank_tried"]
     scoring["fitted_on"] = (
-        f"pbc/val: {len(choosing.labels)} cells chose the bank, the elimination and the anomaly profiles, "
+        f"pbc/val: {len(racing.labels)} cells gave the racing rule and the anomaly profiles, "
         f"{len(calibrating.labels)} others calibrated; parted by hash of the name; errors of the served graphs"
     )
     write_text(path, json.dumps(scoring, indent=1) + "\n")
@@ -157,11 +155,11 @@ def refit(config: RefitConfig) -> Path:
 
 
 def measure_parts(config: RefitConfig, graphs: ServedGraphs, known: ScoringConfig) -> tuple[Measured, Measured]:
-    """Return the choosing and the calibrating cells with all their errors, computed or kept from an earlier run."""
+    """Return the racing and the calibrating cells with all their errors, computed or kept from an earlier run."""
     folder = Path(config.pack.data) / "val"
     cells = load_cells(folder)
     found = []
-    for name, rows in zip(("choosing", "calibrating"), part_cells(cells, config.pack), strict=True):
+    for name, rows in zip(("racing", "calibrating"), part_cells(cells, config.pack), strict=True):
         names = [cells.names[row] for row in rows.tolist()]
         key = hashlib.sha256(f"{graphs.sha256} {names}".encode()).hexdigest()[:16]
         kept = Path(config.run) / f"{name}-{key}.npz"

@@ -86,13 +86,15 @@ class AugmentedPair:
     noise samples that both classes saw: all of the budget, or fewer where a class was dropped early."""
 
 
-def revised(scores: Floats, augmented: AugmentedPair) -> tuple[Floats, int, float]:
+def revised(scores: Floats, augmented: AugmentedPair, usual_spread: float | None = None) -> tuple[Floats, int, float]:
     """Return scores, winner and paired statistic of one cell after augmentation.
 
     Parameters
     ----------
     scores : (C,) ndarray of float32
         Before augmentation; the best class is ``augmented.pair[0]``.
+    usual_spread : float, optional
+        See :func:`.scores.paired_t`.
 
     Notes
     -----
@@ -107,4 +109,4 @@ def revised(scores: Floats, augmented: AugmentedPair) -> tuple[Floats, int, floa
     level = scores[best]
     winner, other = (best, second) if mean >= 0 else (second, best)
     out[winner], out[other] = level, level + abs(mean)
-    return out, winner, paired_t(augmented.difference.mean(axis=0))
+    return out, winner, paired_t(augmented.difference.mean(axis=0), usual_spread)

@@ -56,9 +56,9 @@ def judge(
         return out
     fitted = config.at(terms.budget)
     out.scores[scored], out.label[scored] = class_scores(raced.errors[scored])
-    statistic = {int(cell): paired_statistic(raced.errors[cell]) for cell in scored}
+    statistic = {int(cell): paired_statistic(raced.errors[cell], config.usual_spread) for cell in scored}
     for cell, pair in raced.augmented.items():
-        out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], pair)
+        out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], pair, config.usual_spread)
     out.posterior[scored] = softmax_posterior(out.scores[scored], fitted.temperature)
     out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
     for cell, tie in statistic.items():

@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 from scipy import special
 
 from cytoserve_scoring.classifier.augmentation import AugmentedPair
+from cytoserve_scoring.classifier.scores import LEAST_FREEDOM
 
 Doubles = NDArray[np.float64]
 
 LEVEL: Final = 0.95
 """Nominal share of cells whose probability under infinitely many noise samples lies within; measured coverage in
 docs/evidence.md."""
-
-LEAST_FREEDOM: Final = 3.0
-"""Degrees of freedom up to which the usual spread stands in for noise samples that a cell did not see. Below, Student's
-factor makes every interval 0 to 1; beyond, a cell's own spread covers better (docs/evidence.md): ties spread less than
-usual, clear cells more."""
 
 
 def probe_lags(errors: NDArray[Any], winner: int, augmented: AugmentedPair | None = None) -> Doubles:
@@ -74,7 +70,9 @@ def posterior_interval(
         Of the softmax, as used for the posterior.
     usual_spread : float, optional
         Usual standard deviation, over noise samples, of the lag of a rival, in units of the error
-        (:class:`.racing_rule.RacingRule`); it fills up the degrees of freedom to :data:`LEAST_FREEDOM`.
+        (:class:`.racing_rule.RacingRule`); it fills up the degrees of freedom to `LEAST_FREEDOM`. Below that, Student's
+        factor makes every interval 0 to 1; beyond, a cell's own spread covers better (docs/evidence.md): ties spread
+        less than usual, clear cells more.
 
     Returns
     -------

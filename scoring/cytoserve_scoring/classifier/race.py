@@ -76,17 +76,20 @@ def race(
     scored = np.flatnonzero(np.isfinite(errors[:, 0]).any(axis=1))
     augmented: dict[int, AugmentedPair] = {}
     if terms.augmentation is not None:
-        tied = tied_cells(errors, scored, terms.augmentation)
+        tied = tied_cells(errors, scored, terms.augmentation, None if terms.rule is None else terms.rule.spread)
         if tied:
             check()
             augmented = _augment(counted, tied, errors)
     return Raced(errors, scored, augmented, counted.evaluations)
 
 
-def tied_cells(errors: Floats, scored: Indices, augmentation: TieAugmentation) -> list[int]:
-    """Return the cells among ``scored`` whose (M, P, C) errors are a near tie after a budget of P."""
+def tied_cells(errors: Floats, scored: Indices, augmentation: TieAugmentation, usual_spread: float | None) -> list[int]:
+    """Return the cells among ``scored`` whose (M, P, C) errors are a near tie after a budget of P.
+
+    ``usual_spread`` is that of the racing rule (:func:`.scores.paired_t`).
+    """
     budget = errors.shape[1]
-    return [int(cell) for cell in scored if augmentation.applies(paired_statistic(errors[cell]), budget)]
+    return [int(cell) for cell in scored if augmentation.applies(paired_statistic(errors[cell], usual_spread), budget)]
 
 
 def _run_rounds(

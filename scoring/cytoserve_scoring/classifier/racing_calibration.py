@@ -42,6 +42,7 @@ def calibrate_racing(
     confidence: float = 0.95,
     minimum: int = 2,
     confirm: int = 8,
+    unclear: float = 0.0,
     all_classes: bool = False,
 ) -> RacingRule:
     """Find, per level, the boldest threshold that Learn-then-Test allows.
@@ -52,6 +53,8 @@ def calibrate_racing(
         Errors of M calibration cells under the whole bank, in the bank's order.
     minimum, confirm : int
         Of the rule.
+    unclear : float
+        Share of the calibration cells, those whose best two classes are closest, that would not be clear.
     all_classes : bool
         Whether one evaluation answers all classes.
 
@@ -64,7 +67,9 @@ def calibrate_racing(
     errors = np.asarray(errors, np.float64)
     full = errors.mean(axis=1).argmin(axis=1)
     spread, cells = usual_spread(errors), len(errors)
-    rule = RacingRule((), default_alpha, spread, minimum=minimum, confirm=confirm, confidence=confidence, cells=cells)
+    best = np.sort(errors.mean(axis=1), axis=1)
+    clear = float(np.quantile(best[:, 1] - best[:, 0], unclear)) if unclear else 0.0
+    rule = RacingRule((), default_alpha, spread, 3.0, minimum, confirm, clear, confidence, cells)
     allowed: dict[float, float] = {}
     walking = sorted(float(alpha) for alpha in alphas)
     for threshold in THRESHOLDS:

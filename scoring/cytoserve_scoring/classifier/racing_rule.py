@@ -1,6 +1,6 @@
 """Which classes can still win: a class is dropped between rounds, at a level that was calibrated over cells.
 
-Noise samples come in one fixed order, the most informative first, so there is no randomness left within a cell that an
+Noise samples come from one fixed bank in one fixed order, so there is no randomness left within a cell that an
 anytime-valid test could use. The guarantee is therefore over *cells*: for cells exchangeable with those of the
 calibration, the answer of the race differs from that of the whole budget for at most a share ``alpha`` of cells, with
 probability at least ``confidence`` over the draw of the calibration cells (Learn-then-Test, Angelopoulos et al., Annals
@@ -38,6 +38,9 @@ class RacingRule:
     confirm: int = 8
     """Until this many noise samples the best two classes stay, however far apart: the margin over the runner-up is what
     the confidence rests on, and two numbers are too few for it."""
+    clear: float = 0.0
+    """Mean error difference between the best two classes below which both stay to the end: the label of such a cell may
+    be settled, its probability is not, and it is this cell that a person will look at."""
     confidence: float = 0.95
     """Probability that the guarantee holds."""
     cells: int = 0
@@ -61,6 +64,7 @@ class RacingRule:
                 prior=float(data["prior"]),
                 minimum=int(data["minimum"]),
                 confirm=int(data["confirm"]),
+                clear=float(data.get("clear", 0.0)),
                 confidence=float(data["confidence"]),
                 cells=int(data["cells"]),
             )
@@ -68,8 +72,10 @@ class RacingRule:
             raise CytoserveError(
                 f"scoring.json: elimination is not usable ({error!r}); export the model again"
             ) from error
-        if not (rule.spread > 0 and rule.prior > 0 and rule.minimum >= 1 and rule.confirm >= 1):
-            raise CytoserveError("scoring.json: elimination needs positive numbers; export the model again")
+        if not (rule.spread > 0 and rule.prior > 0 and rule.minimum >= 1 and rule.confirm >= 1 and rule.clear >= 0):
+            raise CytoserveError(
+                "scoring.json: elimination needs positive numbers, and clear at least 0; export the model again"
+            )
         return rule
 
     def to_json(self) -> dict[str, Any]:
@@ -156,10 +162,10 @@ def survivors(
     seen = np.where(live[:, None, :], errors[:, :end], np.nan).astype(np.float64)
     behind = statistics(seen, total, rule)
     stay = live & (behind < threshold)
-    if end < rule.confirm:
-        best_two = np.argsort(behind, axis=1)[:, :2]
-        kept = np.zeros_like(live)
-        np.put_along_axis(kept, best_two, True, axis=1)
-        return stay | (kept & live)
+    best_two = np.argsort(behind, axis=1)[:, :2]
+    apart = np.diff(np.take_along_axis(seen.mean(axis=1), best_two, axis=1), axis=1)
+    kept = np.zeros_like(live)
+    np.put_along_axis(kept, best_two, (apart < rule.clear) | (end < rule.confirm), axis=1)
+    stay |= kept & live
     stay[stay.sum(axis=1) == 1] = False
     return stay

@@ -59,5 +59,6 @@ def near_ties(
     """Return the rows of (M, P, C) errors that ``augmentation`` would apply to at any of ``budgets``, sorted."""
     every = np.arange(len(errors))
     passes = first_passes(config, errors, [budget for budget in budgets if budget >= augmentation.least_budget])
-    tied = {cell for errors in passes.values() for cell in tied_cells(errors, every, augmentation)}
+    spread = config.usual_spread
+    tied = {cell for errors in passes.values() for cell in tied_cells(errors, every, augmentation, spread)}
     return np.array(sorted(tied), np.int64)

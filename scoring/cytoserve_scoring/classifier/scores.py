@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +75,12 @@ def conformal_p_values(values: ArrayLike, reference: ArrayLike) -> NDArray[np.fl
     return p_values
 
 
-def paired_statistic(errors: Floats) -> float:
+LEAST_FREEDOM: Final = 3.0
+"""Degrees of freedom up to which the usual spread stands in for noise samples that a cell did not see: the standard
+deviation of two or three numbers may be almost nothing, or very large, by chance."""
+
+
+def paired_statistic(errors: Floats, usual_spread: float | None = None) -> float:
     """Return the paired t statistic between the best two classes of one cell.
 
     Parameters
@@ -82,13 +88,15 @@ def paired_statistic(errors: Floats) -> float:
     errors : (P, C) ndarray
         Errors of one cell under P noise samples and C classes, NaN where not evaluated. Two classes that saw all of the
         same samples are compared; one sample, or one class left at the end, gives infinity: nothing to pair.
+    usual_spread : float, optional
+        See :func:`paired_t`.
     """
     seen = np.isfinite(errors).sum(axis=0)
     probes = int(seen.max(initial=0))
     if probes < 2 or np.count_nonzero(seen == probes) < 2:
         return float("inf")
     pair = errors[:probes, tied_pair(errors)].astype(np.float64)
-    return paired_t(pair[:, 1] - pair[:, 0])
+    return paired_t(pair[:, 1] - pair[:, 0], usual_spread)
 
 
 def tied_pair(errors: Floats) -> tuple[int, int]:
@@ -108,10 +116,18 @@ def shared_probes(errors: Floats, pair: NDArray[np.int64]) -> int:
     return int(np.isfinite(errors[:, pair]).all(axis=1).sum())
 
 
-def paired_t(difference: NDArray[np.float64]) -> float:
-    """Return the size of the paired t statistic of (Q,) differences; infinity where they do not differ at all."""
-    spread = float(difference.std(ddof=1))
-    return float("inf") if spread == 0 else float(abs(difference.mean()) / (spread / np.sqrt(len(difference))))
+def paired_t(difference: NDArray[np.float64], usual_spread: float | None = None) -> float:
+    """Return the size of the paired t statistic of (Q,) differences; infinity where they do not differ at all.
+
+    Of few samples the variance is mixed with that of ``usual_spread``, the usual standard deviation of such differences
+    over noise samples, which fills up the degrees of freedom to :data:`LEAST_FREEDOM` (conjugate normal model: Gelman
+    et al. 2013, Bayesian Data Analysis, section 3.3).
+    """
+    variance, freedom = float(difference.var(ddof=1)), len(difference) - 1.0
+    lacking = 0.0 if usual_spread is None else max(0.0, LEAST_FREEDOM - freedom)
+    if lacking and usual_spread is not None:
+        variance = (lacking * usual_spread**2 + freedom * variance) / (lacking + freedom)
+    return float("inf") if variance == 0 else float(abs(difference.mean()) / np.sqrt(variance / len(difference)))
 
 
 def class_scores(errors: Floats) -> tuple[Floats, NDArray[np.int64]]:
