@@ -36,7 +36,7 @@ Scale = Annotated[
 ]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds per request: one field, or one chunk of cells.")]
 Budget = Annotated[
-    int | None, typer.Option("--budget", help="Most noise samples per class. Default: the server's (`cytoserve info`).")
+    int | None, typer.Option("--budget", help="Most noise samples of a cell. Default: the server's (`cytoserve info`).")
 ]
 Alpha = Annotated[
     float | None,

@@ -208,7 +208,8 @@ CELL_DECODER: Final = ModelSpec(
         ),
         DEADLINE,
     ),
-    deployment=_QUEUED,
+    # Cutting and measuring a cell costs one core as much as the denoiser costs it: one instance would hold that up.
+    deployment=replace(_QUEUED, instances=2),
 )
 
 ENCODER: Final = ModelSpec(

@@ -306,15 +306,15 @@ def _fill_small_holes(cells: NDArray[np.bool_], radius: float) -> NDArray[np.boo
     return np.asarray(cells | small[holes], np.bool_)
 
 
-def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _peaks(cells: NDArray[np.bool_], to_nucleus: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the radii of the discs inscribed in ``cells`` that hold no nucleus and lie clear of the edge."""
     inner = ndimage.gaussian_filter(ndimage.distance_transform_edt(cells), 1.0)
     peak = (inner == ndimage.maximum_filter(inner, size=9)) & (inner > 4)
     edge = np.zeros_like(peak)
     edge[_PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1, _PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1] = True
     peak &= edge
-    if nucleus.any():
-        peak &= ndimage.distance_transform_edt(~nucleus) > 0.8 * inner
+    if to_nucleus is not None:
+        peak &= to_nucleus > 0.8 * inner
     return np.asarray(inner[peak] + 0.5, np.float64)
 
 
@@ -323,13 +323,23 @@ def red_radii(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
     if min(tile.shape[:2]) < 16:
         return np.zeros(0)
     density, step = optical_density(tile)
+    return red_radii_of(density) * step
+
+
+def red_radii_of(density: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the radii (pixels of ``density``) of discs that look like red cells in an (h, w, 3) optical density."""
     cells, nucleus = cell_masks(density)
     nucleus = ndimage.binary_opening(nucleus, iterations=2)
+    to_nucleus = ndimage.distance_transform_edt(~nucleus) if nucleus.any() else None
     # Start from filling every hole and come down: starting from none, a hollow cell would count as its own rim.
     radius = float("inf")
+    before, radii = None, np.zeros(0)
     for _ in range(3):
-        radii = _peaks(_fill_small_holes(cells, 0.7 * radius), nucleus)
+        filled = _fill_small_holes(cells, 0.7 * radius)
+        if before is not None and np.array_equal(filled, before):
+            break
+        radii = _peaks(filled, to_nucleus)
         if len(radii) == 0:
             break
-        radius = typical_diameter(radii) / 2
-    return radii * step
+        before, radius = filled, typical_diameter(radii) / 2
+    return radii

@@ -23,7 +23,7 @@ from cytoserve_scoring.vision.scale import (
     given_scale,
     nuclear_matter,
     optical_density,
-    red_radii,
+    red_radii_of,
     typical_diameter,
 )
 
@@ -135,7 +135,7 @@ def _single_sizes(image: NDArray[np.uint8]) -> _SingleSizes:
     nucleus = nuclear_matter(density)
     pieces = np.bincount(ndimage.label(nucleus)[0].ravel())[1:]
     own, largest = (2 * step * float(np.sqrt(area / np.pi)) for area in (nucleus.sum(), pieces.max(initial=0)))
-    return _SingleSizes(red_radii(image), own, largest)
+    return _SingleSizes(red_radii_of(density) * step, own, largest)
 
 
 def _contradicts(sizes: _SingleSizes, given: float) -> bool:
