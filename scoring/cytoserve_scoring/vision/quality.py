@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -35,8 +36,13 @@ def sharpness(crop: NDArray[np.uint8]) -> float:
     The 99th percentile of the luminance gradient (central differences) over the spread of the luminance, so that
     neither a pale stain nor a dim lamp changes it. 0 for an empty crop.
     """
-    grey = ndimage.gaussian_filter(luminance(crop), 0.5)
-    spread = float(np.percentile(grey, 99) - np.percentile(grey, 1))
+    return _edge_slope(luminance(crop))
+
+
+def _edge_slope(luminance: NDArray[np.float32]) -> float:
+    grey = ndimage.gaussian_filter(luminance, 0.5)
+    low, high = np.percentile(grey, (1, 99))
+    spread = float(high - low)
     if spread < 1.0:
         return 0.0
     rows, columns = np.gradient(grey)
@@ -54,9 +60,14 @@ def poor_image(crop: NDArray[np.uint8]) -> bool:
     low, high = np.percentile(grey, [5, 95])
     if high < DARK_LEVEL or high - low < LEAST_CONTRAST:
         return True
-    side = crop.shape[0]
-    y, x = np.mgrid[: crop.shape[0], : crop.shape[1]] - (side - 1) / 2
-    center = crop[np.hypot(y, x) < side / 6]
+    center = crop[_middle(crop.shape[0], crop.shape[1])]
     if (center.min(axis=1) >= BURNT_LEVEL).mean() > BURNT_PART:
         return True
-    return sharpness(crop) < LEAST_SHARPNESS
+    return _edge_slope(grey) < LEAST_SHARPNESS
+
+
+@lru_cache
+def _middle(height: int, width: int) -> NDArray[np.bool_]:
+    y, x = np.mgrid[:height, :width] - (height - 1) / 2
+    middle: NDArray[np.bool_] = np.hypot(y, x) < height / 6
+    return middle
