@@ -18,7 +18,7 @@ demo: $(VENV)/.ready
 # The demo's site, made again: needed after every change of weights or scoring rules. Its cells are generated (examples/README.md).
 demo-site:
 	rm -f examples/sites/demo.json
-	$(BIN)/cytoserve calibrate examples/cells --site demo --to examples/sites/demo.json --um-per-pixel 0.15 --tolerated-error 0.05
+	$(BIN)/cytoserve calibrate examples/cells --site demo --to examples/sites/demo.json --um-per-pixel 0.15 --tolerated-error 0.03
 
 # The server in the foreground, on loopback.
 serve: $(VENV)/.ready
