@@ -30,9 +30,9 @@ CALIBRATION_CELLS_PER_CLASS = 4
 class PrecisionReport:
     """A precision compared with single precision.
 
-    ``budget`` is the probes per class. ``labels_changed`` cells got another class, ``decisions_changed`` another class
-    or another of accept and refer. Score errors are absolute differences of a mean error; times are processor seconds
-    of this process, of this precision and of fp32. ``offered``: at most 0.5 % of the decisions changed.
+    ``budget`` is the most probes of a cell. ``labels_changed`` cells got another class, ``decisions_changed`` another
+    class or another of accept and refer. Score errors are absolute differences of a mean error; times are processor
+    seconds of this process, of this precision and of fp32. ``offered``: at most 0.5 % of the decisions changed.
     """
 
     precision: str

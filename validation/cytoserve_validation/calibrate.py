@@ -50,7 +50,7 @@ class Made:
     created: str  # UTC, ISO 8601
     bound_to: site_file.ServedModel  # weights and scoring rules that the file may be used with
     data_sha256: str
-    budget: int  # probes per class that were requested
+    budget: int  # most probes of a cell that were requested
     um_per_pixel: float | None  # as given with the cells
     anomaly_level: float = ANOMALY_LEVEL  # cells with an anomaly p-value below it go to review
 

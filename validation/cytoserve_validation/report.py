@@ -43,7 +43,7 @@ class MeasuredSet:
     data_sha256: str
     created: str  # UTC, ISO 8601
     um_per_pixel: float | None
-    budget: int | None  # probes per class that were requested; None: the server's default
+    budget: int | None  # most probes of a cell that were requested; None: the server's default
     failed: Sequence[Mapping[str, str]] = ()  # images without an answer or a label
     remarks: Sequence[str] = ()  # what else a reader must know about the data: repeated files, ignored files
     anomalies_failed: Sequence[Mapping[str, str]] = ()  # the same for the anomalies

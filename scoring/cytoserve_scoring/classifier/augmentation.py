@@ -32,7 +32,7 @@ class TieAugmentation:
     statistic: float
     """A paired t statistic between the best two classes below this is a near tie."""
     least_budget: int
-    """Requests of fewer noise samples per class have no augmentation: a statistic of a few pairs says little."""
+    """Requests of fewer noise samples have no augmentation: a statistic of a few pairs says little."""
     matrix: Floats
     offset: Floats
     """(c, c) and (c,) float32: a quarter turn maps the channels by ``z -> matrix z + offset`` and turns the grid."""

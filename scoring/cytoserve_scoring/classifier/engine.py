@@ -67,9 +67,9 @@ class ScoringEngine:
         evaluate : callable
             See :data:`Evaluate`; called with at most ``MAX_BATCH`` rows (`cytoserve_contract.models`).
         budget : int, optional
-            Most noise samples per class, 1 to ``config.probes``.
+            Most noise samples of a cell, 1 to ``config.probes``.
         alpha : float, optional
-            Share of cells whose answer may differ from that of the whole budget; 0 drops no class.
+            Share of cells whose answer may differ from that of the whole budget; 0 spends it.
         classes : sequence of str, optional
             Only these may win; at least one. The posterior of the others is 0.
         check : callable

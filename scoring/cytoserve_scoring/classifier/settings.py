@@ -42,7 +42,7 @@ class RaceTerms:
     """What one request chose, checked against the settings of the model."""
 
     budget: int
-    """Most noise samples per class."""
+    """Most noise samples of a cell."""
     classes: NDArray[np.bool_]
     """(C,) bool. Classes that may win."""
     rule: RacingRule | None = None
@@ -66,7 +66,7 @@ class ScoringConfig:
     budgets: tuple[BudgetSettings, ...]
     """For each budget from 1 to the size of the bank; a budget of ``b`` uses the first ``b`` noise samples."""
     default_budget: int
-    """Noise samples per class when the caller names none."""
+    """Most noise samples of a cell when the caller names none."""
     ambiguous_from: float = 0.2
     """A second posterior at or above this adds the reason ``ambiguous``."""
     tie_statistic: float = 2.0

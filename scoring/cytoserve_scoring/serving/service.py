@@ -33,7 +33,7 @@ def describe(service: Mapping[str, Any], scoring_file: Path) -> dict[str, Any]:
     -------
     dict : `service` with ``sites`` (what each calibration says, the home site first), the scorer's ``default_alpha``
         (null where no class is dropped) and ``procedure_sha256`` (what a site's calibration is bound to besides the
-        weights), the home site's ``default_budget`` (probes per class) and ``calibrated_budgets`` (null where all
+        weights), the home site's ``default_budget`` (most probes of a cell) and ``calibrated_budgets`` (null where all
         are), ``limits`` and ``server`` added. ``server.triton`` is null where the environment does not name the
         version; the server's own metadata does.
 
