@@ -42,13 +42,14 @@ chromium:
 page-picture:
 	$(BIN)/python tests/reports/page_picture.py $(ANALYSIS)
 
-# Always a clean environment, so that a missing install step shows.
+# Always a clean environment, so that a missing install step shows. Unit tests two at a time, then alone what needs Triton, training or time.
 test: chromium
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,report,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
-	$(TEST_VENV)/bin/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(TEST_VENV)/bin unit-first-half unit-second-half
+	$(TEST_VENV)/bin/python -m pytest -m "not unit"
 
 BIN ?= $(TEST_VENV)/bin
 lint:
