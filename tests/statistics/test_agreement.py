@@ -19,6 +19,8 @@ def test_value_and_interval_are_those_of_statsmodels(counts: list[int]) -> None:
     ours = cohens_kappa(table)
     assume(ours.value is not None)
     theirs = outside(table)
+    # Where nothing varies, rounding makes a negative variance; they then answer no number.
+    assume(np.isfinite(theirs.kappa_low))
     assert ours.value == pytest.approx(theirs.kappa)
     assert ours.items == table.sum()
     assert ours.low == pytest.approx(max(-1, theirs.kappa_low), abs=1e-9)
