@@ -23,7 +23,7 @@ from cytoserve_export.networks import TracedDenoiser
 from cytoserve_export.parity import session
 from cytoserve_export.precision import cast_denoiser, offered, quantise, spec_for
 from cytoserve_export.precision_check import Scored, calibration, compare_scored, latents_of, score
-from cytoserve_scoring.classifier.engine import ScoringEngine
+from cytoserve_scoring.classifier.engine import ScoringEngine, denoiser_inputs
 from cytoserve_scoring.classifier.settings import ScoringConfig
 from cytoserve_statistics.shares import clopper_pearson
 from numpy.typing import NDArray
@@ -39,10 +39,10 @@ def by_torch(latents: NDArray[np.float32], denoiser: TracedDenoiser, checkpoint:
         nonlocal spent
         start = time.process_time()
         with torch.no_grad():
-            rows = (torch.from_numpy(value) for value in (latent, probe[:, None], label[:, None]))
-            answer: NDArray[np.float32] = denoiser(*rows).numpy()[:, 0]
+            rows = (torch.from_numpy(value) for value in denoiser_inputs(latent, probe, label).values())
+            answer: NDArray[np.float32] = denoiser(*rows).numpy()
         spent += time.process_time() - start
-        return answer
+        return answer if label is None else answer[:, 0]
 
     engine = ScoringEngine(ScoringConfig.from_json(checkpoint.scoring))
     found = engine.score(latents, np.zeros(len(latents), np.int32), evaluate, budget)

@@ -75,8 +75,7 @@ def scoring() -> str:
         f"Racing at level {racing['default_alpha']}: with probability {racing['confidence']:.0%}, over cells "
         f"exchangeable with {racing['cells']} of `pbc/val`, at most {100 * racing['default_alpha']:.0f} % of cells get "
         f"another answer than with all {found['probes']} probes.",
-        f"Balanced accuracy on the calibrating cells by most probes: {curve}. "
-        f"Default {found['default_budget']}.",
+        f"Balanced accuracy on the calibrating cells by most probes: {curve}. Default {found['default_budget']}.",
         f"Accept threshold {threshold if threshold is None else round(threshold, 4)}: the error among accepted cells "
         f"is at most {100 * guarantee['tolerated_error']:.0f} % with confidence {100 * guarantee['confidence']:.0f} % "
         f"on cells exchangeable with those {guarantee['n']}.",
