@@ -18,7 +18,6 @@ from typing import Any
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_statistics.resampling import SEED
-from cytoserve_training.sites import SITES
 from cytoserve_validation import answers, labelled
 from cytoserve_validation.labelled import LabelledCells
 from cytoserve_validation.report import MeasuredSet as Validated
@@ -26,6 +25,7 @@ from cytoserve_validation.report import build
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.familiarity import GROUPED, unlearned_files
 from benchmarks.results import Benchmark, DataRead, Inputs, now, run, served_weights
 
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--um-per-pixel", type=float)
     parser.add_argument("--budget", type=int)
-    parser.add_argument("--unlearned", choices=sorted(SITES), help="only cells of this site's held-out slides")
+    parser.add_argument("--unlearned", choices=GROUPED, help="only cells of this site that no weight was trained on")
 
 
 def chosen(args: argparse.Namespace) -> LabelledCells:
@@ -48,8 +48,8 @@ def chosen(args: argparse.Namespace) -> LabelledCells:
     cells = labelled.scan(args.folder)
     if args.unlearned is None:
         return cells
-    kept = {file.name for file in SITES[args.unlearned].files(args.folder.parents[1], "val")}
-    pairs = [pair for pair in zip(cells.files, cells.truth, strict=True) if pair[0].name in kept]
+    kept = {file.resolve() for file in unlearned_files(args.folder.parents[1], args.unlearned).files}
+    pairs = [pair for pair in zip(cells.files, cells.truth, strict=True) if pair[0].resolve() in kept]
     if not pairs:
         raise SystemExit(f"{args.folder} holds no held-out cell of {args.unlearned}")
     return replace(cells, files=tuple(file for file, _ in pairs), truth=tuple(name for _, name in pairs))

@@ -56,7 +56,7 @@ def classification() -> str:
         return [
             f"a further site, slides that were not trained on (`{label}`)",
             f"{text} balanced over its five classes",
-            f"{found['data']}, {found['cells']} cells",
+            f"{found['cells']} cells of them",
         ]
 
     balanced = percent(home["balanced_accuracy"], home["balanced_accuracy_interval"])

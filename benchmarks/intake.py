@@ -8,7 +8,6 @@ A spoilt cell should be refused, referred, or at least accepted no more wrongly 
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
+from benchmarks.results import on_first_cells, run
 
 Pixels = NDArray[np.uint8]
 
@@ -97,24 +96,7 @@ def outcomes(files: list[Path]) -> dict[str, Any]:
     return {"weights_sha256": model.weights_sha256, "ways": out}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this measurement."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
-    parser.add_argument("--each", type=int, default=12, help="cells of each class, the first by name")
-
-
-def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights and cells."""
-    return Inputs(served_weights(), (DataRead.by_class(args.folder, args.each),))
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Classify the cells in every way of spoiling them."""
-    source = DataRead.by_class(args.folder, args.each)
-    return {"data": source.name, **outcomes(list(source.files))}
-
-
-BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
+BENCHMARK = on_first_cells(__doc__, lambda files, args: outcomes(files), each=12)
 
 if __name__ == "__main__":
     run(BENCHMARK)

@@ -44,9 +44,8 @@ def denoiser() -> str:
         f"Run {number}: {run['steps']} steps of {run['batch']} rows, AdamW {run['learning_rate']} to "
         f"{run['final_learning_rate']} (cosine), EMA {run['ema']}, seed {run['seed']}. Cross-entropy over the errors "
         f"of all classes weighs {run['margin_weight']} beside the diffusion loss of the true class; timesteps are "
-        f"drawn as sigmoid(N({run['time_mean']}, {run['time_spread']})). From {run['settling'][0]:.0%} of the steps to "
-        f"{run['settling'][1]:.0%} the share of cells with wide stains or faults of scanners falls to "
-        f"{run['settled']:.0%} of its full value."
+        f"drawn as sigmoid(N({run['time_mean']}, {run['time_spread']})). By {run['settling'][1]:.0%} of the steps the "
+        f"share of cells with wide stains or faults of scanners has fallen to {run['settled']:.0%} of its full value."
         for number, run in enumerate(runs, 1)
     ]
     first = runs[0]

@@ -10,7 +10,6 @@ counted by Triton at the denoiser.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import shutil
@@ -27,7 +26,7 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.repository import find_repository
 from cytoserve_export.refresh import refresh
 
-from benchmarks.results import ROOT, Benchmark, DataRead, Inputs, run, served_weights
+from benchmarks.results import ROOT, on_first_cells, run
 from benchmarks.server_speed import counted
 
 COMMIT: Final = "d4c98e9dfb4d808e16c9934dfa48305d1ac4496b"
@@ -109,25 +108,7 @@ def compare(files: list[Path], rounds: int) -> dict[str, Any]:
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this measurement."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
-    parser.add_argument("--each", type=int, default=16, help="cells of each class")
-    parser.add_argument("--rounds", type=int, default=3)
-
-
-def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights and cells."""
-    return Inputs(served_weights(), (DataRead.by_class(args.folder, args.each),))
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure both sides in turns."""
-    source = DataRead.by_class(args.folder, args.each)
-    return {"data": source.name, **compare(list(source.files), args.rounds)}
-
-
-BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
+BENCHMARK = on_first_cells(__doc__, lambda files, args: compare(files, args.rounds), each=16, rounds=3)
 
 if __name__ == "__main__":
     run(BENCHMARK)

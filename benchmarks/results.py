@@ -189,6 +189,34 @@ def state_of_checkout() -> dict[str, Any]:
     return {"commit": commit, "clean": commit is not None and not changed}
 
 
+def on_first_cells(
+    doc: str | None,
+    measure: Callable[[list[Path], argparse.Namespace], dict[str, Any]],
+    each: int,
+    rounds: int | None = None,
+) -> Benchmark:
+    """Return a measurement by the served weights on the first ``each`` cells of each class of a folder.
+
+    ``measure`` is given their files and the parsed arguments; ``rounds`` is the default of an argument of that name,
+    which None leaves out.
+    """
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
+        parser.add_argument("--each", type=int, default=each, help="cells of each class, the first by name")
+        if rounds is not None:
+            parser.add_argument("--rounds", type=int, default=rounds)
+
+    def cells(args: argparse.Namespace) -> DataRead:
+        return DataRead.by_class(args.folder, args.each)
+
+    def result(args: argparse.Namespace) -> dict[str, Any]:
+        source = cells(args)
+        return {"data": source.name, **measure(list(source.files), args)}
+
+    return Benchmark(doc, add_arguments, lambda args: Inputs(served_weights(), (cells(args),)), result)
+
+
 def same_code_as(commit: str) -> bool:
     """Return whether the working tree differs from a commit only in what measuring writes itself."""
     unchanged = git("diff", "--quiet", commit, "--", ".", *(f":!{path}" for path in WRITTEN_BY_US)).returncode == 0

@@ -10,7 +10,6 @@ where the answers report another number, the benchmark fails.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from tritonclient import grpc
 
 from benchmarks.place import ServedGraphs
-from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
+from benchmarks.results import on_first_cells, run
 
 BATCHES = (64, 256)
 """Batch sizes tried for the baseline; the faster one counts."""
@@ -100,25 +99,7 @@ def compare(files: list[Path], rounds: int) -> dict[str, Any]:
     }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this measurement."""
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("../shared/data/pbc/val"))
-    parser.add_argument("--each", type=int, default=8, help="cells of each class")
-    parser.add_argument("--rounds", type=int, default=5)
-
-
-def inputs(args: argparse.Namespace) -> Inputs:
-    """Return weights and cells."""
-    return Inputs(served_weights(), (DataRead.by_class(args.folder, args.each),))
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure both sides in turns."""
-    source = DataRead.by_class(args.folder, args.each)
-    return {"data": source.name, **compare(list(source.files), args.rounds)}
-
-
-BENCHMARK = Benchmark(__doc__, add_arguments, inputs, measure)
+BENCHMARK = on_first_cells(__doc__, lambda files, args: compare(files, args.rounds), each=8, rounds=5)
 
 if __name__ == "__main__":
     run(BENCHMARK)

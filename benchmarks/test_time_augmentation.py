@@ -13,27 +13,19 @@ import argparse
 from typing import Any
 
 import numpy as np
-from cytoserve_scoring.classifier.augmentation import TURNS, TieAugmentation
+import torch
 from cytoserve_scoring.classifier.fitting import RiskGuarantee, accept_threshold, fit_temperature
 from cytoserve_scoring.classifier.judge import judge
-from cytoserve_scoring.classifier.replay import near_ties, race_recorded
+from cytoserve_scoring.classifier.replay import race_recorded
 from cytoserve_scoring.classifier.scores import softmax_posterior
 from cytoserve_scoring.classifier.settings import ScoringConfig
+from cytoserve_training.checkpoint import TieErrors
 from numpy.typing import NDArray
 
-from benchmarks.place import Measured, Place, ServedGraphs
+from benchmarks.place import Measured, Place
 from benchmarks.results import Benchmark, Inputs, run
 
 Doubles = NDArray[np.float64]
-
-
-def turned_errors(config: ScoringConfig, look: TieAugmentation, cells: Measured, graphs: ServedGraphs) -> Doubles:
-    """Return the (TURNS, M, P, C) errors of the near ties at the whole budget, turned; NaN for the other cells."""
-    out = np.full((TURNS, *cells.errors.shape), np.nan)
-    tied = near_ties(config, cells.errors, (config.probes,), look)
-    for turn, latents in enumerate(look.turned(cells.latents[tied])):
-        out[turn, tied] = graphs.errors(latents, config.probes, len(config.classes), "near ties, turned")
-    return out
 
 
 def outcome(config: ScoringConfig, cells: Measured, turned: Doubles | None, promise: RiskGuarantee) -> dict[str, Any]:
@@ -59,7 +51,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     config, look = place.scoring()
     graphs = place.graphs()
     cells, kept = place.calibrating(graphs, config)
-    turned = turned_errors(config, look, cells, graphs)
+
+    def measure_turned(rows: torch.Tensor) -> Any:
+        return graphs.errors(rows.numpy(), config.probes, len(config.classes), "near ties, turned")
+
+    turned = TieErrors(look, (cells.latents,), measure_turned).turned(config, 0, cells.errors, (config.probes,))
     promise = RiskGuarantee(place.pack.bank.tolerated_error, place.pack.bank.confidence)
     return {
         "kept_errors": ["calibrating"] if kept else [],

@@ -22,7 +22,7 @@ from cytoserve_scoring.vision.extraction import (
     overlaps,
     refine_scale,
 )
-from cytoserve_scoring.vision.quality import poor_image, sharpness
+from cytoserve_scoring.vision.quality import luminance, poor_image, sharpness
 from cytoserve_scoring.vision.scale import BOX_TO_DIAMETER, segmenter_geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,7 +261,7 @@ def test_blur_lowers_sharpness_below_the_limit():
     sharp = ndimage.gaussian_filter(crop, (0.7, 0.7, 0)) + rng.normal(0, 1.5, crop.shape)
     soft = ndimage.gaussian_filter(sharp, (4, 4, 0))
     as_bytes = [np.clip(image, 0, 255).astype(np.uint8) for image in (sharp, soft)]
-    assert sharpness(as_bytes[0]) > 2 * sharpness(as_bytes[1])
+    assert sharpness(luminance(as_bytes[0])) > 2 * sharpness(luminance(as_bytes[1]))
     assert [poor_image(image) for image in as_bytes] == [False, True]
     assert poor_image((as_bytes[0] * 0.15).astype(np.uint8))  # too dark
     burnt = as_bytes[0].copy()

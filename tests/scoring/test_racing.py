@@ -62,6 +62,12 @@ def test_a_cell_that_is_not_clear_goes_on_with_its_best_two_classes():
         assert not stay[:, 2:].any()
 
 
+@pytest.mark.parametrize(("confirm", "stays"), [(8, True), (4, False)])
+def test_a_class_without_a_rival_waits_to_be_confirmed_and_no_longer(confirm, stays):
+    rule = RacingRule((), 0.01, spread=0.01, confirm=confirm)
+    assert (survivors(np.ones((2, 4, 1)), np.ones((2, 1), bool), 4, 8, rule, 2.0) == stays).all()
+
+
 def test_the_share_of_cells_that_is_not_clear_is_the_one_asked_for():
     known = world(1000, 1)
     ordered = np.sort(known.mean(axis=1), axis=1)

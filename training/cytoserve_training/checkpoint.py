@@ -139,12 +139,12 @@ def phases(run: Path) -> list[dict[str, Any]]:
 class TieErrors:
     """Where the errors of turned near ties come from.
 
-    ``latents`` are the (M, c, h, w) arrays of the racing and the calibrating cells; ``measure`` returns the (R, P, C)
-    errors of (R, c, h, w) latents.
+    ``latents`` are the (M, c, h, w) arrays of each part: of a fit, the racing and the calibrating cells. ``measure``
+    returns the (R, P, C) errors of (R, c, h, w) latents.
     """
 
     augmentation: TieAugmentation
-    latents: tuple[Any, Any]
+    latents: tuple[Any, ...]
     measure: Callable[[Tensor], Any]
 
     def turned(self, config: ScoringConfig, part: int, errors: Any, budgets: tuple[int, ...]) -> Any:

@@ -69,7 +69,16 @@ def calibrate_racing(
     spread, cells = usual_spread(errors), len(errors)
     best = np.sort(errors.mean(axis=1), axis=1)
     clear = float(np.quantile(best[:, 1] - best[:, 0], unclear)) if unclear else 0.0
-    rule = RacingRule((), default_alpha, spread, 3.0, minimum, confirm, clear, confidence, cells)
+    rule = RacingRule(
+        (),
+        default_alpha,
+        spread,
+        minimum=minimum,
+        confirm=confirm,
+        clear=clear,
+        confidence=confidence,
+        cells=cells,
+    )
     allowed: dict[float, float] = {}
     walking = sorted(float(alpha) for alpha in alphas)
     for threshold in THRESHOLDS:

@@ -163,9 +163,11 @@ def survivors(
     behind = statistics(seen, total, rule)
     stay = live & (behind < threshold)
     best_two = np.argsort(behind, axis=1)[:, :2]
-    apart = np.diff(np.take_along_axis(seen.mean(axis=1), best_two, axis=1), axis=1)
+    means = np.take_along_axis(seen.mean(axis=1), best_two, axis=1)
+    apart = means[:, -1:] - means[:, :1]
+    goes_on = (apart < rule.clear) | (end < rule.confirm)
     kept = np.zeros_like(live)
-    np.put_along_axis(kept, best_two, (apart < rule.clear) | (end < rule.confirm), axis=1)
+    np.put_along_axis(kept, best_two, goes_on, axis=1)
     stay |= kept & live
-    stay[stay.sum(axis=1) == 1] = False
+    stay[(stay.sum(axis=1) == 1) & ~goes_on[:, 0]] = False
     return stay

@@ -30,17 +30,13 @@ def luminance(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(crop.astype(np.float32) @ weights, np.float32)
 
 
-def sharpness(crop: NDArray[np.uint8]) -> float:
-    """Return the slope of the steepest edges, as a part of the crop's contrast per pixel.
+def sharpness(grey: NDArray[np.float32]) -> float:
+    """Return the slope of the steepest edges of a crop's `luminance`, as a part of its contrast per pixel.
 
     The 99th percentile of the luminance gradient (central differences) over the spread of the luminance, so that
     neither a pale stain nor a dim lamp changes it. 0 for an empty crop.
     """
-    return _edge_slope(luminance(crop))
-
-
-def _edge_slope(luminance: NDArray[np.float32]) -> float:
-    grey = ndimage.gaussian_filter(luminance, 0.5)
+    grey = ndimage.gaussian_filter(grey, 0.5)
     low, high = np.percentile(grey, (1, 99))
     spread = float(high - low)
     if spread < 1.0:
@@ -63,7 +59,7 @@ def poor_image(crop: NDArray[np.uint8]) -> bool:
     center = crop[_middle(crop.shape[0], crop.shape[1])]
     if (center.min(axis=1) >= BURNT_LEVEL).mean() > BURNT_PART:
         return True
-    return _edge_slope(grey) < LEAST_SHARPNESS
+    return sharpness(grey) < LEAST_SHARPNESS
 
 
 @lru_cache
