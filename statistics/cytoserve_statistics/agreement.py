@@ -10,6 +10,10 @@ from numpy.typing import ArrayLike
 
 from cytoserve_statistics.shares import CONFIDENCE, normal_quantile
 
+ROUNDING = 1e-12
+"""What is left of two equal numbers near 1 that are subtracted; a variance below it is none. Its root, 1e-8 of such
+rounding, would otherwise be printed as an interval."""
+
 
 @dataclass(frozen=True)
 class CohensKappa:
@@ -68,7 +72,9 @@ def cohens_kappa(table: ArrayLike, confidence: float = CONFIDENCE) -> CohensKapp
     both = p * (columns[:, None] + rows[None, :]) ** 2
     differing = (1 - kappa) ** 2 * (both.sum() - np.trace(both))
     spread = agreeing + differing - (kappa - expected * (1 - kappa)) ** 2
+    if spread < ROUNDING:
+        spread = 0.0
     if math.isclose(observed, 1.0):
         return CohensKappa(int(n), observed, expected, kappa, None, None)
-    half = normal_quantile(confidence) * math.sqrt(max(0.0, spread) / n) / (1 - expected)
+    half = normal_quantile(confidence) * math.sqrt(spread / n) / (1 - expected)
     return CohensKappa(int(n), observed, expected, kappa, max(-1.0, kappa - half), min(1.0, kappa + half))
