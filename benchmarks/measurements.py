@@ -105,6 +105,7 @@ MEASUREMENTS: Final = (
     Measurement("mixture", "mixture", "DATA", 5),
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
+    Measurement("limits", "limits", "DATA/pbc/val --fields DATA/smears/bccd/images", 9),
     Measurement("scale", "scale", "", 1),
     Measurement(
         "export_precision",

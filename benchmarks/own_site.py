@@ -26,7 +26,7 @@ from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from cytoserve_statistics.resampling import SEED
 from PIL import Image
 
-from benchmarks.familiarity import SCALES, group_of, unlearned_files
+from benchmarks.familiarity import GROUPED, SCALES, group_of, unlearned_files
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 
 SITES = ("bccd_cells", "bcisc", "chula_wbc")
@@ -114,6 +114,15 @@ def parted(data: Path, site: str) -> tuple[list[Path], list[Path]]:
     return [file for file in files if file in calibrating], [file for file in files if file not in calibrating]
 
 
+def slide_table(site: str, files: list[Path], to: Path) -> tuple[str, ...]:
+    """Write the table of slides (or subjects) for ``--groups`` and return that option; nothing where none are known."""
+    if site not in GROUPED:
+        return ()
+    rows = [f"{file.parent.name}/{file.name},{site},{group_of(site, file)}" for file in files]
+    to.write_text("\n".join(["file,group,slide", *rows]) + "\n", encoding="utf-8")
+    return ("--groups", str(to))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this measurement."""
     parser.add_argument("data", type=Path, nargs="?", default=Path("../shared/data"))
@@ -147,7 +156,8 @@ def measure_site(args: argparse.Namespace, site: str) -> dict[str, Any]:
         (home / "calibration").mkdir()
         made = home / "calibration" / "site.json"
         guarantee = ("--tolerated-error", str(args.tolerated_error), *confidence)
-        cytoserve("calibrate", str(to_calibrate), "--site", site, "--to", str(made), *given, *guarantee)
+        groups = slide_table(site, calibrating, home / "groups.csv")
+        cytoserve("calibrate", str(to_calibrate), "--site", site, "--to", str(made), *given, *guarantee, *groups)
         again = ("--site", site, "--report", str(home / "after"), *given, *confidence)
         cytoserve("validate", str(to_measure), *again, calibration=made.parent)
         document = json.loads(made.read_text())

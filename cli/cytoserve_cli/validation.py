@@ -16,7 +16,7 @@ from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
 from cytoserve_reports.text import NOTICE
-from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning
+from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning, promises
 from cytoserve_validation.anomalies import sentences as anomaly_sentences
 from cytoserve_validation.errors import BadSetting
 from rich.console import Console
@@ -104,9 +104,8 @@ def calibrate_command(
     answered, failed = answers.of_labelled(analysis, cells)
     found = answered.take(answered.scored)
     kind = dict(zip(cells.names, pictures.file_kinds(cells.files), strict=True))
-    known = pictures.site_pictures(
-        found, table.of(found.names, cells) if table else None, [kind[one] for one in found.names], mixed_scanners
-    )
+    own = table.of(found.names, cells) if table else None
+    known = pictures.site_pictures(found, own, [kind[one] for one in found.names], mixed_scanners)
     made = calibrate.Made(
         site=name,
         created=calibrate.now(),
@@ -116,7 +115,8 @@ def calibrate_command(
         um_per_pixel=um_per_pixel,
         anomaly_level=level,
     )
-    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed, known))
+    slides = own.slide if own else None
+    whole = calibrate.write(to, calibrate.build(found, info, guarantee, made, probes, failed, known, slides))
     _print_calibration(whole, cells.ignored, to, out)
     raise typer.Exit(exit_codes.SOME_FAILED if failed or any_lost(cells.ignored) else exit_codes.OK)
 
@@ -137,7 +137,7 @@ def _print_calibration(whole: dict[str, Any], ignored: Sequence[Skipped], to: Pa
     _print_failures(whole["cells"]["failed"], ignored, out)
     for text in whole["warnings"]:
         out.print(plain(text, "yellow"))
-    for text in calibrate.sentences(whole):
+    for text in promises.sentences(whole):
         out.print(plain(text, "bold"))
     out.print(
         plain(f"Calibration: {to} (content {whole['content_sha256'][:12]}). Sign it, then see docs/calibration.md")

@@ -82,8 +82,13 @@ class ServedGraphs:
             cells = decode_cells([f.read_bytes() for f in part], np.full(len(part), um_per_pixel, np.float32))
             if any(cells.error):
                 raise ValueError(f"refused: {next(pair for pair in zip(part, cells.error, strict=True) if pair[1])}")
-            out.append(self._encoder.run(None, {"CROP": cells.crop})[0])
+            out.append(self.encode(cells.crop))
         return np.concatenate(out)
+
+    def encode(self, crops: NDArray[np.uint8]) -> Floats:
+        """Return the (M, c, h, w) latents of (M, 96, 96, 3) crops."""
+        latents: Floats = self._encoder.run(None, {"CROP": crops})[0]
+        return latents
 
     def evaluate(self, latents: Floats, probe: NDArray[np.int32], label: NDArray[np.int32] | None) -> Floats:
         """Return the errors of R rows in one run (:data:`cytoserve_scoring.classifier.engine.Evaluate`)."""

@@ -17,11 +17,18 @@ from cytoserve_client import ServiceInfo
 from cytoserve_contract.parameters import HOME_SITE, MAX_SITE_NAME, folded_site
 from cytoserve_files import NotWritable, check_output, write_text
 from cytoserve_reports.text import NOTICE
-from cytoserve_scoring.classifier.fitting import LabelledAnswers, RiskGuarantee, document, fit_budget
+from cytoserve_scoring.classifier.fitting import (
+    LabelledAnswers,
+    RiskGuarantee,
+    correlation_of_errors,
+    document,
+    error_bound,
+    fit_budget,
+)
 from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
-from cytoserve_statistics.referral_band import WINDOW_CELLS, everything_referred, expected_referral
-from cytoserve_statistics.shares import upper_bound
+from cytoserve_statistics.referral_band import everything_referred, expected_referral
+from numpy.typing import NDArray
 from scipy import special
 
 from cytoserve_validation.answers import Answered, Doubles, Flags
@@ -156,10 +163,12 @@ def build(
     probes: int,
     failed: Sequence[Mapping[str, str]],
     pictures: SitePictures,
+    slides: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Fit on the answers and return the document, its own hash included.
 
-    ``pictures`` are those of the scored cells, in the order of ``found``.
+    ``pictures`` and ``slides`` are those of the scored cells, in the order of ``found``. Where slides are given, the
+    guarantee is for cells of new slides.
 
     Raises
     ------
@@ -170,7 +179,9 @@ def build(
     if not np.isfinite(cells.scores).all():
         raise NothingScored("the server left out scores of some classes; calibrate with a server of this release")
     answers = LabelledAnswers(cells.label, cells.scores, cells.anomaly, cells.evaluations)
-    fitted = fit_budget(answers, cells.truth, found.classes, guarantee)
+    slide = None if slides is None else np.array(slides)[found.scored]
+    fitted = fit_budget(answers, cells.truth, found.classes, guarantee, slide)
+    fit = document({made.budget: fitted}, probes, guarantee, len(cells))
     top = posterior(cells, fitted.settings).max(axis=1)
     left = kept(cells, fitted.settings, made.anomaly_level, pictures.unfamiliar)
     per_class = {name: int((cells.truth == c).sum()) for c, name in enumerate(found.classes)}
@@ -193,7 +204,8 @@ def build(
         },
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
-        **document({made.budget: fitted}, probes, guarantee, len(cells)),
+        **fit,
+        "promise": {**fit["promise"], **_counted_by(cells, slide)},
         "familiar": pictures.familiar.to_json(),
         "pictures": pictures.summary,
         "expected_referral": (
@@ -201,9 +213,9 @@ def build(
             if fitted.settings.accept_threshold is None
             else expected_referral(int((~left).sum()), len(cells))
         ),
-        "seen": seen(cells, fitted.settings, guarantee, left),
+        "seen": seen(cells, fitted.settings, guarantee, left, slide),
         "warnings": [*warnings(fitted.settings, found.classes, made.anomaly_level), *pictures.warnings],
-        "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence)},
+        "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence, slide)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
 
@@ -228,7 +240,25 @@ def kept(cells: Answered, fitted: BudgetSettings, level: float, unfamiliar: Flag
     return out
 
 
-def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, left: Flags) -> dict[str, Any]:
+def _counted_by(cells: Answered, slides: NDArray[Any] | None) -> dict[str, Any]:
+    """Return what the guarantee takes as independent: cells, or the slides that they come from."""
+    if slides is None:
+        return {"independent": "cells", "slides": None, "correlation_within_slides": None}
+    alike = correlation_of_errors(cells.right, slides)
+    return {
+        "independent": "slides",
+        "slides": len(np.unique(slides)),
+        "correlation_within_slides": float(f"{alike:.4g}"),
+    }
+
+
+def seen(
+    cells: Answered,
+    fitted: BudgetSettings,
+    guarantee: RiskGuarantee,
+    left: Flags,
+    slides: NDArray[Any] | None = None,
+) -> dict[str, Any]:
     """Return how many calibration cells would be accepted, by the threshold alone and with every other reason.
 
     The risk guarantee holds for the threshold alone: other reasons only take cells out, but which ones is not tested
@@ -239,11 +269,13 @@ def seen(cells: Answered, fitted: BudgetSettings, guarantee: RiskGuarantee, left
     ----------
     left : (M,) ndarray of bool
         Of `kept`.
+    slides : (M,) ndarray, optional
+        Given, ``upper`` is a bound for cells of new slides.
     """
     shares = {name: cells.truth == c for c, name in enumerate(cells.classes) if (cells.truth == c).any()}
     return {
-        "by_threshold": _count(cells, _passed(cells, fitted), guarantee),
-        "with_every_reason": _count(cells, left, guarantee),
+        "by_threshold": _count(cells, _passed(cells, fitted), guarantee, slides),
+        "with_every_reason": _count(cells, left, guarantee, slides),
         "referred_by_class": {name: float((~left[own]).mean()) for name, own in shares.items()},
         "needed_without_error": needed_cells(guarantee),
     }
@@ -270,9 +302,9 @@ def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
     return ordinary
 
 
-def _count(cells: Answered, accepted: Flags, guarantee: RiskGuarantee) -> dict[str, Any]:
+def _count(cells: Answered, accepted: Flags, guarantee: RiskGuarantee, slides: NDArray[Any] | None) -> dict[str, Any]:
     count, wrong = int(accepted.sum()), int((accepted & ~cells.right).sum())
-    upper = upper_bound(wrong, count, guarantee.confidence) if count else None
+    upper = error_bound(accepted, cells.right, guarantee.confidence, slides) if count else None
     return {"accepted": count, "share": count / len(cells), "wrong": wrong, "upper": upper}
 
 
@@ -330,35 +362,3 @@ def write(path: Path, whole: Mapping[str, Any]) -> dict[str, Any]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def sentences(whole: Mapping[str, Any]) -> list[str]:
-    """Return what the site may promise, in words."""
-    promise, observed = whole["promise"], whole["seen"]
-    asked = f"at most {promise['tolerated_error']:.3g} wrong among accepted, with confidence {promise['confidence']:g}"
-    needed, own = observed["needed_without_error"], whole["pictures"]["unfamiliar"]
-    familiar = (
-        f"Of its own cells {own['count']} ({own['value']:.1%}) are unfamiliar to a reference made of "
-        f"{whole['pictures']['compared_with']}."
-    )
-    taken = observed["by_threshold"]
-    if taken["accepted"] == 0:
-        few = promise["n"] < needed
-        why = (
-            f"{promise['n']} scored cells are too few to promise anything: {needed} accepted ones without an error "
-            "are the least"
-            if few
-            else f"too many errors among the surest {needed} or more of {promise['n']} cells; the least that would do "
-            f"is {needed} accepted ones without an error"
-        )
-        return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review.", familiar]
-    left, band = observed["with_every_reason"], whole["expected_referral"]
-    return [
-        f"Promised: {asked}, for cells whose pictures look like these {promise['n']}; others go to review.",
-        f"The threshold accepts {taken['share']:.1%} of them ({taken['accepted']}, {taken['wrong']} wrong).",
-        f"With the other reasons for review {left['share']:.1%} are accepted ({left['accepted']}, "
-        f"{left['wrong']} wrong).",
-        familiar,
-        f"Expect {band['value']:.1%} under review; below {band['low']:.0%} or above {band['high']:.0%} of "
-        f"{WINDOW_CELLS} or more cells of this mix of classes something has changed.",
-    ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from cytoserve_client.results import SET_ERROR
+from cytoserve_scoring.classifier.fitting import error_bound
 from cytoserve_statistics.accuracy import balanced_accuracy_figure
 from cytoserve_statistics.calibration import calibration_error_figure, chance_level, equal_count_bins, reliability
 from cytoserve_statistics.resampling import Figure, Resampler, mean_of
-from cytoserve_statistics.shares import upper_bound
 
 from cytoserve_validation import psychometric, selective
 from cytoserve_validation.answers import Answered, Flags, Integers
@@ -82,11 +82,15 @@ def headline(cells: Answered, resampler: Resampler) -> dict[str, dict[str, Any]]
     return out
 
 
-def describe(cells: Answered, resampler: Resampler, level: float) -> dict[str, Any]:
+def describe(
+    cells: Answered, resampler: Resampler, level: float, slides: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return everything that is measured on one set of cells.
 
-    ``level`` is the confidence of the one-sided bounds on the error among accepted cells.
+    ``level`` is the confidence of the one-sided bounds on the error among accepted cells; where (M,) ``slides`` are
+    given they are bounds for cells of new slides.
     """
+    slide = None if slides is None else np.array(slides)
     accepted = int(cells.accepted.sum())
     wrong = int((cells.accepted & ~cells.right).sum())
     return {
@@ -101,12 +105,12 @@ def describe(cells: Answered, resampler: Resampler, level: float) -> dict[str, A
         "sets": sets(cells, resampler),
         "risk_coverage": {
             "area": selective.area_under_risk(cells.confidence, cells.right),
-            "points": selective.curve(cells.confidence, cells.right, level),
+            "points": selective.curve(cells.confidence, cells.right, level, slide),
         },
         "acceptance": {
             "accepted": accepted,
             "wrong": wrong,
-            "bound": upper_bound(wrong, accepted, level) if accepted else None,
+            "bound": error_bound(cells.accepted, cells.right, level, slide) if accepted else None,
             "bound_confidence": level,
             "reasons": dict(Counter(reason for reasons in cells.reasons for reason in reasons).most_common()),
         },

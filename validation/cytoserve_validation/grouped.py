@@ -31,7 +31,7 @@ def describe_groups(cells: Answered, resampler: Resampler, groups: Groups, level
     for name in sorted(set(groups.group)):
         inside = names == name
         part = resampler.take(inside, groups.slide)
-        found = describe(cells.take(inside), part, level)
+        found = describe(cells.take(inside), part, level, groups.take(inside).slide)
         out[name] = {
             **found,
             "slides": part.slides,

@@ -163,7 +163,7 @@ def _warnings(
     slides = summary["slides"]
     if slides is not None and slides < FEW_SLIDES:
         out.append(
-            f"the cells are of {slides} slide(s), fewer than {FEW_SLIDES}: cells of one slide are alike, so the risk "
-            "guarantee is weaker than its number says, and cells of new slides will be unfamiliar more often"
+            f"the cells are of {slides} slide(s), fewer than {FEW_SLIDES}: cells of new slides will be unfamiliar more "
+            "often, and a kind of slide that is not among these is not known to the risk guarantee"
         )
     return out

@@ -141,7 +141,7 @@ def risk_coverage(axes: Axes, overall: Mapping[str, Any]) -> None:
     axes.plot(
         share, [p["risk"] for p in points], color=ACCENT, label="by threshold on the confidence", drawstyle="steps"
     )
-    axes.plot(share, [p["upper"] for p in points], color=SOFT, label="exact upper bound, point by point")
+    axes.plot(share, [p["upper"] for p in points], color=SOFT, label="upper bound, point by point")
     taken = overall["headline"]["error_among_accepted"]
     if taken["value"] is not None:
         served = overall["headline"]["accepted"]["value"]

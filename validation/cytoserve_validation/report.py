@@ -98,7 +98,7 @@ def build(
         },
         "method": {"draws": DRAWS, "seed": SEED, "interval_level": 0.95},
         "notes": _notes(resampler.slides, absent, failed, source, anomalies),
-        "overall": describe(cells, resampler, level),
+        "overall": describe(cells, resampler, level, slides),
         "familiarity": describe_familiarity(cells, resampler, groups, level),
         "restricted": restricted(cells, resampler),
         "groups": None if groups is None else describe_groups(cells, resampler, groups, level),

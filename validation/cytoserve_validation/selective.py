@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from cytoserve_statistics.shares import upper_bound
+from cytoserve_scoring.classifier.fitting import error_bound
+from numpy.typing import NDArray
 
 from cytoserve_validation.answers import Doubles, Flags
 
@@ -49,10 +50,11 @@ def area_under_risk(confidence: Doubles, right: Flags) -> float:
     return float((width * risk).sum())
 
 
-def curve(confidence: Doubles, right: Flags, level: float) -> list[dict[str, Any]]:
-    """Return at most ``CURVE_POINTS`` points of the curve, each with the one-sided exact bound of its risk.
+def curve(confidence: Doubles, right: Flags, level: float, slides: NDArray[Any] | None = None) -> list[dict[str, Any]]:
+    """Return at most ``CURVE_POINTS`` points of the curve, each with the one-sided bound of its risk.
 
-    The bound has confidence ``level`` point by point, not for all of them at once.
+    The bound has confidence ``level`` point by point, not for all of them at once. It is exact for independent cells;
+    where (M,) ``slides`` are given, it is one for cells of new slides (`cytoserve_statistics.clusters`).
     """
     thresholds, coverage, risk = ranked(confidence, right)
     chosen = np.unique(np.linspace(0, len(thresholds) - 1, CURVE_POINTS).round().astype(int))
@@ -67,7 +69,7 @@ def curve(confidence: Doubles, right: Flags, level: float) -> list[dict[str, Any
                 "share": count / len(confidence),
                 "wrong": wrong,
                 "risk": wrong / count,
-                "upper": upper_bound(wrong, count, level),
+                "upper": error_bound(confidence >= thresholds[i], right, level, slides),
             }
         )
     return points

@@ -11,6 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from cytoserve_statistics.clusters import (
+    clustered_upper_bound,
+    effective_total,
+    intraclass_correlation,
+    per_cluster,
+)
 from cytoserve_statistics.referral_band import everything_referred, expected_referral
 from cytoserve_statistics.shares import upper_bound
 from numpy.typing import NDArray
@@ -85,24 +91,67 @@ def fit_temperature(scores: Doubles, labels: NDArray[np.int64]) -> float:
     return float(np.exp(best.x))
 
 
-def accept_threshold(confidence: Doubles, right: NDArray[np.bool_], guarantee: RiskGuarantee) -> float | None:
+def accept_threshold(
+    confidence: Doubles, right: NDArray[np.bool_], guarantee: RiskGuarantee, slides: NDArray[Any] | None = None
+) -> float | None:
     """Return the least threshold on the top posterior whose accepted cells meet the guarantee, or None.
 
     Thresholds are tested from strict to lax (fixed-sequence testing of Learn-then-Test, Angelopoulos et al. 2025). The
     walk may start at the first threshold that accepts enough cells to guarantee anything at all, which does not depend
-    on the labels, and it ends at the first failure.
+    on which accepted cells are wrong, and it ends at the first failure.
+
+    Parameters
+    ----------
+    confidence : (M,) ndarray
+        Top posteriors.
+    right : (M,) ndarray of bool
+    guarantee : RiskGuarantee
+    slides : (M,) ndarray, optional
+        Where each cell comes from. Given, the guarantee is for cells of new slides: the bound allows for cells of one
+        slide being wrong together (`cytoserve_statistics.clusters`). Without it cells are taken as independent.
     """
     needed = np.log(1 - guarantee.confidence) / np.log(1 - guarantee.tolerated_error)
+    alike = correlation_of_errors(right, slides)
     chosen: float | None = None
     for threshold in STRICT_TO_LAX:
         accepted = confidence >= threshold
-        count = int(accepted.sum())
-        if count < needed:
+        worth, bound = _bound(accepted, right, guarantee.confidence, slides, alike)
+        if worth < needed:
             continue
-        if upper_bound(int((~right[accepted]).sum()), count, guarantee.confidence) > guarantee.tolerated_error:
+        if bound > guarantee.tolerated_error:
             break
         chosen = threshold
     return chosen
+
+
+def correlation_of_errors(right: NDArray[np.bool_], slides: NDArray[Any] | None) -> float:
+    """Return how alike the answers of a slide's cells are, right or wrong; 0 where slides are not known."""
+    if slides is None:
+        return 0.0
+    return intraclass_correlation(*per_cluster(~right, slides, np.ones(len(right), bool)))
+
+
+def error_bound(
+    accepted: NDArray[np.bool_], right: NDArray[np.bool_], confidence: float, slides: NDArray[Any] | None
+) -> float:
+    """Return the upper bound of the share of wrong cells among accepted ones; see `accept_threshold`."""
+    return _bound(accepted, right, confidence, slides, correlation_of_errors(right, slides))[1]
+
+
+def _bound(
+    accepted: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    confidence: float,
+    slides: NDArray[Any] | None,
+    alike: float,
+) -> tuple[float, float]:
+    """Return how many independent cells the accepted ones are worth, and the bound of their error."""
+    if slides is None:
+        count, wrong = int(accepted.sum()), int((accepted & ~right).sum())
+        return count, upper_bound(wrong, count, confidence)
+    wrong_ones, all_of_them = per_cluster(~right, slides, accepted)
+    worth = effective_total(all_of_them, confidence, alike)
+    return worth, clustered_upper_bound(wrong_ones, all_of_them, confidence, alike)
 
 
 def fit(
@@ -228,9 +277,15 @@ def document(fitted: dict[int, FittedBudget], probes: int, guarantee: RiskGuaran
 
 
 def fit_budget(
-    answers: LabelledAnswers, labels: NDArray[np.int64], classes: tuple[str, ...], guarantee: RiskGuarantee
+    answers: LabelledAnswers,
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    guarantee: RiskGuarantee,
+    slides: NDArray[Any] | None = None,
 ) -> FittedBudget:
     """Fit temperature, accept threshold and references on M labelled answers of one budget.
+
+    ``slides`` are those of the M cells, see `accept_threshold`.
 
     Raises
     ------
@@ -244,7 +299,7 @@ def fit_budget(
     guess = answers.label[scored]
     temperature = fit_temperature(scores, truth)
     top = special.softmax(-scores / temperature, axis=1).max(axis=1)
-    threshold = accept_threshold(top, guess == truth, guarantee)
+    threshold = accept_threshold(top, guess == truth, guarantee, None if slides is None else slides[scored])
     own = nonconformity(answers.scores[scored])[np.arange(len(truth)), truth]
     recalls = [(guess[truth == c] == c).mean() for c in np.unique(truth)]
     settings = BudgetSettings(
