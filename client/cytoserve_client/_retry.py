@@ -38,6 +38,7 @@ class Loss(Enum):
 
 _TEXTS: Final = (
     ("exceeds maximum queue size", Loss.BUSY),
+    ("more work waits", Loss.BUSY),
     ("failed to connect", Loss.UNREACHABLE),
     ("connection refused", Loss.UNREACHABLE),
     ("dns resolution failed", Loss.UNREACHABLE),

@@ -57,8 +57,8 @@ class Target:
             raise NotAllowed("--tls-cert needs --tls-ca: the connection is not encrypted without it")
         if not self.is_here and self.yes_host != self.host:
             raise NotAllowed(
-                f"load is put on this machine only, not on {self.host}. If that is a server of yours that may be slow or "
-                f"refuse its users meanwhile, add --yes-load-this-host {self.host}"
+                f"load is put on this machine only, not on {self.host}. If that is a server of yours that may be slow "
+                f"or refuse its users meanwhile, add --yes-load-this-host {self.host}"
             )
         if self.token and not self.ca and not self.is_here:
             raise NotAllowed(f"{ENV_TOKEN} would travel in clear text: give --tls-ca as well")

@@ -55,6 +55,11 @@ class Layout:
         """File whose existence makes the models refuse new requests (`cytoserve_deploy.launch.drain`)."""
         return self.scratch / "draining"
 
+    @property
+    def admission_file(self) -> Path:
+        """File in which the models keep what is under way (`cytoserve_contract.names.ENV_ADMISSION_FILE`)."""
+        return self.scratch / "under_way"
+
 
 def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[Path]) -> Layout:
     """Choose the ports and fill a new scratch folder with links to the models and with the backends.
