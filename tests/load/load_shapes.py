@@ -109,6 +109,7 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "slide": Shape("slides of 200 cells, each sent at once, at 0.4 of capacity", {SLIDE: steady(0.4)}),
     "single": Shape("many single cells at 0.6 of capacity", {SINGLE: steady(0.6)}),
+    "idle": Shape("stat cells alone, at a seventh of capacity", {STAT_CELL: steady(0.15)}),
     "mixed": Shape("64 callers, requests of 1 to 16 cells, at 0.8 of capacity", {CELLS: steady(0.8)}),
     "full": Shape(
         "stat cells while more routine cells arrive than can be served: the queue is full",

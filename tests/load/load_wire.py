@@ -14,6 +14,9 @@ from cytoserve_contract.tensors import shape_problem
 from cytoserve_contract.values import NOT_COMPUTED
 from tritonclient.grpc import service_pb2 as pb
 
+STAT = 1
+"""Triton's priority of stat requests; models do not see it, so such a request carries the parameter ``stat`` as well."""
+
 MARGIN_S = 0.05
 """The server is given so much less time than the call, so that its own refusal arrives before the caller hangs up."""
 
@@ -42,6 +45,8 @@ def request_for(model: ModelSpec, values: list[Any], deadline_s: float, priority
     request.parameters["deadline_ms"].int64_param = int(1000 * max(deadline_s - MARGIN_S, MARGIN_S))
     if priority:
         request.parameters["priority"].uint64_param = priority
+    if priority == STAT:
+        request.parameters["stat"].int64_param = 1
     return request
 
 
