@@ -106,6 +106,7 @@ MEASUREMENTS: Final = (
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
     Measurement("scale", "scale", "", 1),
+    Measurement("load", "load", "DATA/pbc/val", 6),
     Measurement(
         "export_precision",
         "export_precision",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from load_samples import ANSWERED, OUTCOMES, Sample, by_stream
+from load_samples import ANSWERED, OUTCOMES, Sample, by_stream, recovery
 from load_shapes import SHAPES
 
 BINS: Final = 30
@@ -49,6 +49,9 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = {**settings, "capacity": capacity, "streams": by_stream(samples), "readings": list(readings)}
+    part = SHAPES[str(settings["shape"])].overload
+    if part:
+        found["recovery_s"] = recovery(samples, *(edge * settings["seconds"] for edge in part))
     document = {**found, "samples": [one.json() for one in samples]}
     (folder / "report.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     page = folder / "report.html"

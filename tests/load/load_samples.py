@@ -94,23 +94,27 @@ def by_stream(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
     return {"all": summary(samples), **parts}
 
 
-def recovery(samples: Sequence[Sample], since: float, usual: float, run: int = 10) -> float | None:
-    """Return how many seconds after ``since`` requests are answered as usual again.
+def recovery(samples: Sequence[Sample], began: float, since: float, run: int = 10) -> float | None:
+    """Return how many seconds after an overload requests are answered as usual again.
+
+    Usual is what nine in ten requests took before the overload, or twice their median.
 
     Parameters
     ----------
     samples : sequence of Sample
-    since : float
-        When the overload ended.
-    usual : float
-        Latency, seconds, that counts as usual.
+    began, since : float
+        When the overload began and ended.
     run : int
-        So many requests in a row must be answered, nine in ten of them within ``usual``.
+        So many requests in a row must be answered, nine in ten of them within the usual time.
 
     Returns
     -------
-    float or None : None where it does not happen before the samples end.
+    float or None : None where it does not happen before the samples end, or nothing was answered before the overload.
     """
+    before = [one.seconds for one in samples if one.at < began and one.outcome == ANSWERED]
+    if not before:
+        return None
+    usual = max(float(np.percentile(before, 90)), 2 * float(np.median(before)))
     after = sorted((one for one in samples if one.at >= since), key=lambda one: one.at)
     for first in range(len(after) - run + 1):
         part = after[first : first + run]

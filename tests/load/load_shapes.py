@@ -71,11 +71,14 @@ class Shape:
     rates : mapping of Stream to Rate
     refusals : bool
         Whether refused requests are expected; elsewhere one makes the run fail.
+    overload : (float, float) or None
+        Parts of the duration between which more than the capacity arrives, for the time to recover.
     """
 
     meaning: str
     rates: Mapping[Stream, Rate]
     refusals: bool = False
+    overload: tuple[float, float] | None = None
 
     def share(self, part: float) -> float:
         """Return the whole load at a moment as a share of capacity."""
@@ -96,6 +99,8 @@ def step(low: float, high: float, begin: float, end: float) -> Rate:
     """Return a load of ``high`` between two parts of the duration, and of ``low`` before and after."""
     return lambda part: high if begin <= part < end else low
 
+
+OVERLOAD: Final = (0.2, 0.6)
 
 SHAPES: Final[dict[str, Shape]] = {
     "steady": Shape("routine at half of capacity, fields and cells", {FIELD: steady(0.25), CELLS: steady(0.25)}),
@@ -118,8 +123,9 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "overload": Shape(
         "half of capacity, then twice capacity, then half again",
-        {CELLS: step(0.4, 1.6, 0.2, 0.6), FIELD: step(0.1, 0.4, 0.2, 0.6)},
+        {CELLS: step(0.4, 1.6, *OVERLOAD), FIELD: step(0.1, 0.4, *OVERLOAD)},
         refusals=True,
+        overload=OVERLOAD,
     ),
 }
 

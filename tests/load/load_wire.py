@@ -15,7 +15,7 @@ from cytoserve_contract.values import NOT_COMPUTED
 from tritonclient.grpc import service_pb2 as pb
 
 STAT = 1
-"""Triton's priority of stat requests; models do not see it, so such a request carries the parameter ``stat`` as well."""
+"""Triton's priority of stat requests; models do not see it, so these carry the parameter ``stat`` as well."""
 
 MARGIN_S = 0.05
 """The server is given so much less time than the call, so that its own refusal arrives before the caller hangs up."""

@@ -28,8 +28,8 @@ from locust import User, events, task
 
 grpc_gevent.init_gevent()  # before any channel: otherwise one call blocks every greenlet
 
-# Under gevent each call that waits for its answer holds one thread of this pool, ten by default: an answer that has come
-# would wait until one of ten others comes too, and a server that refuses at once would seem to take seconds.
+# Under gevent each call that waits for its answer holds one thread of this pool, ten by default: an answer that has
+# come would wait until one of ten others comes too, and a server that refuses at once would seem to take seconds.
 gevent.get_hub().threadpool.maxsize = 2048
 
 ENV_PLAN: Final = "CYTOSERVE_LOAD_PLAN"
