@@ -79,6 +79,6 @@ def _witness(found: Mapping[str, Any]) -> str:
     third = other.get("why") or f"{other['requests_per_s']:.2f} requests a second, median {other['p50']:.3f} s"
     return (
         f"The same closed loop ({found['callers']} callers, {found['cells_per_request']} cells a request) by two "
-        f"others: ours {ours['requests_per_s']:.2f} requests a second, mean {ours['mean']:.3f} s; Triton's own counters "
+        f"others: ours {ours['requests_per_s']:.2f} requests a second, mean {ours['mean']:.3f} s; Triton's counters "
         f"{triton['requests_per_s']:.2f}, {triton['mean']:.3f} s; `perf_analyzer` {third}."
     )
