@@ -66,7 +66,7 @@ def test_what_would_miss_its_deadline_is_refused_at_once(server: Admission, cloc
 
 
 def test_the_stat_lane_is_open_when_routine_is_full(server: Admission, clock: Clock) -> None:
-    fill(server, 6.0)
+    fill(server, 5.5)
     server.enter(1.0, clock.now + 1.0, stat=True)
     fill(server, 5.0 * STAT_FACTOR, stat=True)
     with pytest.raises(Unavailable):

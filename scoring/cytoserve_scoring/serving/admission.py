@@ -162,7 +162,7 @@ class Admission:
 
     @staticmethod
     def _pace(head: NDArray[np.float64]) -> float:
-        return float((KNOWN_SECONDS + head[1]) / (KNOWN_UNITS + head[0]))
+        return float(head[1] / head[0]) if head[0] else KNOWN_SECONDS / KNOWN_UNITS
 
     @contextmanager
     def _locked(self) -> Iterator[NDArray[np.float64]]:
@@ -178,6 +178,8 @@ class Admission:
 
 def _measure(head: NDArray[np.float64], units: float, seconds: float) -> None:
     """Take units done in some seconds into the average, in which the old counts less and less."""
+    if not head[0]:
+        head[:2] = KNOWN_UNITS, KNOWN_SECONDS
     keep = max(0.0, 1.0 - units / MEMORY_UNITS)
     head[0] = head[0] * keep + units
     head[1] = head[1] * keep + seconds
