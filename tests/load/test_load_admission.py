@@ -57,12 +57,12 @@ def crowd(caller: Caller, count: int, stat_cells: int = 0) -> list[Sample]:
 
 @pytest.mark.integration
 def test_too_much_at_once_is_refused_early_and_stat_is_not(server: LocalServer, caller: Caller) -> None:
-    found = crowd(caller, 24, stat_cells=2)
-    routine, stat = found[:24], found[24:]
+    found = crowd(caller, 16, stat_cells=2)
+    routine, stat = found[:16], found[16:]
     outcomes = Counter(one.outcome for one in routine)
     assert set(outcomes) == {ANSWERED, REFUSED}, [one.why for one in found]
     assert outcomes[ANSWERED] >= 4
-    assert outcomes[REFUSED] >= 4
+    assert outcomes[REFUSED] >= 2
     assert [one.outcome for one in stat] == [ANSWERED] * 2, stat
     # a refused request was decoded by nobody; it has waited for those that were, not for their scores
     assert all(OVERLOADED in one.why for one in routine if one.outcome == REFUSED)
@@ -105,7 +105,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_not_missed(server: LocalServe
     short = Caller(Target(server.grpc_url), pictures(), 1.5)
     try:
         with ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(crowd, caller, 8)
+            busy = pool.submit(crowd, caller, 5)
             time.sleep(1.0)
             now = time.perf_counter()
             late = short.send(BIG, 16, 0, now, 0.0)[0]
