@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from cytoserve_contract.codes import CODES, marked
 from cytoserve_contract.models import MODELS
-from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_CALIBRATION, ENV_DRAIN_FILE
+from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_CALIBRATION, ENV_DRAIN_FILE, ENV_MAX_WAIT_S
 from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
 
@@ -123,7 +123,8 @@ class FirstStep(TritonModel):
     def setup(self) -> None:
         """Read the names of the sites, and how long a request may wait."""
         self._sites = names(os.environ.get(ENV_CALIBRATION))
-        self.admission = _admission(float(self.config["parameters"]["max_wait_s"]["string_value"]))
+        configured = self.config["parameters"]["max_wait_s"]["string_value"]
+        self.admission = _admission(float(os.environ.get(ENV_MAX_WAIT_S) or configured))
 
     @contextmanager
     def admitted(self, request: Request, units: float) -> Iterator[tuple[float, float]]:
