@@ -147,4 +147,4 @@ def _server(axes: Any, readings: Sequence[dict[str, Any]]) -> None:
         memory.set_ylabel("server's memory, MiB")
         memory.set_ylim(bottom=0)
     if models:
-        axes.legend(loc="upper right", fontsize="small")
+        axes.legend(loc="upper left", fontsize="small")

@@ -6,6 +6,7 @@ of answered requests; a refusal is quick and would make them look better.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -71,12 +72,15 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def summary(samples: Iterable[Sample]) -> dict[str, Any]:
-    """Return counts by outcome, percentiles of what was answered and of the refusals, and the most frequent errors."""
+    """Return counts by outcome, percentiles of what was answered and of the refusals, and the most frequent errors.
+
+    Numbers in errors are replaced by N, so that one cause is one line.
+    """
     found = list(samples)
     counts = Counter(one.outcome for one in found)
     answered = [one.seconds for one in found if one.outcome == ANSWERED]
     refused = [one.seconds for one in found if one.outcome == REFUSED]
-    reasons = Counter(one.why for one in found if one.why)
+    reasons = Counter(re.sub(r"\d+(\.\d+)?", "N", one.why) for one in found if one.why)
     return {
         "sent": len(found),
         **{outcome: counts[outcome] for outcome in OUTCOMES},
