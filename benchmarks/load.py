@@ -134,7 +134,7 @@ def mixed(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run all shapes on one server."""
-    repository = find_repository()
+    repository, busy = find_repository(), os.getloadavg()[0]
     reports: dict[str, dict[str, Any]] = {}
     capacity: dict[str, float] = {}
     with LocalServer() as server:
@@ -145,6 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         witness = _witness(server, args.folder)
     return {
         "seconds": {shape: share * args.seconds for shape, share in SHARES.items()},
+        "load_average_before": round(busy, 1),
         "capacity_requests_per_s": {name: round(rate, 2) for name, rate in capacity.items()},
         "stat": stat_lane(reports["idle"], reports["full"], batch),
         "overload": overload(reports["overload"]),

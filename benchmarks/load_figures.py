@@ -23,7 +23,9 @@ def load_text(found: Mapping[str, Any]) -> str:
 def _capacity(found: Mapping[str, Any]) -> str:
     rates = "; ".join(f"{name} {rate:g}" for name, rate in found["capacity_requests_per_s"].items())
     lengths = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["seconds"].items())
-    return f"Requests a second of each stream alone, in a closed loop: {rates}. Lengths: {lengths}."
+    busy = found.get("load_average_before")
+    other = "" if busy is None else f" The machine's load average before was {busy:.1f}."
+    return f"Requests a second of each stream alone, in a closed loop: {rates}. Lengths: {lengths}.{other}"
 
 
 def _criteria(found: Mapping[str, Any]) -> list[list[str]]:
