@@ -82,9 +82,19 @@ contract:
 	$(BIN)/cytoserve export manifest model_repository
 	$(BIN)/cytoserve export manifest model_repository_synthesis
 
-# Bounded load on a server of our own, on loopback.
+# Bounded load on a server of our own, on loopback; the report is out/load/report.html. Shapes: `make load SHAPE=help`.
+SHAPE ?= steady
+SECONDS ?= 60
+LOAD ?=
+.PHONY: load-page load-witness
 load:
-	$(BIN)/python tests/load/run.py
+	$(BIN)/python tests/load/run.py $(if $(filter help,$(SHAPE)),--help,--shape $(SHAPE) --seconds $(SECONDS) $(LOAD))
+# The same with locust's page on loopback, until Ctrl-C or ten minutes.
+load-page:
+	$(BIN)/python tests/load/run.py --page --shape $(SHAPE) --seconds $(SECONDS) $(LOAD)
+# One closed loop by ours, by Triton's counters and by NVIDIA's perf_analyzer (needs glibc 2.38), compared.
+load-witness:
+	$(BIN)/python tests/load/load_witness.py --out out/load/witness.json
 
 COMPOSE := docker compose -f deploy/docker/compose.yaml --profile cpu
 # The cpu image built and called without a container engine (root, Debian's buildah and debootstrap; docs/image.md).

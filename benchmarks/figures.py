@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.evidence_away import home_and_away
 from benchmarks.evidence_models import LEARNED
+from benchmarks.load_figures import load_text
 from benchmarks.results import RESULTS, ROOT
 from benchmarks.text import percent, table
 
@@ -266,6 +267,11 @@ def scale() -> str:
     return table([*heads, "replicas, night / busiest hour", "replica hours per 1,000 slides"], rows)
 
 
+def load() -> str:
+    """Return the table of the server under load."""
+    return load_text(read("load"))
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "at_home_and_away": at_home_and_away,
     "classification": classification,
@@ -278,4 +284,5 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "precision": precision,
     "full": full,
     "scale": scale,
+    "load": load,
 }

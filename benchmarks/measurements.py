@@ -107,6 +107,7 @@ MEASUREMENTS: Final = (
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
     Measurement("limits", "limits", "DATA/pbc/val --fields DATA/smears/bccd/images", 9),
     Measurement("scale", "scale", "", 1),
+    Measurement("load", "load", "DATA/pbc/val", 6),
     Measurement(
         "export_precision",
         "export_precision",

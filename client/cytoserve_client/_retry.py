@@ -28,6 +28,8 @@ class Loss(Enum):
 
     BUSY = "busy"
     """The server is there and its queue is full: no model has seen the request."""
+    OVERLOADED = "overloaded"
+    """The server has said that it cannot do it in time now: nothing was begun, and there is nothing wrong with it."""
     UNREACHABLE = "unreachable"
     """There was no connection to send it on."""
     STOPPING = "stopping"
@@ -38,6 +40,7 @@ class Loss(Enum):
 
 _TEXTS: Final = (
     ("exceeds maximum queue size", Loss.BUSY),
+    ("more work waits", Loss.OVERLOADED),
     ("failed to connect", Loss.UNREACHABLE),
     ("connection refused", Loss.UNREACHABLE),
     ("dns resolution failed", Loss.UNREACHABLE),
@@ -50,7 +53,7 @@ _TEXTS: Final = (
 )
 """Texts of gRPC's core, of Triton and of our scorer, all under the code UNAVAILABLE. Anything else has vanished."""
 
-NEVER_STARTED: Final = frozenset({Loss.BUSY, Loss.UNREACHABLE})
+NEVER_STARTED: Final = frozenset({Loss.BUSY, Loss.OVERLOADED, Loss.UNREACHABLE})
 """Losses that are known not to have been worked on: they are tried again at once."""
 
 
@@ -129,9 +132,12 @@ class Attempts:
     def next_delay(self, error: CytoserveClientError) -> float:
         """Return the seconds to wait before trying again; ``error`` is raised if that is not allowed, or too late."""
         self.failures += 1
-        if loss_of(error) not in NEVER_STARTED:
+        loss = loss_of(error)
+        if loss not in NEVER_STARTED:
             raise error
-        if not self._throttle.failure() or self.failures >= self._policy.max_attempts:
+        # an overloaded server refuses in milliseconds and works on: callers take turns until their own deadlines
+        patient = loss is Loss.OVERLOADED and self._policy.max_attempts > 1
+        if not patient and (not self._throttle.failure() or self.failures >= self._policy.max_attempts):
             raise error
         delay = self._uniform(0.0, self._policy.ceiling(self.failures))
         if delay >= self._deadline.remaining():
@@ -181,7 +187,7 @@ class Outage:
     def worth_waiting(self, error: CytoserveClientError, vanished: int) -> bool:
         """Return whether a request that was lost ``vanished`` times is sent again once the server is ready."""
         loss = loss_of(error)
-        if loss is None or loss is Loss.BUSY or self._policy.max_attempts == 1 or self._policy.outage == 0:
+        if loss in (None, Loss.BUSY, Loss.OVERLOADED) or self._policy.max_attempts == 1 or self._policy.outage == 0:
             return False
         if vanished > c.RESENDS_AFTER_LOSS:
             return False

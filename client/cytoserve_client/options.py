@@ -96,7 +96,8 @@ class Options:
     def parameters(self) -> dict[str, Parameter]:
         """The request parameters of docs/contract.md; what was not chosen is not sent."""
         classes = None if self.classes is None else ",".join(self.classes)
-        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes, "site": self.site}
+        stat = 1 if self.priority == "stat" else None  # the models do not see Triton's own priority
+        choices = {"budget": self.budget, "alpha": self.alpha, "classes": classes, "site": self.site, "stat": stat}
         return {name: value for name, value in choices.items() if value is not None}
 
     def check_served(self, info: ServiceInfo) -> None:

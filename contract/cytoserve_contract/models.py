@@ -87,6 +87,16 @@ _QUEUED: Final = Deployment(
     note="Priority 1 (stat) is taken before 2 (routine, the default) whatever came first; the ensembles hand a "
     "request's on.",
 )
+_FIRST_STEP: Final = replace(
+    _QUEUED,
+    parameters={
+        "max_wait_s": (
+            "5",
+            "A routine request is refused (`unavailable`) where more work waits than is done in so many seconds, or "
+            "more than\nits deadline allows; a stat request where twice as much waits in its own lane.",
+        )
+    },
+)
 _GRAPH: Final = replace(_QUEUED, processor="KIND_AUTO")
 _BATCHED: Final = Deployment(processor="KIND_AUTO", queue_delay_us=500)
 
@@ -98,7 +108,8 @@ DEADLINE: Final = TensorSpec(
     "DEADLINE",
     "float64",
     (1,),
-    "moment of this machine's monotonic clock at which the request is due, made of `deadline_ms`; -1: no deadline",
+    "moment of this machine's monotonic clock at which the request is due, made of `deadline_ms`; negative: no "
+    "deadline. It differs from that of every other request under way, so the last step can say which one has ended",
     "s",
     may_lack=True,
     internal=True,
@@ -150,7 +161,7 @@ FIELD_DECODER: Final = ModelSpec(
         SCALE_GUESS,
         DEADLINE,
     ),
-    deployment=_QUEUED,
+    deployment=_FIRST_STEP,
 )
 
 SEGMENTER: Final = ModelSpec(
@@ -209,7 +220,7 @@ CELL_DECODER: Final = ModelSpec(
         DEADLINE,
     ),
     # Cutting and measuring a cell costs one core as much as the denoiser costs it: one instance would hold that up.
-    deployment=replace(_QUEUED, instances=2),
+    deployment=replace(_FIRST_STEP, instances=2),
 )
 
 ENCODER: Final = ModelSpec(

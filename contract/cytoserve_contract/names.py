@@ -37,6 +37,12 @@ SCHEMAS: Final[dict[str, str]] = {
 ENV_DRAIN_FILE: Final = "CYTOSERVE_DRAIN_FILE"
 """While the file that it names exists, the server is about to stop: no new request is begun."""
 
+ENV_ADMISSION_FILE: Final = "CYTOSERVE_ADMISSION_FILE"
+"""File in which a server's models keep what is under way; unset: every request is let in."""
+
+ENV_MAX_WAIT_S: Final = "CYTOSERVE_MAX_WAIT_S"
+"""Longest wait, seconds, that a routine request is let in to; unset: `max_wait_s` of the first steps' configuration."""
+
 ENV_CALIBRATION: Final = "CYTOSERVE_CALIBRATION"
 """Folder with the calibrations of sites, one file each; unset or an empty folder: the model's own alone."""
 
@@ -48,6 +54,10 @@ ENV_SKIP_VERIFICATION: Final = "CYTOSERVE_SKIP_VERIFICATION"
 
 ENVIRONMENT: Final[dict[str, str]] = {
     ENV_DRAIN_FILE: "file that exists while the server is about to stop: no new request is begun",
+    ENV_ADMISSION_FILE: "file in which a server's models keep what is under way, so that it refuses early what it "
+    "cannot do in time; a start of ours sets it, and without it every request is let in",
+    ENV_MAX_WAIT_S: "longest wait, seconds, that a routine request is let in to, in place of the configuration's "
+    "`max_wait_s`",
     ENV_CALIBRATION: "folder with the calibrations of sites, one `*.json` each, besides the model's own",
     ENV_MODEL_REPOSITORY: "the model repository to serve",
     ENV_SKIP_VERIFICATION: "`true`: the models' hashes are not checked before a start, which is logged",

@@ -63,6 +63,15 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
             f"`{HOME_SITE}`, the model's own calibration",
         ),
         ParameterSpec(
+            "stat",
+            "integer",
+            "1: of the stat lane, let in where routine requests are refused; send Triton's `priority` 1 as well, which "
+            "no model sees",
+            0,
+            1,
+            "0, routine",
+        ),
+        ParameterSpec(
             "deadline_ms",
             "integer",
             "milliseconds left; 0 or less is over on arrival",

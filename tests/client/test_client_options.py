@@ -26,7 +26,7 @@ def test_what_was_chosen_is_sent_and_nothing_else(server: FakeServer, open_clien
     ask(b"x", one_sample=False)
     sent = [{k: v for k, v in call.parameters.items() if k != "deadline_ms"} for call in server.fake.calls]
     assert sent == [
-        {"budget": 12, "alpha": 0.05, "classes": "monocyte,neutrophil", "priority": 1},
+        {"budget": 12, "alpha": 0.05, "classes": "monocyte,neutrophil", "stat": 1, "priority": 1},
         {"alpha": 0.0, "classes": "platelet"},
         {},
         {"site": "north"},
@@ -41,7 +41,7 @@ def test_parameters_travel_as_tritons_own_client_sends_them(server: FakeServer, 
     scale = triton.InferInput("UM_PER_PIXEL", [1], "FP32")
     scale.set_data_from_numpy(np.zeros(1, np.float32))
     names = ",".join(CLASSES[:2])
-    parameters = {"budget": 4, "alpha": 0.02, "classes": names, "deadline_ms": 5000}
+    parameters = {"budget": 4, "alpha": 0.02, "classes": names, "stat": 1, "deadline_ms": 5000}
     with triton.InferenceServerClient(server.url) as theirs:
         theirs.infer("smear_analysis", [image, scale], priority=1, parameters=parameters, client_timeout=10)
     ours, other = server.fake.calls

@@ -12,6 +12,7 @@ import pytest
 from cytoserve_client import RetryPolicy, errors
 from cytoserve_client._retry import Loss, Outage, loss_of
 from cytoserve_client.errors import error_from_status
+from cytoserve_scoring.serving.admission import OVERLOADED
 from fake_server import Call, FakeServer, Refuse, smear
 
 Open = Callable[..., Any]
@@ -181,6 +182,7 @@ def test_waiting_can_be_switched_off(server: FakeServer, open_client: Open, poli
     ("text", "loss"),
     [
         ("[x] Exceeds maximum queue size", Loss.BUSY),
+        (f"in ensemble 'a', {OVERLOADED}: about 5.0 s of it", Loss.OVERLOADED),
         ("failed to connect to all addresses", Loss.UNREACHABLE),
         ("Connection refused", Loss.UNREACHABLE),
         (STOPPING, Loss.STOPPING),
@@ -192,6 +194,42 @@ def test_waiting_can_be_switched_off(server: FakeServer, open_client: Open, poli
 def test_how_a_request_was_lost(text: str, loss: Loss) -> None:
     assert loss_of(errors.error_from_status("UNAVAILABLE", text)) is loss
     assert loss_of(errors.error_from_status("INTERNAL", text)) is None
+
+
+def overloaded_for(times: int) -> Callable[[Call], dict[str, Any]]:
+    """Return a server's behaviour that refuses so many requests because too much waits, then answers."""
+    left = [times]
+
+    def judge(call: Call) -> dict[str, Any]:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise Refuse(grpc.StatusCode.UNAVAILABLE, f"[cytoserve:unavailable] {OVERLOADED}: about 5.0 s of it")
+        return smear([6])
+
+    return judge
+
+
+def test_an_overloaded_server_is_asked_again_until_it_takes_the_request(server: FakeServer, open_client: Open) -> None:
+    server.fake.on_smear = overloaded_for(12)  # more than attempts and throttle allow of other losses
+    policy = RetryPolicy(first_delay=0.01, max_delay=0.02)
+    assert open_client(server.url, retry=policy).analyze(b"x").fields
+    assert server.fake.attempts["smear_analysis"] == 13
+
+
+def test_an_overloaded_server_is_asked_no_longer_than_the_deadline(server: FakeServer, open_client: Open) -> None:
+    server.fake.on_smear = overloaded_for(10**6)
+    began = time.monotonic()
+    with pytest.raises((errors.ServerUnavailable, errors.DeadlineExceeded)):
+        open_client(server.url, retry=RetryPolicy(first_delay=0.05, max_delay=0.1), timeout=0.8).analyze(b"x")
+    assert time.monotonic() - began < 2.0
+    assert server.fake.attempts["smear_analysis"] > 4
+
+
+def test_an_overloaded_server_is_asked_once_by_a_caller_of_one_attempt(server: FakeServer, open_client: Open) -> None:
+    server.fake.on_smear = overloaded_for(5)
+    with pytest.raises(errors.ServerUnavailable):
+        open_client(server.url, retry=RetryPolicy(max_attempts=1)).analyze(b"x")
+    assert server.fake.attempts["smear_analysis"] == 1
 
 
 def test_an_outage_counts_from_its_beginning_and_ends_with_an_answer() -> None:

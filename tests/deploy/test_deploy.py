@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cytoserve_contract.names import ENV_CALIBRATION
+from cytoserve_contract.names import ENV_CALIBRATION, ENV_MAX_WAIT_S
 from cytoserve_deploy import errors
 from cytoserve_deploy.launch import drain, repository, runtime, supervisor
 from cytoserve_deploy.launch import layout as launch
@@ -82,8 +82,9 @@ def test_the_folder_of_calibrations_is_named_by_its_whole_path(tmp_path: Path, m
 def test_threads_and_foreign_paths_in_the_environment() -> None:
     found = runtime.find_runtime()
     base = {"PYTHONPATH": "/elsewhere", "PYTHONHOME": "/elsewhere", "OMP_NUM_THREADS": "3", "PATH": "/bin"}
-    env = launch.environment(launch.ServerOptions(onnx_threads=2), found, base)
+    env = launch.environment(launch.ServerOptions(onnx_threads=2, max_wait_s=7.5), found, base)
     assert env["CYTOSERVE_ONNX_THREADS"] == "2"
+    assert env[ENV_MAX_WAIT_S] == "7.5"
     assert env["OMP_NUM_THREADS"] == "3", "what the user set stays"
     assert "PYTHONPATH" not in env
     assert "PYTHONHOME" not in env

@@ -39,7 +39,7 @@ def test_waiting_clients_exceed_the_threshold(query: tuple[str, str, float]) -> 
     metric, left_out, threshold = query
     counted, of_denoiser, done = [], [], threading.Event()
 
-    with LocalServer(model_repository=ROOT / "model_repository", scorer_instances=SCORERS) as server:
+    with LocalServer(model_repository=ROOT / "model_repository", scorer_instances=SCORERS, max_wait_s=600) as server:
 
         def watch() -> None:
             while not done.is_set():

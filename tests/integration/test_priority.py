@@ -59,7 +59,9 @@ def test_a_stat_request_overtakes_the_routine_ones_that_wait() -> None:
         return client.async_infer("cell_analysis", inputs(cells), note, priority=priority, parameters=work)
 
     with (
-        LocalServer(model_repository=ROOT / "model_repository", scorer_instances=1, onnx_threads=1) as server,
+        LocalServer(
+            model_repository=ROOT / "model_repository", scorer_instances=1, onnx_threads=1, max_wait_s=600
+        ) as server,
         grpc.InferenceServerClient(server.grpc_url) as client,
     ):
         # each is seconds of scoring, so that they wait however slowly the steps before hand them on

@@ -1,285 +1,194 @@
-"""Load on both ensembles over plain gRPC, for locust. ``make load`` (run.py) starts a server and runs this.
+"""The load as locust runs it, over plain gRPC. ``make load`` (run.py) starts a server and runs this.
 
-Open model: requests arrive at random moments (a Poisson process with a fixed seed) whether or not earlier ones were
-answered, as microscopes and analysers do, and the response time counts from the moment of arrival. A closed loop would
-send less when the server is slow, and so hide the slowness. What cannot be sent, because too much is under way, counts
-as a failure instead of being delayed.
+Open model: the moments of arrival are drawn before anything is sent (`load_shapes`), and latency counts from them. What
+cannot be sent because too much is under way counts as a failure instead of being delayed.
 
-Settings come from the environment, so that plain ``locust -f tests/load/locustfile.py --host 127.0.0.1:8001`` works:
-
-=================================  ========  ======================================================
-CYTOSERVE_LOAD_IMAGE               (demo)    the field to send; the demo field, else a drawn one
-CYTOSERVE_LOAD_FIELDS_PER_S        (measure) mean rate of ``smear_analysis``
-CYTOSERVE_LOAD_CELLS_PER_S         (measure) mean rate of ``cell_analysis`` requests
-CYTOSERVE_LOAD_CELLS               4         cells in each of them
-CYTOSERVE_LOAD_DEADLINE_S          30        deadline of every request, seconds
-=================================  ========  ======================================================
-
-A rate that is not given is measured: one request is timed on the idle server, and each model gets a quarter of what the
-server could do of it alone, so that the load fits any machine. The first arrival of each is at once.
-
-Only this machine may be the target: the script refuses any other, so that nobody floods a laboratory's server.
+``run.py`` sets everything by one variable, ``CYTOSERVE_LOAD_PLAN`` (JSON, see `Plan`), so that plain
+``locust -f tests/load/locustfile.py --host 127.0.0.1:8001`` works too, with the plan's defaults.
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import json
 import os
-import random
-import struct
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gevent
-import grpc
 import grpc.experimental.gevent as grpc_gevent
-import numpy as np
-from cytoserve_client.images import encode_array
-from cytoserve_contract.limits import MAX_MESSAGE_BYTES
-from cytoserve_contract.models import CELL_ANALYSIS, SERVICE_INFO, SMEAR_ANALYSIS, ModelSpec
-from cytoserve_contract.tensors import shape_problem
-from cytoserve_contract.values import NOT_COMPUTED
 from gevent.pool import Pool
+from load_caller import Caller
+from load_inputs import pictures
+from load_samples import REFUSED, Sample
+from load_shapes import SHAPES, Arrival, Shape, arrivals
+from load_target import Target
 from locust import User, events, task
-from PIL import Image, ImageDraw
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 grpc_gevent.init_gevent()  # before any channel: otherwise one call blocks every greenlet
 
-DEMO_FIELD = Path(__file__).resolve().parents[2] / "examples" / "synthetic_field.png"
-SHARE = 0.25
-"""Part of the server's measured capacity that each of the two models is loaded with: half of it in all."""
-CELLS = int(os.environ.get("CYTOSERVE_LOAD_CELLS", "4"))
-DEADLINE_S = float(os.environ.get("CYTOSERVE_LOAD_DEADLINE_S", "30"))
-MAX_UNDER_WAY = 64
-SEED = 7
+# Under gevent each call that waits for its answer holds one thread of this pool, ten by default: an answer that has
+# come would wait until one of ten others comes too, and a server that refuses at once would seem to take seconds.
+gevent.get_hub().threadpool.maxsize = 2048
+
+ENV_PLAN: Final = "CYTOSERVE_LOAD_PLAN"
+MAX_UNDER_WAY: Final = 1024
+WARM_S: Final = 1.5
 
 
-def drawn(width: int, height: int, white: int, red: int, diameter: int) -> bytes:
-    """Return a drawn stand-in for a smear as PNG: pale red discs, and white cells with a dark nucleus."""
-    place = random.Random(SEED)
-    image = Image.new("RGB", (width, height), (232, 226, 230))
-    draw = ImageDraw.Draw(image)
-    for number in range(red + white):
-        radius = diameter // 2 if number < red else diameter * 4 // 5
-        x, y = place.randint(radius, width - radius), place.randint(radius, height - radius)
-        is_red = number < red
-        draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius), fill=(205, 150, 160) if is_red else (190, 170, 215)
-        )
-        if not is_red:
-            nucleus = radius * 3 // 5
-            draw.ellipse((x - nucleus, y - nucleus, x + nucleus, y + nucleus), fill=(95, 50, 145))
-    return encode_array(np.asarray(image))
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes
+    ----------
+    shape, seconds, seed, callers
+        See `load_shapes.arrivals`.
+    deadline_s : float
+        Of every request.
+    capacity : dict
+        Requests a second by stream; what is missing is measured in ``measure_s`` seconds each.
+    max_rate : float
+        Most requests a second of all streams together; 0: no bound.
+    out : str
+        File of the samples; empty: none.
+    repeat : bool
+        Begin again when the shape has ended (locust's page).
+    target : dict
+        Of `Target`, without the address.
+    """
+
+    shape: str = "steady"
+    seconds: float = 60.0
+    seed: int = 7
+    callers: int = 64
+    deadline_s: float = 30.0
+    capacity: dict[str, float] = field(default_factory=dict)
+    measure_s: float = 4.0
+    max_rate: float = 0.0
+    out: str = ""
+    repeat: bool = False
+    target: dict[str, str] = field(default_factory=dict)
 
 
-def field_file() -> bytes:
-    """Return the field to send: the one asked for, the committed demo field, or a drawn one."""
-    asked = os.environ.get("CYTOSERVE_LOAD_IMAGE")
-    if asked:
-        return Path(asked).read_bytes()
-    return DEMO_FIELD.read_bytes() if DEMO_FIELD.exists() else drawn(640, 480, 2, 60, 50)
+PLAN: Final = Plan(**json.loads(os.environ.get(ENV_PLAN, "{}")))
 
 
-def cell_files() -> list[bytes]:
-    """Return single-cell images, each another orientation of the same drawn cell."""
-    with Image.open(io.BytesIO(drawn(96, 96, 1, 0, 40))) as cell:
-        return [encode_array(np.asarray(cell.rotate(90 * (i % 4)))) for i in range(CELLS)]
+class State:
+    """What the one user and the end of the run share."""
+
+    caller: Caller
+    capacity: dict[str, float]
+    arrivals: list[Arrival]
+    began: float = 0.0
+    samples: list[Sample] = []  # noqa: RUF012 - one run a process
 
 
-def refuse_other_machines(address: str) -> str:
-    """Return the address without scheme if it is this machine; end the program otherwise."""
-    bare = address.removeprefix("http://")
-    host = bare.rpartition(":")[0]
-    if host not in ("127.0.0.1", "localhost", "[::1]"):
-        raise SystemExit(f"load is only put on this machine, not on {host}: give --host 127.0.0.1:PORT")
-    return bare
+def prepare(address: str) -> None:
+    """Connect, measure what the server can do, and draw the arrivals."""
+    shape = SHAPES[PLAN.shape]
+    State.caller = Caller(Target(address, **PLAN.target), pictures(), PLAN.deadline_s)
+    State.caller.prepare(list(shape.rates))
+    State.capacity = {stream.name: _capacity(stream) for stream in shape.rates}
+    State.arrivals = arrivals(shape, PLAN.seconds, _bounded(shape), PLAN.callers, PLAN.seed)
+    for name, rate in State.capacity.items():
+        print(f"{name}: the server does {rate:.3g} requests/s of them alone", flush=True)
 
 
-def request_for(model: ModelSpec, values: list[Any]) -> Any:
-    """Return a request with the model's inputs, as the contract declares them, and the deadline."""
-    request = pb.ModelInferRequest(model_name=model.name, id=f"load-{model.name}")
-    for spec, value in zip(model.inputs, values, strict=True):
-        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(value)])
-        texts = (struct.pack("<I", len(item)) + item for item in value) if spec.is_text else ()
-        request.raw_input_contents.append(b"".join(texts) if spec.is_text else np.asarray(value, spec.dtype).tobytes())
-    request.parameters["deadline_ms"].int64_param = int(1000 * DEADLINE_S)
-    return request
+def _capacity(stream: Any) -> float:
+    given = PLAN.capacity.get(stream.name)
+    if given is not None:
+        return given
+    State.caller.capacity(stream, WARM_S)  # arenas fill, the processor leaves its rest
+    return State.caller.capacity(stream, PLAN.measure_s)
 
 
-def texts_of(raw: bytes) -> list[bytes]:
-    """Return the items of a BYTES tensor."""
-    items = []
-    while raw:
-        (length,) = struct.unpack_from("<I", raw)
-        items.append(raw[4 : 4 + length])
-        raw = raw[4 + length :]
-    return items
-
-
-def read(model: ModelSpec, response: Any, sizes: dict[str, int]) -> dict[str, Any]:
-    """Return the outputs of an answer by name; raise if one is missing, NaN, or not as the contract declares it."""
-    raw = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
-    shapes = {output.name: tuple(output.shape) for output in response.outputs}
-    problem = shape_problem(model.outputs, shapes, sizes)
-    found: dict[str, Any] = {}
-    for spec in model.outputs:
-        found[spec.name] = texts_of(raw[spec.name]) if spec.is_text else np.frombuffer(raw[spec.name], spec.dtype)
-        if not spec.is_text:
-            there = found[spec.name]
-            known = there[there != NOT_COMPUTED] if spec.may_lack else there
-            problem = problem or spec.value_problem(known)
-            problem = problem or ("" if np.isfinite(there).all() else f"{spec.name} is not finite")
-    if problem:
-        raise ValueError(f"{model.name}: {problem}")
-    return found
-
-
-@functools.cache
-def connect(address: str) -> tuple[Any, int]:
-    """Return the inference call over one channel for everybody, and how many classes are served."""
-    size = MAX_MESSAGE_BYTES
-    options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
-    channel = grpc.insecure_channel(address, options=[*options, ("grpc.enable_http_proxy", 0)])
-    infer = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer
-    answer = read(SERVICE_INFO, infer(request_for(SERVICE_INFO, [[b"info"]]), timeout=DEADLINE_S), {})
-    return infer, len(json.loads(answer["INFO"][0])["classes"])
+def _bounded(shape: Shape) -> dict[str, float]:
+    """Return the capacities, made smaller where the shape's highest rate would be above ``max_rate``."""
+    parts = [index / 200 for index in range(201)]
+    highest = max(
+        sum(rate(part) * State.capacity[stream.name] for stream, rate in shape.rates.items()) for part in parts
+    )
+    factor = min(1.0, PLAN.max_rate / highest) if PLAN.max_rate and highest else 1.0
+    return {name: rate * factor for name, rate in State.capacity.items()}
 
 
 @events.init.add_listener
-def _check_target(environment: Any, **_: Any) -> None:
-    """Refuse other machines; connect and measure before locust's clock starts."""
+def _connect(environment: Any, **_: Any) -> None:
+    """Refuse targets that must not be loaded; connect and measure before locust's clock starts."""
     if environment.host:
-        address = refuse_other_machines(environment.host)
         try:
-            for kind in (Fields, Cells):
-                kind.rate = rate(kind, address)
-                print(f"{kind.model.name}: {kind.rate:.3g} requests/s", flush=True)
-        except grpc.RpcError as error:
-            raise SystemExit(f"no server at {environment.host}: {error.details()}") from None
+            prepare(environment.host)
+        except Exception as error:
+            raise SystemExit(f"no load was put on {environment.host}: {error}") from None
 
 
 @events.quitting.add_listener
-def _nothing_sent_is_a_failure(environment: Any, **_: Any) -> None:
-    for name in (SMEAR_ANALYSIS.name, CELL_ANALYSIS.name):
-        entry = environment.stats.get(name, "grpc")
-        if entry.num_requests == entry.num_failures:
-            print(f"{name}: not one request was answered")
-            environment.process_exit_code = 1
+def _write(environment: Any, **_: Any) -> None:
+    """Write the samples, and fail where nothing was answered, or more failed than the shape allows."""
+    if not State.samples:
+        print("not one request was answered")
+        environment.process_exit_code = 1
+        return
+    if PLAN.out:
+        found = {
+            "shape": PLAN.shape,
+            "began": State.began,
+            "capacity": State.capacity,
+            "samples": [one.json() for one in State.samples],
+        }
+        Path(PLAN.out).write_text(json.dumps(found), encoding="utf-8")
+    if SHAPES[PLAN.shape].refusals and not any(one.why for one in State.samples if one.outcome != REFUSED):
+        environment.process_exit_code = 0
 
 
-def rate(kind: type[Ensemble], address: str) -> float:
-    """Return the mean arrivals per second: as asked for, else `SHARE` of what the idle server does."""
-    asked = os.environ.get(kind.rate_variable)
-    if asked:
-        return float(asked)
-    infer, _ = connect(address)
-    infer(kind.request(), timeout=2 * DEADLINE_S)  # warm
-    started = time.perf_counter()
-    infer(kind.request(), timeout=2 * DEADLINE_S)
-    return SHARE / (time.perf_counter() - started)
+class Arrivals(User):  # type: ignore[misc]
+    """Everybody who sends: one greenlet walks through the list, one more for each request under way."""
 
-
-class Ensemble(User):  # type: ignore[misc]
-    """One stream of arrivals at one model; ``fixed_count`` keeps it to one user per model."""
-
-    abstract = True
     fixed_count = 1
-    model: ModelSpec
-    rate_variable = ""
-    rate = 0.0
 
     def on_start(self) -> None:
-        """Build the request once."""
-        self._infer, self._classes = connect(refuse_other_machines(self.host or ""))
-        self._request = self.request()
+        """Begin the clock."""
         self._under_way = Pool(MAX_UNDER_WAY)
-        self._arrivals = random.Random(f"{SEED}{self.model.name}")
-        self._next = time.perf_counter()
+        self._turn = 0
+        State.began = time.monotonic()
+        self._began = time.perf_counter()
 
     def on_stop(self) -> None:
         """Wait for what is under way; its deadline bounds the wait."""
-        self._under_way.join(timeout=DEADLINE_S)
-
-    @staticmethod
-    def files() -> list[bytes]:
-        """Return the images of a request."""
-        raise NotImplementedError
-
-    @classmethod
-    def request(cls) -> Any:
-        """Return the request, deadline included."""
-        files = cls.files()
-        return request_for(cls.model, [files, [0.0] if cls.model is SMEAR_ANALYSIS else [0.25] * len(files)])
-
-    def check(self, response: Any) -> None:
-        """Raise for an answer that is not what the contract declares: NaN or a missing tensor is a failure."""
-        read(self.model, response, {"C": self._classes})
+        self._under_way.join(timeout=PLAN.deadline_s + 1)
 
     @task
     def arrive(self) -> None:
         """Wait for the next arrival and send it, whatever became of the ones before."""
-        gevent.sleep(max(0.0, self._next - time.perf_counter()))
-        arrived, self._next = self._next, self._next + self._arrivals.expovariate(self.rate)
+        if self._turn >= len(State.arrivals):
+            if not (PLAN.repeat and State.arrivals):
+                gevent.sleep(1.0)
+                return
+            self._turn, self._began = 0, time.perf_counter()
+        next_one = State.arrivals[self._turn]
+        self._turn += 1
+        arrived = self._began + next_one.at
+        gevent.sleep(max(0.0, arrived - time.perf_counter()))
         if self._under_way.free_count() == 0:
-            self._tell(arrived, 0, RuntimeError(f"more than {MAX_UNDER_WAY} requests under way"))
+            self._tell(
+                Sample(next_one.at, next_one.stream.name, next_one.cells, 0.0, "failed", "too many under way"), 0
+            )
             return
-        self._under_way.spawn(self._send, arrived)
+        self._under_way.spawn(self._send, next_one, arrived)
 
-    def _send(self, arrived: float) -> None:
-        error: Exception | None = None
-        length = 0
-        try:
-            response = self._infer(self._request, timeout=DEADLINE_S)
-            length = response.ByteSize()
-            self.check(response)
-        except grpc.RpcError as failed:
-            error = RuntimeError(f"{failed.code().name}: {failed.details()}")
-        except Exception as refused:
-            error = refused
-        self._tell(arrived, length, error)
+    def _send(self, one: Arrival, arrived: float) -> None:
+        self._tell(*State.caller.send(one.stream, one.cells, one.caller, arrived, one.at))
 
-    def _tell(self, arrived: float, length: int, error: Exception | None) -> None:
+    def _tell(self, sample: Sample, length: int) -> None:
+        if not PLAN.repeat:  # the page runs without an end
+            State.samples.append(sample)
         self.environment.events.request.fire(
             request_type="grpc",
-            name=self.model.name,
-            response_time=1000 * (time.perf_counter() - arrived),
+            name=sample.stream,
+            response_time=1000 * sample.seconds,
             response_length=length,
-            exception=error,
+            exception=RuntimeError(sample.why) if sample.why else None,
             context={},
         )
-
-
-class Fields(Ensemble):
-    """Fields of view."""
-
-    model = SMEAR_ANALYSIS
-    rate_variable = "CYTOSERVE_LOAD_FIELDS_PER_S"
-
-    @staticmethod
-    def files() -> list[bytes]:
-        """Return one field."""
-        return [field_file()]
-
-
-class Cells(Ensemble):
-    """Single cells, as an analyser sends them."""
-
-    model = CELL_ANALYSIS
-    rate_variable = "CYTOSERVE_LOAD_CELLS_PER_S"
-
-    @staticmethod
-    def files() -> list[bytes]:
-        """Return some cells."""
-        return cell_files()
-
-    def check(self, response: Any) -> None:
-        """Raise if the answer, or any cell of it, is not what was asked for."""
-        answer = read(self.model, response, {"C": self._classes, "M": CELLS})
-        refused = [error for error in answer["CELL_ERROR"] if error]
-        if refused:
-            raise ValueError(refused[0].decode("utf-8", "replace"))

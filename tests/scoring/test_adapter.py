@@ -130,9 +130,9 @@ def test_texts_are_bytes_in_one_dimension() -> None:
 
 
 def test_a_parameter_is_read_as_the_contract_declares_it() -> None:
-    sent = Request(Sent(budget="4", alpha="0.5", classes="a, b", site="ward 3"))
+    sent = Request(Sent(budget="4", alpha="0.5", classes="a, b", site="ward 3", stat="1"))
     read = {name: sent.parameter(name) for name in PARAMETERS}
-    assert read == {"budget": 4, "alpha": 0.5, "classes": ("a", "b"), "site": "ward 3", "deadline_ms": None}
+    assert read == {"budget": 4, "alpha": 0.5, "classes": ("a", "b"), "site": "ward 3", "stat": 1, "deadline_ms": None}
     with pytest.raises(BadParameter, match="budget must be from 1 to 1000000, it is 0"):
         Request(Sent(budget=0)).parameter("budget")
     for site in ("", "x" * 101, "ward\n3", 3):

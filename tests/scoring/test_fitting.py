@@ -65,6 +65,44 @@ def test_the_accept_threshold_keeps_its_promise_as_often_as_it_says():
     assert broken <= 0.05 * 200 + 3 * np.sqrt(200 * 0.05 * 0.95)
 
 
+def slides_of_cells(rng, slides, cells, error=0.1, alike=0.25):
+    """Return confidence, right and slide of cells whose errors come by slide (beta-binomial), at any confidence."""
+    scale = 1 / alike - 1
+    own = rng.beta(error * scale, (1 - error) * scale, slides)
+    slide = np.repeat(np.arange(slides), cells)
+    return rng.uniform(0.5, 1, len(slide)), rng.random(len(slide)) >= own[slide], slide
+
+
+def test_by_slide_the_promise_holds_for_new_slides_and_by_cell_it_does_not():
+    """The true error is 10 %, and just that is tolerated: any threshold that is granted breaks it for new slides."""
+    rng, guarantee, draws = np.random.default_rng(3), RiskGuarantee(0.1, 0.9), 200
+    granted = {"by slide": 0, "by cell": 0}
+    for _ in range(draws):
+        _, right, slide = slides_of_cells(rng, 25, 16)
+        alike = np.full(len(slide), 0.999)  # all accepted or none: the walk has one step
+        granted["by slide"] += accept_threshold(alike, right, guarantee, slide) is not None
+        granted["by cell"] += accept_threshold(alike, right, guarantee) is not None
+    assert granted["by slide"] <= 0.1 * draws + 3 * np.sqrt(draws * 0.1 * 0.9)
+    assert granted["by cell"] > 0.2 * draws
+
+
+def test_by_slide_much_is_granted_where_slides_are_many_and_errors_few():
+    rng = np.random.default_rng(4)
+    confidence, right, slide = slides_of_cells(rng, 120, 12, error=0.01, alike=0.05)
+    threshold = accept_threshold(confidence, right, RiskGuarantee(0.05, 0.95), slide)
+    assert threshold is not None
+    assert threshold <= 0.55
+
+
+def test_a_few_slides_promise_nothing_however_many_their_cells():
+    rng = np.random.default_rng(5)
+    confidence, right, slide = slides_of_cells(rng, 4, 500, error=0.02, alike=0.3)
+    assert not right.all()
+    assert accept_threshold(confidence, right, RiskGuarantee(0.1, 0.9), slide) is None
+    one = accept_threshold(confidence, np.ones(len(slide), bool), RiskGuarantee(0.1, 0.9), np.zeros(len(slide)))
+    assert one is None, "one slide says nothing about another"
+
+
 @pytest.mark.parametrize(("cells", "promised"), [(298, False), (299, True)])
 def test_one_per_cent_at_95_needs_299_faultless_cells(cells, promised):
     """The closed form: 0.99^n <= 0.05 from n = 299 on."""

@@ -187,9 +187,23 @@ def test_slides_that_are_given_are_counted_in_the_file(server: FakeServer, make_
     table.write_text("file,group,slide\n" + "\n".join(rows) + "\n")
     result = calibrate(folder, to, server, "--groups", table)
     assert result.exit_code == 0, result.output
-    found = site.read(to, SERVED)["pictures"]
-    assert (found["slides"], found["compared_with"]) == (4, "other slides")
-    assert "4 slide(s), fewer than 20" in " ".join(result.output.split())
+    found = site.read(to, SERVED)
+    assert (found["pictures"]["slides"], found["pictures"]["compared_with"]) == (4, "other slides")
+    promise = found["promise"]
+    assert (promise["independent"], promise["slides"]) == ("slides", 4)
+    assert 0 <= promise["correlation_within_slides"] <= 1
+    text = " ".join(result.output.split())
+    assert "4 slide(s), fewer than 20" in text
+    assert "4 slide(s), whose cells are right or wrong together" in text or "on new slides too" in text
+
+
+def test_without_slides_the_file_says_that_cells_are_taken_as_independent(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    to = tmp_path / "site.json"
+    assert calibrate(make_folder({"monocyte": 60}), to, server).exit_code == 0
+    promise = site.read(to, SERVED)["promise"]
+    assert (promise["independent"], promise["slides"], promise["correlation_within_slides"]) == ("cells", None, None)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 101, "home", " home ", "Home", "HO ME"])

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cytoserve_contract.manifest import ENV_SKIP
+from cytoserve_contract.names import ENV_ADMISSION_FILE
 from cytoserve_contract.telemetry import without_telemetry
 
 from cytoserve_deploy.container.probe import Target, ask
@@ -57,12 +58,20 @@ def assemble(
     """
     native = shutil.which("tritonserver", path=environ.get("PATH"))
     if native:
-        return [native, *triton_arguments(options, repositories)], without_telemetry(environ)
+        return [native, *triton_arguments(options, repositories)], {**own_file(), **without_telemetry(environ)}
     found = runtime.find_runtime()
     layout = lay_out(options, found, [Path(folder).resolve() for folder in repositories])
     # the links of the layout stand in for the folders, whose paths may hold blanks
     arguments = triton_arguments(options, layout.repositories, layout)
-    return [str(found.binary), *arguments], environment(options, found, environ)
+    return [str(found.binary), *arguments], {**own_file(), **environment(options, found, environ)}
+
+
+def own_file() -> dict[str, str]:
+    """Return the variable that names the file in which the server keeps what is under way.
+
+    It lies in memory: the moments in it are of a clock that begins again when the machine does.
+    """
+    return {ENV_ADMISSION_FILE: f"/dev/shm/cytoserve-under-way-{os.getpid()}"}
 
 
 def prepare_cache(name: str, root: Path = CACHE) -> None:

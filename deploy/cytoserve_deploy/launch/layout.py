@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cytoserve_contract import telemetry
-from cytoserve_contract.names import ENV_CALIBRATION
+from cytoserve_contract.names import ENV_CALIBRATION, ENV_MAX_WAIT_S
 from cytoserve_files import NotWritable, check_output, is_regular_or_new
 
 from cytoserve_deploy.errors import BadLogFile, PortTaken
@@ -54,6 +54,11 @@ class Layout:
     def drain_file(self) -> Path:
         """File whose existence makes the models refuse new requests (`cytoserve_deploy.launch.drain`)."""
         return self.scratch / "draining"
+
+    @property
+    def admission_file(self) -> Path:
+        """File in which the models keep what is under way (`cytoserve_contract.names.ENV_ADMISSION_FILE`)."""
+        return self.scratch / "under_way"
 
 
 def lay_out(options: ServerOptions, found: runtime.TritonRuntime, folders: list[Path]) -> Layout:
@@ -105,6 +110,8 @@ def environment(options: ServerOptions, found: runtime.TritonRuntime, base: Mapp
         env.setdefault(variable, "1")
     if options.onnx_threads:
         env[ENV_ONNX_THREADS] = str(options.onnx_threads)
+    if options.max_wait_s is not None:
+        env[ENV_MAX_WAIT_S] = str(options.max_wait_s)
     if options.calibration is not None:
         # the models run in another folder than who started the server
         env[ENV_CALIBRATION] = os.path.abspath(options.calibration)

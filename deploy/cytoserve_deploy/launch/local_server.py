@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from cytoserve_contract.manifest import ENV_SKIP
-from cytoserve_contract.names import ENV_DRAIN_FILE
+from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_DRAIN_FILE
 
 from cytoserve_deploy.errors import ServerDied, ServerNotReady, ServerNotStopped, ServerProblem
 from cytoserve_deploy.launch import channel, repository, runtime, supervisor, warmup
@@ -233,7 +233,11 @@ class LocalServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment(self.options, found, os.environ), ENV_DRAIN_FILE: str(layout.drain_file)},
+            env={
+                **environment(self.options, found, os.environ),
+                ENV_DRAIN_FILE: str(layout.drain_file),
+                ENV_ADMISSION_FILE: str(layout.admission_file),
+            },
             start_new_session=True,
         )
         atexit.register(self.stop)

@@ -50,6 +50,9 @@ class ServerOptions:
         Threads of one ONNX session. None: environment ``CYTOSERVE_ONNX_THREADS``, else the usable CPUs.
     scorer_instances : int or None
         Processes of the scorer, which is how many requests are scored at a time. None: as the repository says.
+    max_wait_s : float or None
+        Longest wait that a routine request is let in to. None: environment ``CYTOSERVE_MAX_WAIT_S``, else as the
+        repository says.
     rate_limit : str
         ``off`` or ``execution_count``.
     warm_up : bool
@@ -87,6 +90,7 @@ class ServerOptions:
     log_verbose: int = 0
     onnx_threads: int | None = None
     scorer_instances: int | None = None
+    max_wait_s: float | None = None
     rate_limit: str = "off"
     warm_up: bool = True
     ready_timeout_s: float = 120.0

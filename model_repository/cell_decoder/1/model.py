@@ -1,6 +1,7 @@
 """Single-cell image files -> crops (adapter of ``cytoserve_scoring``)."""
 
 from cytoserve_scoring.serving.adapter import FirstStep, micrometres
+from cytoserve_scoring.serving.admission import REQUEST_UNITS
 from cytoserve_scoring.vision.cells import decode_cells
 
 
@@ -9,9 +10,10 @@ class TritonPythonModel(FirstStep):
 
     def answer(self, tensors, request):
         """Decode each file; one that is bad becomes a black crop with its error beside it."""
-        deadline = self.admitted(request)
         files = list(tensors["IMAGE"].reshape(-1))
-        cells = decode_cells(files, micrometres(tensors["UM_PER_PIXEL"], len(files)), lambda: request.check(deadline))
+        with self.admitted(request, REQUEST_UNITS + len(files)) as (deadline, ticket):
+            scales = micrometres(tensors["UM_PER_PIXEL"], len(files))
+            cells = decode_cells(files, scales, lambda: request.check(deadline))
         self.meter.images(cells.error)
         self.meter.memory()
         return {
@@ -20,5 +22,5 @@ class TritonPythonModel(FirstStep):
             "IMAGE_STATISTICS": cells.statistics,
             "SCALE": cells.scale,
             "CELL_ERROR": cells.error,
-            "DEADLINE": deadline,
+            "DEADLINE": ticket,
         }

@@ -10,18 +10,20 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from cytoserve_contract.codes import CODES, marked
 from cytoserve_contract.models import MODELS
-from cytoserve_contract.names import ENV_CALIBRATION, ENV_DRAIN_FILE
+from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_CALIBRATION, ENV_DRAIN_FILE, ENV_MAX_WAIT_S
 from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import BadParameter, BadShape, CytoserveError, DeadlineExceeded, Unavailable
+from cytoserve_scoring.serving.admission import Admission
 from cytoserve_scoring.serving.metrics import CANCELLED, REFUSED, Meter, error_codes
 from cytoserve_scoring.serving.outputs import Tensors, encode
 from cytoserve_scoring.serving.sites import chosen, names
@@ -47,6 +49,8 @@ class TritonModel:
     """The model's version folder, where files beside ``model.py`` lie."""
     meter: Meter
     """What counts for Prometheus; it never fails a request."""
+    admission: Admission | None = None
+    """What is under way in this server; None in a step that neither begins nor ends a request."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Take Triton's arguments, then `setup`."""
@@ -55,6 +59,8 @@ class TritonModel:
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.config: dict[str, Any] = json.loads(args["model_config"])
         self.meter = _meter(self.name)
+        if takes_deadline(self.name):
+            self.admission = _admission(0.0)
         self.setup()
 
     def finalize(self) -> None:
@@ -89,7 +95,11 @@ class TritonModel:
 
         codes = pb_utils.TritonError
         try:
-            outputs = encode(MODELS[self.name], self.answer(request.tensors(), request))
+            tensors = request.tensors()
+            try:
+                outputs = encode(MODELS[self.name], self.answer(tensors, request))
+            finally:
+                self.ended(tensors)
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
         except CytoserveError as error:
             self.meter.refused(error, request.is_cancelled())
@@ -101,25 +111,41 @@ class TritonModel:
             text = f"{self.name} failed with {type(error).__name__}; see the server's log"
             return pb_utils.InferenceResponse(error=codes(marked(CytoserveError.code, text), codes.INTERNAL))
 
+    def ended(self, tensors: Tensors) -> None:
+        """Note, in the last step of an ensemble, that the request of these inputs has ended, however it did."""
+        if self.admission is not None and (sent := tensors.get("DEADLINE")) is not None and sent.size == 1:
+            self.admission.leave(float(sent.reshape(-1)[0]))
+
 
 class FirstStep(TritonModel):
     """Base of a model that an ensemble begins with: what needs no picture to be refused is refused before any work."""
 
     def setup(self) -> None:
-        """Read the names of the sites."""
+        """Read the names of the sites, and how long a request may wait."""
         self._sites = names(os.environ.get(ENV_CALIBRATION))
+        configured = self.config["parameters"]["max_wait_s"]["string_value"]
+        self.admission = _admission(float(os.environ.get(ENV_MAX_WAIT_S) or configured))
 
-    def admitted(self, request: Request) -> float:
-        """Return when the request is due, as `Request.deadline`.
+    @contextmanager
+    def admitted(self, request: Request, units: float) -> Iterator[tuple[float, float]]:
+        """Let a request in for this step: yield when it is due, as `Request.deadline`, and its ticket.
+
+        The ticket is the output ``DEADLINE``. It is given back where this step fails; else the last step does that.
 
         Raises
         ------
         BadParameter, DeadlineExceeded, Unavailable
-            Also where it names a site that is not served.
+            Also where it names a site that is not served, or where ``units`` of work cannot be done in time.
         """
+        assert self.admission is not None
         deadline = request.deadline()
         chosen(request.parameter("site"), self._sites)
-        return deadline
+        ticket = self.admission.enter(units, deadline, stat=bool(request.parameter("stat")))
+        try:
+            yield deadline, ticket
+        except BaseException:
+            self.admission.leave(ticket)
+            raise
 
 
 class Request:
@@ -218,6 +244,23 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     if not found:
         raise BadParameter(f"{name} must be names joined by commas")
     return found
+
+
+def takes_deadline(model: str) -> bool:
+    """Return whether a model ends what a first step began: the moment that step made is among its inputs."""
+    return any(spec.name == "DEADLINE" for spec in MODELS[model].inputs)
+
+
+def _admission(max_wait_s: float) -> Admission:
+    """Return what this server has under way; where its file cannot be used, everything is let in, which is logged."""
+    import triton_python_backend_utils as pb_utils
+
+    file = os.environ.get(ENV_ADMISSION_FILE)
+    try:
+        return Admission(file, max_wait_s)
+    except (OSError, ValueError) as error:
+        pb_utils.Logger.log_error(f"every request is let in, whatever waits: {type(error).__name__} at {file}")
+        return Admission(None, max_wait_s)
 
 
 def _meter(model: str) -> Meter:
