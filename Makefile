@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half load evidence documents contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half slow-graphs slow-server load evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again. The demo's field is
 # generated, so it has a site of its own: the pictures are unlike the home site's. Your own picture is asked about as of home.
@@ -42,14 +42,15 @@ chromium:
 page-picture:
 	$(BIN)/python tests/reports/page_picture.py $(ANALYSIS)
 
-# Always a clean environment, so that a missing install step shows. Unit tests two at a time, then alone what needs Triton, training or time.
+# Always a clean environment, so that a missing install step shows. Two at a time: the unit tests, then what needs graphs and training beside what
+# needs Triton.
 test: chromium
 	rm -rf $(TEST_VENV)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,report,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(TEST_VENV)/bin unit-first-half unit-second-half
-	$(TEST_VENV)/bin/python -m pytest -m "not unit"
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(TEST_VENV)/bin slow-server slow-graphs
 
 BIN ?= $(TEST_VENV)/bin
 lint:
@@ -66,6 +67,11 @@ unit-first-half:
 	$(BIN)/python -m pytest -q -m unit $(wildcard $(FIRST_HALF))
 unit-second-half:
 	$(BIN)/python -m pytest -q -m unit $(addprefix --ignore=,$(FIRST_HALF))
+GRAPHS := tests/export tests/training tests/benchmarks tests/scoring tests/validation
+slow-graphs:
+	$(BIN)/python -m pytest -q -m "not unit" --durations=5 $(GRAPHS)
+slow-server:
+	$(BIN)/python -m pytest -q -m "not unit" --durations=5 $(addprefix --ignore=,$(GRAPHS))
 
 # Every measurement that two CPU cores can make (about an hour and a half; what is up to date is skipped), then the documents' figures.
 # One of them: `make evidence ONLY=fields`; what there is: `python -m benchmarks.rerun --list`; only the documents: `make documents`.
