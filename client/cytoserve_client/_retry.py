@@ -27,7 +27,7 @@ class Loss(Enum):
     """How a request was lost."""
 
     BUSY = "busy"
-    """The server is there and its queue is full: no model has seen the request."""
+    """The server is there, and has no room for the request: its queue or its shared memory is full."""
     UNREACHABLE = "unreachable"
     """There was no connection to send it on."""
     STOPPING = "stopping"
@@ -38,6 +38,7 @@ class Loss(Enum):
 
 _TEXTS: Final = (
     ("exceeds maximum queue size", Loss.BUSY),
+    ("shared memory", Loss.BUSY),
     ("failed to connect", Loss.UNREACHABLE),
     ("connection refused", Loss.UNREACHABLE),
     ("dns resolution failed", Loss.UNREACHABLE),
