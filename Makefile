@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half load evidence documents contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half load soak fuzz evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again. The demo's field is
 # generated, so it has a site of its own: the pictures are unlike the home site's. Your own picture is asked about as of home.
@@ -85,6 +85,17 @@ contract:
 # Bounded load on a server of our own, on loopback.
 load:
 	$(BIN)/python tests/load/run.py
+
+# Mixed work with faults on one server for so many seconds; it fails on a wrong answer, on what is not given back, and on a leak.
+# Then the decoder and the server with spoilt input. The figures of docs/reliability.md: `make evidence ONLY=soak`, fuzz_decoder, fuzz_server.
+SECONDS ?= 300
+soak:
+	$(BIN)/python -m benchmarks.soak $(DATA)/pbc/val --seconds $(SECONDS)
+CASES ?= 1000000
+REQUESTS ?= 20000
+fuzz:
+	$(BIN)/python -m benchmarks.fuzz_decoder --cases $(CASES)
+	$(BIN)/python -m benchmarks.fuzz_server --requests $(REQUESTS)
 
 COMPOSE := docker compose -f deploy/docker/compose.yaml --profile cpu
 # The cpu image built and called without a container engine (root, Debian's buildah and debootstrap; docs/image.md).

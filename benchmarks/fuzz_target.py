@@ -99,12 +99,6 @@ def main() -> None:
 
     counts, *words = sys.argv[1:]
     with atheris.instrument_imports(include=["PIL", "cytoserve_scoring"]):
-        import PIL.BmpImagePlugin
-        import PIL.JpegImagePlugin
-        import PIL.MpoImagePlugin
-        import PIL.PngImagePlugin
-        import PIL.TiffImagePlugin
-        import PIL.WebPImagePlugin
         from cytoserve_scoring.vision import imaging
 
     from benchmarks.fuzz_seeds import with_right_sums

@@ -106,6 +106,9 @@ MEASUREMENTS: Final = (
     Measurement("fields", "fields", "DATA/smears/bccd/images DATA/smears/txl/train/images:300", 5),
     Measurement("server_speed", "server_speed", "DATA/pbc/val", 4),
     Measurement("scale", "scale", "", 1),
+    Measurement("soak", "soak", "DATA/pbc/val --seconds 300", 7),
+    Measurement("fuzz_decoder", "fuzz_decoder", "--cases 1000000", 12),
+    Measurement("fuzz_server", "fuzz_server", "--requests 20000", 8),
     Measurement(
         "export_precision",
         "export_precision",

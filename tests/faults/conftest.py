@@ -30,7 +30,10 @@ def cell_files() -> list[Path]:
 @pytest.fixture(scope="session")
 def known(cell_files: list[Path]) -> KnownCells:
     """The cells with the answers of a server that nothing happens to."""
-    with LocalServer(model_repository=ROOT / "model_repository") as quiet, Client(quiet.grpc_url, timeout=120) as client:
+    with (
+        LocalServer(model_repository=ROOT / "model_repository") as quiet,
+        Client(quiet.grpc_url, timeout=120) as client,
+    ):
         return KnownCells.of(client, cell_files)
 
 

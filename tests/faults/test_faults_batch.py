@@ -24,9 +24,9 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of 50 million pixels, within the limit, whose pixels are a few kilobytes of zeros."""
-    header = struct.pack(">IIBBBBB", 7000, 7000, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(7000 * 3 + 1) * 7000, 9)
+    """A PNG of 9 million pixels, within the limit, whose pixels are a few kilobytes of zeros."""
+    header = struct.pack(">IIBBBBB", 3000, 3000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(3000 * 3 + 1) * 3000, 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -43,7 +43,7 @@ POISON = {
     "cut off": plain_png()[:-30],
     "black": plain_png(0),
     "noise": noise(),
-    "a picture of 49 million zeros": bomb(),
+    "a picture of 9 million zeros": bomb(),
 }
 """Those that decode are answered, the others fail alone; the neighbours get the answers they always get."""
 
@@ -53,7 +53,7 @@ def test_the_neighbours_of_a_poisoned_cell_get_their_own_answers(
     server: LocalServer, known: KnownCells, name: str
 ) -> None:
     with Client(server.grpc_url, timeout=60) as client:
-        for place in (0, 4, 8):
+        for place in (0, 5):
             images = known.images(range(8))
             images.insert(place, EncodedImage("poison", POISON[name]))
             result = client.classify(images, UM_PER_PIXEL, one_sample=False)

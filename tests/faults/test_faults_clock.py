@@ -52,9 +52,7 @@ def moved(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
 
 
-def test_the_servers_clock_jumps(
-    moved: dict[str, str], known: KnownCells, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_servers_clock_jumps(moved: dict[str, str], known: KnownCells, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines are counted on the monotonic clock, so no request is late or early for it."""
     for name, value in moved.items():
         monkeypatch.setenv(name, value)

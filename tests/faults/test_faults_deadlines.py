@@ -26,6 +26,7 @@ AgainCheck = Callable[[Client], None]
 CALLS = 1000
 SEED = 16
 LATE_S = 0.75
+CELLS_OF_A_LONG_CALL = 32
 
 
 def test_a_thousand_calls_with_deadlines_of_1_to_50_ms(
@@ -101,7 +102,7 @@ def test_cancelling_in_the_queue(server: LocalServer, known: KnownCells) -> None
     async def main() -> None:
         async with AsyncClient(server.grpc_url, timeout=60) as client:
             await right(client, known)
-            long = known.images([0] * 64)
+            long = known.images([0] * CELLS_OF_A_LONG_CALL)
             busy = [
                 asyncio.ensure_future(client.classify(long, UM_PER_PIXEL, alpha=0, budget=8, one_sample=False))
                 for _ in range(2)
@@ -116,7 +117,7 @@ def test_cancelling_in_the_queue(server: LocalServer, known: KnownCells) -> None
                 task.cancel()
             ends = await asyncio.gather(*waiting, return_exceptions=True)
             assert any(isinstance(end, asyncio.CancelledError) for end in ends)
-            assert [len((await task).cells) for task in busy] == [64, 64]
+            assert [len((await task).cells) for task in busy] == [CELLS_OF_A_LONG_CALL] * 2
             await right(client, known)
 
     asyncio.run(main())

@@ -36,9 +36,7 @@ def in_background(
 
     def work() -> None:
         progress = lambda done, _: begun.set() if done >= 8 else None  # noqa: E731
-        found = client.classify(
-            known.images(numbers), UM_PER_PIXEL, timeout=60, one_sample=False, on_progress=progress
-        )
+        found = client.classify(known.images(numbers), UM_PER_PIXEL, timeout=60, one_sample=False, on_progress=progress)
         results.append(found)
 
     thread = threading.Thread(target=work)

@@ -121,9 +121,7 @@ def test_the_server_killed_in_the_middle_of_cells_is_waited_for(mortal: Mortal, 
 class TestStopped:
     """SIGSTOP: the process is there, holds its connections, and does nothing."""
 
-    def test_the_whole_server_for_seconds(
-        self, server: LocalServer, known: KnownCells, ask_again: AgainCheck
-    ) -> None:
+    def test_the_whole_server_for_seconds(self, server: LocalServer, known: KnownCells, ask_again: AgainCheck) -> None:
         with Client(server.grpc_url, timeout=60) as client:
             ask_again(client)
             os.killpg(server.pid, signal.SIGSTOP)

@@ -102,7 +102,8 @@ def main() -> int:
     by_itself = server.poll() is not None or bool(models.crashed)
     if ready and server.poll() is None:
         drain(plan.drain_file, lambda: group_members(server.pid), plan.drain_s)
-    status = _stop(server, plan.grace_s)
+    # asked to end, a server whose model has no process any more waits for it without end
+    status = _stop(server, 0 if models.crashed else plan.grace_s)
     # a server that ended by itself has its log in the scratch folder: the caller reads it, then removes the folder
     sweep(server.pid, plan.shm_prefix, None if by_itself else plan.scratch)
     return status if status >= 0 else SIGNALLED - status

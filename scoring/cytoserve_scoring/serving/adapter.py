@@ -28,8 +28,11 @@ from cytoserve_scoring.serving.sites import chosen, names
 
 NO_DEADLINE: Final = float("inf")
 
-NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size", "is not healthy")
-"""What Triton says of a model that is being stopped or unloaded, whose queue is full, or whose process has died."""
+NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size")
+"""What Triton says of a model that is being stopped or unloaded, or whose queue is full."""
+
+DEAD: Final = "is not healthy"
+"""In what it says of a model whose process has died (``Stub process 'denoiser_0_0' is not healthy``)."""
 
 NO_ROOM: Final = "shared memory pool"
 """In what Triton's Python backend says when ``/dev/shm`` is full (``Failed to increase the shared memory pool size``)."""
@@ -274,6 +277,8 @@ def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:
     full = no_room(model, text)
     if full is not None:
         return full
+    if DEAD in text:
+        return Unavailable(f"{model} {DEAD}: its process has died, and the server is stopped for it; send it again")
     # by its text too: Triton 2.51 hands a model's UNAVAILABLE to the model that called it as INTERNAL
     if error.code() == codes.UNAVAILABLE or any(mark in text for mark in NOT_NOW):
         return Unavailable(f"{model} takes no request now: the server is stopping or overloaded; send it again")
