@@ -170,10 +170,8 @@ def soak() -> str:
         ["threads before, after", *held("threads")],
         ["files in `/dev/shm` before, after", *held("shared_files")],
     ]
-    return (
-        f"A leak is a slope whose 95 % interval lies above {found['tolerated_bytes_per_request']} bytes.\n\n"
-        + table(["", "served models", "control"], rows)
-    )
+    rule = f"A leak is a slope whose 95 % interval lies above {found['tolerated_bytes_per_request']} bytes."
+    return f"{rule}\n\n{table(['', 'served models', 'control'], rows)}"
 
 
 def fuzz() -> str:

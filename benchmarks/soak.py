@@ -27,6 +27,7 @@ from cytoserve_client import CellAnswer, Client, EncodedImage, errors
 from cytoserve_contract import manifest
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.repository import find_repository
+from cytoserve_files import write_text
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
@@ -163,10 +164,9 @@ def with_a_leak(folder: Path, size: int = CONTROL_LEAK) -> Path:
     copy = folder / "models"
     shutil.copytree(find_repository(), copy, ignore=shutil.ignore_patterns("__pycache__"))
     model = copy / "cell_decoder" / "1" / "model.py"
-    model.write_text(model.read_text(encoding="utf-8") + LEAK.replace("{size}", str(size)), encoding="utf-8")
+    write_text(model, model.read_text(encoding="utf-8") + LEAK.replace("{size}", str(size)))
     names = manifest.describe((name, copy / name) for name in manifest.tree(copy))
-    text = json.dumps({"schema": manifest.SCHEMA, "files": names})
-    (copy / manifest.NAME).write_text(text, encoding="utf-8")
+    write_text(copy / manifest.NAME, json.dumps({"schema": manifest.SCHEMA, "files": names}))
     return copy
 
 
@@ -174,9 +174,11 @@ def measure(files: list[Path], seconds: float, control_seconds: float, seed: int
     """Soak the served repository, then one with a leak."""
     with LocalServer() as server:
         found = soak(server, files, seconds, seed)
-    with tempfile.TemporaryDirectory(prefix="cytoserve-soak-") as folder:
-        with LocalServer(model_repository=with_a_leak(Path(folder))) as server:
-            control = soak(server, files, control_seconds, seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="cytoserve-soak-") as folder,
+        LocalServer(model_repository=with_a_leak(Path(folder))) as server,
+    ):
+        control = soak(server, files, control_seconds, seed)
     if found["is_leak"] or found["still_held"] or not control["is_leak"]:
         print(json.dumps({"served": found, "control": control}, indent=1))
         raise SystemExit("the server leaks, or the control's leak was not caught")

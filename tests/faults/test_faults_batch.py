@@ -73,10 +73,12 @@ def test_not_a_number_in_one_request_reaches_no_other(server: LocalServer, known
         inputs[0].set_data_from_numpy(latent)
         inputs[1].set_data_from_numpy(np.zeros((4, 1), np.int32))
         with grpc.InferenceServerClient(server.grpc_url) as triton:
+            status = "StatusCode.OK"
             try:
                 triton.infer("denoiser", inputs, client_timeout=30)
             except InferenceServerException as refused:
-                assert "INVALID_ARGUMENT" in str(refused.status())
+                status = str(refused.status())
+            assert status in ("StatusCode.OK", "StatusCode.INVALID_ARGUMENT")
 
     with Client(server.grpc_url, timeout=60) as client, ThreadPoolExecutor(6) as pool:
         bad = [pool.submit(poison, value) for value in (np.nan, np.inf, -np.inf, 3e38) * 5]

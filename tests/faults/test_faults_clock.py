@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,14 +36,14 @@ with Client(sys.argv[1], timeout=20) as client:
 
 
 @pytest.fixture
-def moved(tmp_path: Path) -> Iterator[dict[str, str]]:
+def moved(tmp_path: Path) -> dict[str, str]:
     """Environment of processes whose wall clock is what the file says."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         pytest.skip("no libfaketime to move a clock with; as root: apt-get install libfaketime")
     clock = tmp_path / "clock"
     clock.write_text("+0\n")
-    yield {
+    return {
         "LD_PRELOAD": str(found[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",

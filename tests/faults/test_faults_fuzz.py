@@ -1,4 +1,4 @@
-"""Fuzzing at a small scale: the decoder in process, by Hypothesis and guided by coverage; and every tensor of the server.
+"""Fuzzing at a small scale: the decoder by Hypothesis and guided by coverage, and every tensor of the server.
 
 The long runs are `make fuzz`; their figures stand in docs/reliability.md.
 """
@@ -20,6 +20,7 @@ from benchmarks import fuzz_decoder, fuzz_server, fuzz_target
 from benchmarks.fuzz_seeds import mutated, seeds, with_right_sums
 
 FILES = seeds()
+CASES = 2000
 QUIET = settings(
     max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -74,9 +75,9 @@ class TestGuidedByCoverage:
     def test_a_short_run_reaches_new_code_and_ends_well(self, tmp_path: Path) -> None:
         pytest.importorskip("atheris")
         for part in (1, 2):
-            found = fuzz_decoder.fuzz(4000, 2, seed=part, keep=tmp_path)
+            found = fuzz_decoder.fuzz(CASES, 2, seed=part, keep=tmp_path)
             assert found["parts"] == part
-            assert found["cases"] == part * 4000
+            assert found["cases"] == part * CASES
         assert found["files_kept"] > len(FILES), "nothing new was reached"
         assert found["branches_covered"] > 500
         assert sum(found["outcomes"].values()) == found["cases"]

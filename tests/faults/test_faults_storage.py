@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,12 +59,12 @@ def test_full_shared_memory_refuses_what_does_not_fit_and_kills_nothing(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for the server's scratch files and log that becomes a file system of 64 MB in the namespace."""
     folder = tmp_path / "disk"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    yield folder
+    return folder
 
 
 def test_a_full_disk_costs_the_log_and_no_answer(known: KnownCells, small_disk: Path) -> None:

@@ -104,6 +104,8 @@ class Codes:
         (Codes.INTERNAL, "Request for unknown model: 'denoiser' has no available versions", Unavailable),
         (Codes.UNAVAILABLE, "Exceeds maximum queue size", Unavailable),
         (Codes.UNAVAILABLE, "anything", Unavailable),
+        (Codes.INTERNAL, "Stub process 'denoiser_0_0' is not healthy", Unavailable),
+        (Codes.INTERNAL, "Failed to increase the shared memory pool size for key 'k' to 8388608 bytes", Unavailable),
         (Codes.INTERNAL, "denoiser: out of memory", RuntimeError),
     ],
 )

@@ -35,7 +35,7 @@ DEAD: Final = "is not healthy"
 """In what it says of a model whose process has died (``Stub process 'denoiser_0_0' is not healthy``)."""
 
 NO_ROOM: Final = "shared memory pool"
-"""In what Triton's Python backend says when ``/dev/shm`` is full (``Failed to increase the shared memory pool size``)."""
+"""In what Triton's Python backend says when ``/dev/shm`` is full: ``Failed to increase the shared memory pool``."""
 
 
 class TritonModel:
