@@ -105,22 +105,26 @@ def refused(client: Client, known: KnownCells) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("fault", ["expired", "not yet valid", "of another authority"])
 def test_a_server_with_a_bad_certificate_is_refused_until_it_has_a_good_one(
-    authority: Authority, known: KnownCells, fault: str, tmp_path: Path
+    authority: Authority, known: KnownCells, tmp_path: Path
 ) -> None:
-    bad = {
-        "expired": lambda: authority.pair("expired", (-3, -1)),
-        "not yet valid": lambda: authority.pair("early", (1, 3)),
-        "of another authority": lambda: issue(tmp_path, "server", issue(tmp_path, "other")),
-    }[fault]()
-    tls = TLS(authority.own.pem)
-    server = served(bad, authority).start()
+    """One client, and one address behind which the server is started with one certificate after the other."""
+    bad = [
+        authority.pair("expired", (-3, -1)),
+        authority.pair("early", (1, 3)),
+        issue(tmp_path, "server", issue(tmp_path, "other")),
+    ]
+    server = served(bad[0], authority).start()
+    port = server.layout.grpc_port
     try:
-        with Client(server.grpc_url, timeout=30, tls=tls) as client:
-            assert "certificate" in refused(client, known).lower() or fault
+        with Client(server.grpc_url, timeout=30, tls=TLS(authority.own.pem)) as client:
+            refused(client, known)
+            for pair in bad[1:]:
+                server.stop()
+                server = served(pair, authority, port).start()
+                refused(client, known)
             server.stop()
-            server = served(authority.pair("good"), authority, server.layout.grpc_port).start()
+            server = served(authority.pair("good"), authority, port).start()
             client.wait_until_ready(15)
             right(client, known)
     finally:

@@ -21,6 +21,7 @@ from benchmarks.fuzz_seeds import mutated, seeds, with_right_sums
 
 FILES = seeds()
 CASES = 2000
+REQUESTS = 800
 QUIET = settings(
     max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -103,10 +104,10 @@ class TestGuidedByCoverage:
 
 @pytest.mark.integration
 def test_every_tensor_of_both_ensembles_and_of_their_steps(server: LocalServer) -> None:
-    found = fuzz_server.fuzz(server, 1500)
-    assert found["requests"] >= 1500
+    found = fuzz_server.fuzz(server, REQUESTS)
+    assert found["requests"] >= REQUESTS
     assert set(found["models"]) == {*fuzz_server_models()}
-    assert found["outcomes"]["answered"] > 150, "hardly any request reached the models"
+    assert found["outcomes"]["answered"] > REQUESTS / 10, "hardly any request reached the models"
     assert len(found["outcomes"]) >= 8, "refusals of many kinds"
 
 

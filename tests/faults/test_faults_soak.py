@@ -11,7 +11,7 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from benchmarks.soak import soak, with_a_leak
 from benchmarks.trend import TOLERATED, Trend
 
-SECONDS = 12.0
+SECONDS = 8.0
 SHORT_TOLERATED = 50_000.0
 LEAK = 250_000
 """In seconds, and with few requests on a busy machine, pools that still fill up look like tens of kilobytes a request.
