@@ -95,7 +95,7 @@ class TritonModel:
 
         codes = pb_utils.TritonError
         try:
-            outputs = encode(MODELS[self.name], self.answer(request.tensors(), request))
+            outputs = encode(MODELS[self.name], self.answer(complete(self.name, request.tensors()), request))
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
         except Exception as error:
             known = error if isinstance(error, CytoserveError) else no_room(self.name, str(error))
@@ -233,6 +233,22 @@ def _meter(model: str) -> Meter:
     meter = Meter(model, pb_utils, pb_utils.Logger.log_warn)
     meter.prepare(REFUSED, [(model, code) for code in (*error_codes(), CANCELLED)])
     return meter
+
+
+def complete(model: str, tensors: Tensors) -> Tensors:
+    """Return the inputs of a model if all that are required are there.
+
+    Triton 2.51 only counts them: an optional input passes for a required one that is missing.
+
+    Raises
+    ------
+    BadShape
+        One is missing.
+    """
+    missing = [spec.name for spec in MODELS[model].inputs if not spec.optional and spec.name not in tensors]
+    if missing:
+        raise BadShape(f"{model} needs {', '.join(missing)}, which the request does not have")
+    return tensors
 
 
 def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
