@@ -164,7 +164,7 @@ def soak() -> str:
         both("wrong, swapped or lost without a word", lambda seen: seen["wrong_or_lost"]),
         both("requests whose deadline of 1 to 50 ms passed", lambda seen: seen["outcomes"].get("deadline", 0)),
         ["leak planted, bytes a request", "none", str(control["leaked_bytes_per_request"])],
-        both("memory (PSS), bytes a request", trend),
+        both("growth of memory (PSS without files), bytes a request", trend),
         both("called a leak", lambda seen: "yes" if seen["is_leak"] else "no"),
         ["open files before, after", *held("files")],
         ["threads before, after", *held("threads")],

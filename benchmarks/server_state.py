@@ -14,7 +14,7 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.supervisor import group_members, shared_memory
 
 PROC: Final = Path("/proc")
-_PSS: Final = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+_PSS: Final = re.compile(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ServerState:
     processes, files, threads : int
         Living processes, their open file descriptors, their threads.
     memory : int
-        Proportional set size, bytes: a page that several processes share counts once.
+        Proportional set size without files, bytes: a page that several processes share counts once. Pages of files
+        (libraries) are left out: their share falls and rises with what else runs on the machine.
     shared_files, shared_bytes : int
         The server's files in ``/dev/shm``, and the space they take.
     """
@@ -99,8 +100,7 @@ def _entries(pid: int, what: str) -> int:
 
 def _memory(pid: int) -> int:
     with contextlib.suppress(OSError):
-        found = _PSS.search((PROC / str(pid) / "smaps_rollup").read_text())
-        return 1024 * int(found[1]) if found else 0
+        return 1024 * sum(map(int, _PSS.findall((PROC / str(pid) / "smaps_rollup").read_text())))
     return 0
 
 

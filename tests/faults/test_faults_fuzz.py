@@ -78,7 +78,7 @@ class TestGuidedByCoverage:
         for part in (1, 2):
             found = fuzz_decoder.fuzz(CASES, 2, seed=part, keep=tmp_path)
             assert found["parts"] == part
-            assert found["cases"] == part * CASES
+            assert found["cases"] >= part * CASES  # each process also runs what the other one found
         assert found["files_kept"] > len(FILES), "nothing new was reached"
         assert found["branches_covered"] > 500
         assert sum(found["outcomes"].values()) == found["cases"]
