@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half slow-graphs slow-server load evidence documents contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half slow-graphs slow-server load soak fuzz evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again. The demo's field is
 # generated, so it has a site of its own: the pictures are unlike the home site's. Your own picture is asked about as of home.
@@ -90,17 +90,26 @@ contract:
 
 # Bounded load on a server of our own, on loopback; the report is out/load/report.html. Shapes: `make load SHAPE=help`.
 SHAPE ?= steady
-SECONDS ?= 60
 LOAD ?=
 .PHONY: load-page load-witness
 load:
-	$(BIN)/python tests/load/run.py $(if $(filter help,$(SHAPE)),--help,--shape $(SHAPE) --seconds $(SECONDS) $(LOAD))
+	$(BIN)/python tests/load/run.py $(if $(filter help,$(SHAPE)),--help,--shape $(SHAPE) --seconds $(or $(SECONDS),60) $(LOAD))
 # The same with locust's page on loopback, until Ctrl-C or ten minutes.
 load-page:
-	$(BIN)/python tests/load/run.py --page --shape $(SHAPE) --seconds $(SECONDS) $(LOAD)
+	$(BIN)/python tests/load/run.py --page --shape $(SHAPE) --seconds $(or $(SECONDS),60) $(LOAD)
 # One closed loop by ours, by Triton's counters and by NVIDIA's perf_analyzer (needs glibc 2.38), compared.
 load-witness:
 	$(BIN)/python tests/load/load_witness.py --out out/load/witness.json
+
+# Mixed work with faults on one server for so many seconds; it fails on a wrong answer, on what is not given back, and on a leak.
+# Then the decoder and the server with spoilt input. The figures of docs/reliability.md: `make evidence ONLY=soak`, fuzz_decoder, fuzz_server.
+soak:
+	$(BIN)/python -m benchmarks.soak $(DATA)/pbc/val --seconds $(or $(SECONDS),300)
+CASES ?= 1000000
+REQUESTS ?= 20000
+fuzz:
+	$(BIN)/python -m benchmarks.fuzz_decoder --cases $(CASES)
+	$(BIN)/python -m benchmarks.fuzz_server --requests $(REQUESTS)
 
 COMPOSE := docker compose -f deploy/docker/compose.yaml --profile cpu
 # The cpu image built and called without a container engine (root, Debian's buildah and debootstrap; docs/image.md).

@@ -143,6 +143,58 @@ def speed() -> str:
     )
 
 
+def soak() -> str:
+    """Return the table of the soak and of its control."""
+    found = read("soak")
+    served, control = found["served"], found["control"]
+
+    def trend(seen: dict[str, Any]) -> str:
+        low, high = seen["bytes_per_request_interval"]
+        return f"{seen['bytes_per_request']} ({low} to {high})"
+
+    def held(name: str) -> list[str]:
+        return [f"{seen['before'][name]}, {seen['after'][name]}" for seen in (served, control)]
+
+    def both(what: str, value: Callable[[dict[str, Any]], object]) -> list[str]:
+        return [what, str(value(served)), str(value(control))]
+
+    rows = [
+        both("seconds", lambda seen: f"{seen['seconds']:.0f}"),
+        both("requests", lambda seen: seen["requests"]),
+        both("cells answered", lambda seen: seen["outcomes"]["answered"]),
+        both("wrong, swapped or lost without a word", lambda seen: seen["wrong_or_lost"]),
+        both("requests whose deadline of 1 to 50 ms passed", lambda seen: seen["outcomes"].get("deadline", 0)),
+        ["leak planted, bytes a request", "none", str(control["leaked_bytes_per_request"])],
+        both("growth of memory (PSS without files), bytes a request", trend),
+        both("called a leak", lambda seen: "yes" if seen["is_leak"] else "no"),
+        ["open files before, after", *held("files")],
+        ["threads before, after", *held("threads")],
+        ["files in `/dev/shm` before, after", *held("shared_files")],
+    ]
+    rule = f"A leak is a slope whose 95 % interval lies above {found['tolerated_bytes_per_request']} bytes."
+    return f"{rule}\n\n{table(['', 'served models', 'control'], rows)}"
+
+
+def fuzz() -> str:
+    """Return the table of what came of spoilt files and requests."""
+    decoder, server = read("fuzz_decoder"), read("fuzz_server")
+
+    def share(seen: dict[str, int]) -> str:
+        return ", ".join(f"`{name}` {count}" for name, count in seen.items())
+
+    rows = [
+        ["cases", str(decoder["cases"]), str(server["requests"])],
+        ["crashes, models that died", str(decoder["crashes"]), str(server["model_processes_died"])],
+        ["unexpected exceptions, `internal`", str(decoder["unexpected_exceptions"]), str(server["internal"])],
+        ["slowest, seconds", str(decoder["slowest_s"]), str(server["slowest_s"])],
+        ["outcomes", share(decoder["outcomes"]), share(server["outcomes"])],
+        ["begun with", f"{decoder['seed_files']} files", "the tensors of the contract"],
+        ["reached", f"{decoder['branches_covered']} places in the code, {decoder['files_kept']} files kept", ""],
+        ["by model", "", share(server["models"])],
+    ]
+    return table(["", "decoder, in process", "requests, through the server"], rows)
+
+
 def intake() -> str:
     """Return the table of what is accepted of faulty pictures."""
     found = read("intake")
@@ -278,6 +330,8 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "cost": cost,
     "speed": speed,
     "intake": intake,
+    "soak": soak,
+    "fuzz": fuzz,
     "service": service,
     "fields": fields,
     "test_time_augmentation": test_time_augmentation,

@@ -108,6 +108,9 @@ MEASUREMENTS: Final = (
     Measurement("limits", "limits", "DATA/pbc/val --fields DATA/smears/bccd/images", 9),
     Measurement("scale", "scale", "", 1),
     Measurement("load", "load", "DATA/pbc/val", 6),
+    Measurement("soak", "soak", "DATA/pbc/val --seconds 300", 7),
+    Measurement("fuzz_decoder", "fuzz_decoder", "--cases 1000000", 12),
+    Measurement("fuzz_server", "fuzz_server", "--requests 20000", 8),
     Measurement(
         "export_precision",
         "export_precision",

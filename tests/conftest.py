@@ -46,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-SLOW_FOLDERS = ("export", "image", "integration", "load", "rollout", "training")
+SLOW_FOLDERS = ("export", "faults", "image", "integration", "load", "rollout", "training")
 """Rooms whose tests start a server, train, or trace graphs."""
 
 SLOW_FIXTURES = {"triton_url", "data_dir", "chromium"}

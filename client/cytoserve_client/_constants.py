@@ -37,6 +37,9 @@ OUTAGE_S: Final = 60.0
 RESENDS_AFTER_LOSS: Final = 1
 """How often a request is sent again that was lost while the server worked on it: it may be what ended the server."""
 
+NOTICE_S: Final = 1.0
+"""Time until a server whose model has lost its process stops beginning requests; before, it still says it is ready."""
+
 RETRY_TOKENS: Final = 10.0
 RETRY_TOKEN_RATIO: Final = 0.1
 """Retry throttle shared by all threads of a client (gRFC A6): a failure costs one token, a success gives a

@@ -15,7 +15,7 @@ from cytoserve_client import _plan, _wire
 from cytoserve_client._config import ClientConfig, check_timeout
 from cytoserve_client._contract import ServiceInfo, basis_of, check_expectation, check_metadata, parse_info
 from cytoserve_client._plan import Chunk, Loaded
-from cytoserve_client._retry import Attempts, Deadline, Loss, Outage, Throttle, loss_of
+from cytoserve_client._retry import IN_WORK, Attempts, Deadline, Loss, Outage, Throttle, loss_of
 from cytoserve_client._wire import Call
 from cytoserve_client.errors import (
     BadScale,
@@ -198,11 +198,14 @@ class Flows:
             try:
                 answer = yield from self._sent(call)
             except ServerUnavailable as error:
-                vanished += loss_of(error) is Loss.VANISHED
+                loss = loss_of(error)
+                vanished += loss in IN_WORK
                 if not self._outage.worth_waiting(error, vanished):
                     raise
                 self._outage.begin(error)
                 away = error
+                if loss is Loss.CRIPPLED:
+                    yield Pause(min(c.NOTICE_S, deadline.remaining()))
             except (InvalidInput, ServerError):
                 self._outage.end()  # it has answered
                 raise

@@ -27,13 +27,15 @@ class Loss(Enum):
     """How a request was lost."""
 
     BUSY = "busy"
-    """The server is there and its queue is full: no model has seen the request."""
+    """The server is there, and has no room for the request: its queue or its shared memory is full."""
     OVERLOADED = "overloaded"
     """The server has said that it cannot do it in time now: nothing was begun, and there is nothing wrong with it."""
     UNREACHABLE = "unreachable"
     """There was no connection to send it on."""
     STOPPING = "stopping"
     """Refused, or given up, by a server that says that it is stopping."""
+    CRIPPLED = "crippled"
+    """The process of one of the server's models has died, perhaps of this request; the server is stopped for it."""
     VANISHED = "vanished"
     """The connection broke while it was worked on: a restart, or a request that the server cannot survive."""
 
@@ -41,6 +43,8 @@ class Loss(Enum):
 _TEXTS: Final = (
     ("exceeds maximum queue size", Loss.BUSY),
     ("more work waits", Loss.OVERLOADED),
+    ("shared memory", Loss.BUSY),
+    ("is not healthy", Loss.CRIPPLED),
     ("failed to connect", Loss.UNREACHABLE),
     ("connection refused", Loss.UNREACHABLE),
     ("dns resolution failed", Loss.UNREACHABLE),
@@ -55,6 +59,10 @@ _TEXTS: Final = (
 
 NEVER_STARTED: Final = frozenset({Loss.BUSY, Loss.OVERLOADED, Loss.UNREACHABLE})
 """Losses that are known not to have been worked on: they are tried again at once."""
+
+
+IN_WORK: Final = frozenset({Loss.CRIPPLED, Loss.VANISHED})
+"""Losses of requests that may themselves be what ended the server: they are sent again once."""
 
 
 def loss_of(error: CytoserveClientError) -> Loss | None:

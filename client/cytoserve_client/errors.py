@@ -201,6 +201,11 @@ _BY_STATUS: Final = {status: BY_CODE[code.value] for code in ErrorCode for statu
 _CODE = re.compile(re.escape(MARK) + r"([a-z_]+)\]\s*(.*)", re.DOTALL)
 
 
+_NOT_THE_REQUESTS_FAULT: Final = ("is not healthy", "shared memory pool")
+"""What Triton's Python backend says, under INTERNAL, of a model's process that has died (the server is stopped for it),
+and of a full ``/dev/shm``. Both pass: the same call may succeed later."""
+
+
 def error_from_code(text: str, *, source: str | None, request_id: str | None = None) -> CytoserveClientError | None:
     """Return the error that ``[cytoserve:<code>] sentence`` inside ``text`` names, or None if there is none.
 
@@ -224,6 +229,8 @@ def error_from_status(
     kind = _BY_STATUS.get(status, ServerError)
     if "no available versions" in details:
         # The model is on its way out or in; Triton says so under UNAVAILABLE or, while it stops, under NOT_FOUND.
+        kind = ServerUnavailable
+    elif any(mark in details for mark in _NOT_THE_REQUESTS_FAULT):
         kind = ServerUnavailable
     elif status == "UNAVAILABLE" and "unknown model" in details:
         # Triton answers so for a model that is not in its repository.

@@ -232,6 +232,38 @@ def test_an_overloaded_server_is_asked_once_by_a_caller_of_one_attempt(server: F
     assert server.fake.attempts["smear_analysis"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        ("in ensemble 'cell_analysis', Stub process 'scorer_0_0' is not healthy", Loss.CRIPPLED),
+        ("[cytoserve:unavailable] denoiser is not healthy: its process has died", Loss.CRIPPLED),
+        ("Failed to increase the shared memory pool size for key 'k' to 8388608 bytes", Loss.BUSY),
+        ("[cytoserve:unavailable] scorer has no shared memory left (/dev/shm is full)", Loss.BUSY),
+    ],
+)
+def test_what_triton_calls_internal_and_passes_is_unavailable(text: str, loss: Loss) -> None:
+    error = errors.error_from_status("INTERNAL", text)
+    assert isinstance(error, errors.ServerUnavailable)
+    assert error.retryable
+    assert loss_of(error) is loss
+
+
+def test_a_request_that_may_have_killed_a_model_is_sent_again_once_and_not_at_once(
+    server: FakeServer, open_client: Open
+) -> None:
+    sent: list[float] = []
+
+    def judge(call: Call) -> dict[str, Any]:
+        sent.append(time.monotonic())
+        raise Refuse(grpc.StatusCode.INTERNAL, "in ensemble 'smear_analysis', Stub process 'scorer_0_0' is not healthy")
+
+    server.fake.on_smear = judge
+    with pytest.raises(errors.ServerUnavailable):
+        open_client(server.url, timeout=20.0).analyze(b"x")
+    assert len(sent) == 2
+    assert sent[1] - sent[0] >= 1, "the server needs a moment to notice"
+
+
 def test_an_outage_counts_from_its_beginning_and_ends_with_an_answer() -> None:
     now = [100.0]
     outage = Outage(RetryPolicy(outage=10), clock=lambda: now[0], uniform=lambda low, high: high)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from cytoserve_contract import manifest as manifest_check
 from cytoserve_contract.manifest import check_repository_files
-from cytoserve_deploy.container import entrypoint
+from cytoserve_deploy.container import entrypoint, probe
 from cytoserve_deploy.container.probe import Target, ask
 from cytoserve_deploy.errors import DeployError, ProbeFailed
 from cytoserve_deploy.launch.local_server import LocalServer
@@ -321,6 +321,15 @@ def test_a_probe_of_nothing_fails_with_a_sentence(capsys: pytest.CaptureFixture[
     (port,) = free_ports(1)
     assert entrypoint.main(["probe", f"--url=127.0.0.1:{port}", "--deadline=2"]) == 1
     assert "service_info at" in capsys.readouterr().err
+
+
+def test_a_probe_fails_where_a_models_process_has_died(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the model that is asked answers; the real processes: tests/faults/test_faults_processes.py."""
+    monkeypatch.setattr(probe, "dead_in_container", lambda: [7])
+    assert entrypoint.main(["probe"]) == 1
+    assert "1 model process(es) of this server have died" in capsys.readouterr().err
 
 
 @pytest.mark.integration

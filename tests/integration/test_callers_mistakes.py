@@ -130,6 +130,11 @@ def inputs() -> dict[str, Case]:
         "scorer flags huge": ("scorer", latents(1, (2**31 - 1,))),
         "scorer no deadline in it": ("scorer", latents(1, (0,), deadline=[])),
         "scorer tensor missing": ("scorer", latents(1, (0,))[:1]),
+        "scorer optional for required": (
+            "scorer",
+            [latents(1, (0,))[1], tensor("IMAGE_STATISTICS", np.zeros((1, 24), np.float32))],
+        ),
+        "scorer optional only": ("scorer", latents(1, (0,), deadline=[1e9])[2:]),
         "scorer tensor twice": ("scorer", [*latents(1, (0,)), latents(1, (0,))[0]]),
         "scorer tensor unknown": ("scorer", [*latents(1, (0,)), tensor("UM_PER_PIXEL", np.ones(1, np.float32))]),
         "scorer float64": ("scorer", [tensor("LATENT", np.zeros((1, 24, 16, 16))), latents(1, (0,))[1]]),

@@ -15,7 +15,7 @@ from cytoserve_contract.names import ENV_DRAIN_FILE
 from cytoserve_contract.parameters import PARAMETERS
 from cytoserve_contract.values import FLAG_INVALID, NOT_COMPUTED
 from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
-from cytoserve_scoring.serving.adapter import NO_DEADLINE, Request, micrometres, refused_by_callee
+from cytoserve_scoring.serving.adapter import NO_DEADLINE, Request, complete, micrometres, refused_by_callee
 from cytoserve_scoring.serving.outputs import OutputMismatch, encode, texts
 from cytoserve_scoring.serving.service import describe
 from cytoserve_scoring.vision.cells import decode_cells
@@ -104,11 +104,21 @@ class Codes:
         (Codes.INTERNAL, "Request for unknown model: 'denoiser' has no available versions", Unavailable),
         (Codes.UNAVAILABLE, "Exceeds maximum queue size", Unavailable),
         (Codes.UNAVAILABLE, "anything", Unavailable),
+        (Codes.INTERNAL, "Stub process 'denoiser_0_0' is not healthy", Unavailable),
+        (Codes.INTERNAL, "Failed to increase the shared memory pool size for key 'k' to 8388608 bytes", Unavailable),
         (Codes.INTERNAL, "denoiser: out of memory", RuntimeError),
     ],
 )
 def test_a_callee_that_is_stopped_is_no_failure(code: int, message: str, kind: type[Exception]) -> None:
     assert type(refused_by_callee("denoiser", Codes(code, message), Codes)) is kind
+
+
+def test_a_required_input_is_not_replaced_by_an_optional_one() -> None:
+    given = {"CELL_FLAGS": np.zeros(0, np.int32), "IMAGE_STATISTICS": np.zeros((0, 24), np.float32)}
+    with pytest.raises(BadShape, match="scorer needs LATENT"):
+        complete("scorer", given)
+    whole = {"LATENT": np.zeros((0, 24, 16, 16), np.float32), "CELL_FLAGS": given["CELL_FLAGS"]}
+    assert complete("scorer", whole) is whole
 
 
 def test_cancelled_request() -> None:

@@ -28,7 +28,7 @@ from cytoserve_contract.manifest import ENV_SKIP
 from cytoserve_contract.names import ENV_ADMISSION_FILE
 from cytoserve_contract.telemetry import without_telemetry
 
-from cytoserve_deploy.container.probe import Target, ask
+from cytoserve_deploy.container.probe import Target, ask, check_models_live
 from cytoserve_deploy.errors import DeployError, ServerDied, ServerNotReady
 from cytoserve_deploy.launch import runtime
 from cytoserve_deploy.launch.layout import environment, lay_out
@@ -248,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = parser().parse_args(arguments)
         if given.command == "probe":
             target = Target(given.url, given.tls_ca, given.tls_cert, given.tls_key, given.tls_server_name)
+            check_models_live()
             print(ask(target, given.model, given.deadline))
             return 0
         given.model_repository = given.model_repository or [given.fallback_repository]

@@ -11,6 +11,7 @@ from cytoserve_files import read_bytes
 
 from cytoserve_deploy.errors import ProbeFailed
 from cytoserve_deploy.launch.channel import triton_client
+from cytoserve_deploy.launch.model_processes import dead_in_container
 from cytoserve_deploy.launch.warmup import (
     ONE_PROBE,
     cell_png,
@@ -35,6 +36,19 @@ class Target:
     tls_cert: str = ""
     tls_key: str = ""
     tls_server_name: str = ""
+
+
+def check_models_live() -> None:
+    """Look at the model processes of the server of this container; elsewhere there is nothing to look at.
+
+    Raises
+    ------
+    ProbeFailed
+        One has died. Triton goes on without it, and every request that reaches it fails until a restart.
+    """
+    found = dead_in_container()
+    if found:
+        raise ProbeFailed(f"{len(found)} model process(es) of this server have died; it has to be started again")
 
 
 def ask(target: Target, model: str, deadline_s: float) -> str:

@@ -40,7 +40,8 @@ def drain(file: str, members: Callable[[], list[int]], limit_s: float) -> bool:
     process ids of the server.
     """
     until = time.monotonic() + limit_s
-    Path(file).touch()
+    with contextlib.suppress(OSError):  # a full disk: what is under way is waited for all the same
+        Path(file).touch()
     while time.monotonic() < until:
         if at_rest(members):
             return True

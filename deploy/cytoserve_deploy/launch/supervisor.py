@@ -30,10 +30,14 @@ from pathlib import Path
 from typing import Final
 
 from cytoserve_deploy.launch.drain import drain
+from cytoserve_deploy.launch.model_processes import dead, model_processes
 
 PR_SET_PDEATHSIG: Final = 1
 SHARED_MEMORY: Final = Path("/dev/shm")
 POLL_S: Final = 0.05
+POLLS_A_CHECK: Final = 4
+"""Polls between two looks at the models' processes; one that is dead at two looks in a row has crashed."""
+
 SIGNALLED: Final = 128
 """A server ended by signal N makes the supervisor exit with this plus N, as a shell does."""
 
@@ -83,19 +87,51 @@ def main() -> int:
         )
     print(server.pid, flush=True)
     ready = False
+    models = ModelWatch()
     while server.poll() is None and not asked and os.getppid() == plan.parent:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
         if readable:
             if not os.read(sys.stdin.fileno(), 1):
                 break
             ready = True
-    by_itself = server.poll() is not None
-    if ready and not by_itself:
+            models.pids = model_processes(server.pid)
+        if models.have_crashed():
+            _note(plan.log, f"error: the process of a model has ended (pid {models.crashed}); the server is stopped")
+            break
+    # its log is still to be read where the caller did not ask for the end
+    by_itself = server.poll() is not None or bool(models.crashed)
+    if ready and server.poll() is None:
         drain(plan.drain_file, lambda: group_members(server.pid), plan.drain_s)
-    status = _stop(server, plan.grace_s)
+    # asked to end, a server whose model has no process any more waits for it without end
+    status = _stop(server, 0 if models.crashed else plan.grace_s)
     # a server that ended by itself has its log in the scratch folder: the caller reads it, then removes the folder
     sweep(server.pid, plan.shm_prefix, None if by_itself else plan.scratch)
     return status if status >= 0 else SIGNALLED - status
+
+
+class ModelWatch:
+    """The processes of a ready server's models, and whether one of them has crashed."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.crashed: list[int] = []
+        self._suspects: list[int] = []
+        self._polls = 0
+
+    def have_crashed(self) -> bool:
+        """Look at the processes now and then; return True once one was dead twice in a row (`crashed` has its id)."""
+        self._polls += 1
+        if self._polls % POLLS_A_CHECK == 0:
+            now = dead(self.pids)
+            self.crashed = [pid for pid in now if pid in self._suspects]
+            self._suspects = now
+        return bool(self.crashed)
+
+
+def _note(log: str, line: str) -> None:
+    """Add a line to the server's log; a full disk must not keep the supervisor from its work."""
+    with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def _end_with_parent() -> None:

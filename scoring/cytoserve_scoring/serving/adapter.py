@@ -33,6 +33,12 @@ NO_DEADLINE: Final = float("inf")
 NOT_NOW: Final = ("server not ready", "server is stopping", "no available versions", "exceeds maximum queue size")
 """What Triton says of a model that is being stopped or unloaded, or whose queue is full."""
 
+DEAD: Final = "is not healthy"
+"""In what it says of a model whose process has died (``Stub process 'denoiser_0_0' is not healthy``)."""
+
+NO_ROOM: Final = "shared memory pool"
+"""In what Triton's Python backend says when ``/dev/shm`` is full: ``Failed to increase the shared memory pool``."""
+
 
 class TritonModel:
     """Base of a model of Triton's Python backend.
@@ -97,15 +103,15 @@ class TritonModel:
         try:
             tensors = request.tensors()
             try:
-                outputs = encode(MODELS[self.name], self.answer(tensors, request))
+                outputs = encode(MODELS[self.name], self.answer(complete(self.name, tensors), request))
             finally:
                 self.ended(tensors)
             return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
-        except CytoserveError as error:
-            self.meter.refused(error, request.is_cancelled())
-            status = getattr(codes, CODES[error.code].triton)
-            return pb_utils.InferenceResponse(error=codes(error.wire(), status))
         except Exception as error:
+            known = error if isinstance(error, CytoserveError) else no_room(self.name, str(error))
+            if known is not None:
+                self.meter.refused(known, request.is_cancelled())
+                return pb_utils.InferenceResponse(error=codes(known.wire(), getattr(codes, CODES[known.code].triton)))
             self.meter.refused(error)
             pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__} {_where(error)}")
             text = f"{self.name} failed with {type(error).__name__}; see the server's log"
@@ -272,6 +278,22 @@ def _meter(model: str) -> Meter:
     return meter
 
 
+def complete(model: str, tensors: Tensors) -> Tensors:
+    """Return the inputs of a model if all that are required are there.
+
+    Triton 2.51 only counts them: an optional input passes for a required one that is missing.
+
+    Raises
+    ------
+    BadShape
+        One is missing.
+    """
+    missing = [spec.name for spec in MODELS[model].inputs if not spec.optional and spec.name not in tensors]
+    if missing:
+        raise BadShape(f"{model} needs {', '.join(missing)}, which the request does not have")
+    return tensors
+
+
 def micrometres(tensor: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """Return `count` scales from an ``UM_PER_PIXEL`` tensor that has one value for all or one for each.
 
@@ -301,9 +323,21 @@ def moment(tensor: NDArray[np.float64] | None) -> float | None:
     return value if value >= 0 else NO_DEADLINE
 
 
+def no_room(model: str, text: str) -> Unavailable | None:
+    """Return what to raise where a text of Triton says that there is no shared memory left; None where it does not."""
+    if NO_ROOM not in text.lower():
+        return None
+    return Unavailable(f"{model} has no shared memory left (/dev/shm is full); send it again later, or fewer at a time")
+
+
 def refused_by_callee(model: str, error: Any, codes: Any) -> Exception:
     """Return what to raise for the ``TritonError`` of a called model; ``codes`` is that class, which has the codes."""
     text = error.message().lower()
+    full = no_room(model, text)
+    if full is not None:
+        return full
+    if DEAD in text:
+        return Unavailable(f"{model} {DEAD}: its process has died, and the server is stopped for it; send it again")
     # by its text too: Triton 2.51 hands a model's UNAVAILABLE to the model that called it as INTERNAL
     if error.code() == codes.UNAVAILABLE or any(mark in text for mark in NOT_NOW):
         return Unavailable(f"{model} takes no request now: the server is stopping or overloaded; send it again")

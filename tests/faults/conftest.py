@@ -1,0 +1,74 @@
+"""A server of its own for each module, cells with known answers, and what a server must give back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cytoserve_client import Client
+from cytoserve_deploy.launch.local_server import LocalServer
+from known_cells import KnownCells, asked, first_cells
+
+from benchmarks.server_state import ServerState, released, state_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WARM_CALLS = 24
+THREADS = 8
+"""More threads than before are allowed by this number: gRPC and ONNX Runtime make them on demand and keep some."""
+
+
+@pytest.fixture(scope="session")
+def cell_files() -> list[Path]:
+    """Two cells of every class: real ones where they are, else the generated ones of the examples."""
+    real = ROOT.parent / "shared" / "data" / "pbc" / "val"
+    return first_cells(real if real.is_dir() else ROOT / "examples" / "cells", 2)
+
+
+@pytest.fixture(scope="session")
+def known(cell_files: list[Path]) -> KnownCells:
+    """The cells with the answers of a server that nothing happens to."""
+    with (
+        LocalServer(model_repository=ROOT / "model_repository") as quiet,
+        Client(quiet.grpc_url, timeout=120) as client,
+    ):
+        return KnownCells.of(client, cell_files)
+
+
+@pytest.fixture(scope="module")
+def server(known: KnownCells) -> Iterator[LocalServer]:
+    """A server for one module, used by several callers at once already: what is made once is there."""
+    with LocalServer(model_repository=ROOT / "model_repository") as running:
+        warm(running, known)
+        yield running
+
+
+def warm(server: LocalServer, known: KnownCells) -> None:
+    """Let several callers use a server at once."""
+    with Client(server.grpc_url, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda n: asked(client, known, [n % len(known.files)], 60), range(WARM_CALLS))
+        assert set(answers) == {"ok"}
+
+
+@pytest.fixture
+def gives_back(server: LocalServer) -> Iterator[ServerState]:
+    """After the test the module's server is the same one, and holds no more than before it."""
+    pid, before = server.pid, state_of(server)
+    yield before
+    assert server.is_alive()
+    assert server.pid == pid
+    released(server, before, threads=THREADS)
+
+
+@pytest.fixture
+def ask_again(server: LocalServer, known: KnownCells) -> Callable[[Client], None]:
+    """Return a function that sees that the same client gets every answer again."""
+
+    def check(client: Client) -> None:
+        images = known.images(range(len(known.files)))
+        client.wait_until_ready(15)  # gRPC waits up to 2 s between two attempts to connect
+        assert known.check(client.classify(images, 0.18, timeout=60, one_sample=False), images) == len(images)
+
+    return check
