@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cytoserve_files import write_text
 from cytoserve_scoring.vision.scale import guess_um_per_pixel
 from cytoserve_statistics.resampling import SEED
 from PIL import Image
@@ -119,7 +120,7 @@ def slide_table(site: str, files: list[Path], to: Path) -> tuple[str, ...]:
     if site not in GROUPED:
         return ()
     rows = [f"{file.parent.name}/{file.name},{site},{group_of(site, file)}" for file in files]
-    to.write_text("\n".join(["file,group,slide", *rows]) + "\n", encoding="utf-8")
+    write_text(to, "\n".join(["file,group,slide", *rows]) + "\n")
     return ("--groups", str(to))
 
 
