@@ -113,12 +113,17 @@ def _substance(cell: CellAnswer) -> tuple[Any, ...]:
 
 
 def soak(
-    server: LocalServer, files: list[Path], seconds: float, seed: int = SEED, tolerated: float = TOLERATED
+    server: LocalServer,
+    files: list[Path],
+    seconds: float,
+    seed: int = SEED,
+    tolerated: float = TOLERATED,
+    least_requests: int = 0,
 ) -> dict[str, Any]:
     """Work on a server for some seconds; return what it was asked, what it holds, and the trend of its memory.
 
     ``tolerated`` is the growth in bytes a request that is no leak yet; a run of seconds cannot tell as little as one of
-    minutes.
+    minutes. It takes longer than ``seconds`` where fewer than ``least_requests`` were sent.
 
     Raises
     ------
@@ -134,20 +139,21 @@ def soak(
             work.one()
         before, began = state_of(server), time.monotonic()
         requests, memory = list[float](), list[float]()
-        while (past := time.monotonic() - began) < seconds:
+        while (past := time.monotonic() - began) < seconds or work.requests < least_requests:
             work.one()
             if past >= len(requests) * seconds / SAMPLES:
                 requests.append(work.requests)
                 memory.append(state_of(server).memory)
+        worked = time.monotonic() - began
         wait_for(lambda: not state_of(server).more_than(before, THREADS_KEPT), SETTLE_S)
         after = state_of(server)
     found = Trend.of(requests, memory)
-    return {**_result(work, seconds, before, after, found), "is_leak": found.is_leak(tolerated)}
+    return {**_result(work, worked, before, after, found), "is_leak": found.is_leak(tolerated)}
 
 
 def _result(work: Work, seconds: float, before: ServerState, after: ServerState, trend: Trend) -> dict[str, Any]:
     return {
-        "seconds": seconds,
+        "seconds": round(seconds),
         "requests": work.requests,
         "outcomes": dict(work.outcomes.most_common()),
         "wrong_or_lost": 0,
