@@ -57,8 +57,19 @@ BARS: Final = (
     Bar("large_to_small", "time a cell in a request of 512 / in requests of 10", 1.05),
     Bar("one_each_to_together", "cells a second of 8 callers with one cell each / of one with 8", 0.95, at_most=False),
     Bar("fields_to_same_work", "fields a second through gRPC / the same work in process", 0.85, at_most=False),
-    Bar("client_ms_per_field", "the caller's processor time a field, gRPC itself included, ms", 5),
-    Bar("memory_ratio", "server's memory after 10,000 cells / after 100", 1.02),
+    Bar(
+        "client_ms_per_field",
+        "the caller's processor time a field, gRPC itself included, ms",
+        5,
+        cause="gRPC and a thread for each image are in the figure; next step: no thread for a call of one image",
+    ),
+    Bar(
+        "memory_ratio",
+        "server's memory after 10,000 cells / after 100",
+        1.02,
+        cause="Arenas and caches of nine processes fill in the first thousands of cells; whether it goes on is what the "
+        "soak tells ([reliability.md](reliability.md#soak))",
+    ),
     Bar("ready_after_seconds", "start to ready, first inference included, s", 15),
 )
 
