@@ -67,8 +67,8 @@ BARS: Final = (
         "memory_ratio",
         "server's memory after 10,000 cells / after 100",
         1.02,
-        cause="Arenas and caches of nine processes fill in the first thousands of cells; whether it goes on is what the "
-        "soak tells ([reliability.md](reliability.md#soak))",
+        cause="Arenas and caches of nine processes fill in the first thousands of cells; whether it goes on is what "
+        "the soak tells ([reliability.md](reliability.md#soak))",
     ),
     Bar("ready_after_seconds", "start to ready, first inference included, s", 15),
 )
