@@ -1,4 +1,4 @@
-"""A server of its own for each module, cells with known answers, and what a server must give back afterwards."""
+"""One server that must survive, cells with known answers, and what the server must give back after each test."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
-from known_cells import KnownCells, asked, first_cells
+from known_cells import ROOT, KnownCells, asked, first_cells
 
 from benchmarks.server_state import ServerState, released, state_of
-
-ROOT = Path(__file__).resolve().parents[2]
 
 WARM_CALLS = 24
 THREADS = 8
@@ -28,21 +26,31 @@ def cell_files() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def known(cell_files: list[Path]) -> KnownCells:
-    """The cells with the answers of a server that nothing happens to."""
-    with (
-        LocalServer(model_repository=ROOT / "model_repository") as quiet,
-        Client(quiet.grpc_url, timeout=120) as client,
-    ):
-        return KnownCells.of(client, cell_files)
+def running() -> Iterator[list[LocalServer]]:
+    """The servers that were started for `server`; the last one may run."""
+    started: list[LocalServer] = []
+    yield started
+    for one in started:
+        one.stop()
 
 
-@pytest.fixture(scope="module")
-def server(known: KnownCells) -> Iterator[LocalServer]:
-    """A server for one module, used by several callers at once already: what is made once is there."""
-    with LocalServer(model_repository=ROOT / "model_repository") as running:
-        warm(running, known)
-        yield running
+@pytest.fixture(scope="session")
+def known(running: list[LocalServer], cell_files: list[Path]) -> KnownCells:
+    """The cells with the answers of a server that nothing has happened to."""
+    running.append(LocalServer(model_repository=ROOT / "model_repository").start())
+    with Client(running[-1].grpc_url, timeout=120) as client:
+        cells = KnownCells.of(client, cell_files)
+    warm(running[-1], cells)
+    return cells
+
+
+@pytest.fixture
+def server(running: list[LocalServer], known: KnownCells) -> LocalServer:
+    """One server for all tests that it survives, used by several callers before: what is made once is there."""
+    if not running[-1].is_alive():
+        running.append(LocalServer(model_repository=ROOT / "model_repository").start())
+        warm(running[-1], known)
+    return running[-1]
 
 
 def warm(server: LocalServer, known: KnownCells) -> None:
@@ -54,7 +62,7 @@ def warm(server: LocalServer, known: KnownCells) -> None:
 
 @pytest.fixture
 def gives_back(server: LocalServer) -> Iterator[ServerState]:
-    """After the test the module's server is the same one, and holds no more than before it."""
+    """After the test the server is the same one, and holds no more than before it."""
     pid, before = server.pid, state_of(server)
     yield before
     assert server.is_alive()

@@ -11,6 +11,7 @@ import numpy as np
 from cytoserve_client import CellAnswer, CellsAnalysis, Client, EncodedImage, errors
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[2]
 UM_PER_PIXEL = 0.18
 ATOL = 2e-4
 """Another batch size may choose another order of summation in the kernels (see test_real_server.py)."""

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cytoserve_client import TLS, Client, errors
 from cytoserve_deploy.errors import DeployError
 from cytoserve_deploy.launch.local_server import LocalServer
-from known_cells import UM_PER_PIXEL, KnownCells
+from known_cells import ROOT, UM_PER_PIXEL, KnownCells
 
 pytestmark = pytest.mark.integration
 

@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
-from known_cells import UM_PER_PIXEL, KnownCells
+from known_cells import ROOT, UM_PER_PIXEL, KnownCells
 
 pytestmark = pytest.mark.integration
 

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import ROOT
 from cytoserve_client import AsyncClient, CellsAnalysis, Client, errors
 from cytoserve_deploy.launch.local_server import LocalServer
-from known_cells import UM_PER_PIXEL, KnownCells, asked
+from known_cells import ROOT, UM_PER_PIXEL, KnownCells, asked
 from tritonclient import grpc
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("gives_back")]

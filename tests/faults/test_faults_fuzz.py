@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_scoring.vision import imaging
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from known_cells import ROOT
 
 from benchmarks import fuzz_decoder, fuzz_server, fuzz_target
 from benchmarks.fuzz_seeds import mutated, seeds, with_right_sums

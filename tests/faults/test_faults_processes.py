@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cytoserve_client import CellsAnalysis, Client
 from cytoserve_deploy.errors import ServerDied
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.model_processes import dead, dead_in_container, model_processes
-from known_cells import UM_PER_PIXEL, KnownCells, asked
+from known_cells import ROOT, UM_PER_PIXEL, KnownCells, asked
 
 from benchmarks.server_state import released, state_of, wait_for
 

@@ -8,12 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from cytoserve_client import Client, errors
 from cytoserve_deploy.errors import RepositoryError
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.model_processes import dead, model_processes
-from known_cells import UM_PER_PIXEL, KnownCells, asked
+from known_cells import ROOT, UM_PER_PIXEL, KnownCells, asked
 from PIL import Image
 from private_mounts import ServerWithSmallDisks
 
