@@ -62,11 +62,15 @@ def own_sites(results: Row) -> Section:
         criteria.append(
             Criterion(
                 f"{site}: at most {promise['tolerated_error']:.0%} wrong among accepted cells",
-                f"{wrong_ones} of {accepted}" if accepted else "none accepted: its cells show too many errors",
+                f"{wrong_ones} of {accepted}" if accepted else f"none accepted: {too_little(row)}",
                 wrong_ones <= promise["tolerated_error"] * accepted,
             )
         )
-        for name, part in (("of pbc", row["calibration_of_pbc"]), ("its own", row["calibration_of_the_site"])):
+        own = "its own, by slide" if row["calibration_by_cell"] else "its own"
+        parts = {"of pbc": row["calibration_of_pbc"], own: row["calibration_of_the_site"]}
+        if row["calibration_by_cell"]:
+            parts["its own, cells taken as independent"] = row["calibration_by_cell"]
+        for name, part in parts.items():
             cells = [site, f"{row['calibrating']} and {part['cells']}", name, interval(part["accuracy"])]
             accepted_part = part["acceptance"]
             cells += [interval(part["accepted"]), f"{accepted_part['wrong']} of {accepted_part['accepted']}"]
@@ -199,8 +203,16 @@ def calibrated(row: Row) -> str:
     accepted, mistaken = after["acceptance"]["accepted"], after["acceptance"]["wrong"]
     asked = f"{guarantee(row)}, {row['calibrating']} cells"
     if accepted == 0:
-        return f"nothing: too many errors among the cells that calibrated ({asked})"
+        return f"nothing: {too_little(row)} ({asked})"
     return f"{percent(after['accepted']['value'])}, wrong {mistaken} of {accepted} ({asked})"
+
+
+def too_little(row: Row) -> str:
+    """Return why a site's own calibration accepts nothing."""
+    promise = row["calibration_of_the_site"]["site_file"]["promise"]
+    if promise["independent"] == "slides":
+        return f"the cells that calibrated are of {promise['slides']} slides or subjects"
+    return "too many errors among the cells that calibrated"
 
 
 def guarantee(row: Row) -> str:

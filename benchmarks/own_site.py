@@ -5,7 +5,8 @@
 Part of a site's cells calibrates it through the live server, the others are measured before and after: half of
 ``bccd_cells`` by hash of the file name; of ``bcisc`` and ``chula_wbc`` every second subject or slide of those that no
 weight was trained on. These are the commands that a laboratory would give: ``cytoserve validate``, ``cytoserve
-calibrate``, ``cytoserve validate --site``.
+calibrate``, ``cytoserve validate --site``. Where slides or subjects are known a site is calibrated by slide, and once
+more, for comparison, as if cells were independent.
 """
 
 from __future__ import annotations
@@ -154,23 +155,28 @@ def measure_site(args: argparse.Namespace, site: str) -> dict[str, Any]:
         calibrating, measured = parted(args.data, site)
         to_calibrate, to_measure = copy(calibrating, home / "calibrating"), copy(measured, home / "measured")
         cytoserve("validate", str(to_measure), "--report", str(home / "before"), *given, *confidence)
-        (home / "calibration").mkdir()
-        made = home / "calibration" / "site.json"
         guarantee = ("--tolerated-error", str(args.tolerated_error), *confidence)
-        groups = slide_table(site, calibrating, home / "groups.csv")
-        cytoserve("calibrate", str(to_calibrate), "--site", site, "--to", str(made), *given, *guarantee, *groups)
-        again = ("--site", site, "--report", str(home / "after"), *given, *confidence)
-        cytoserve("validate", str(to_measure), *again, calibration=made.parent)
-        document = json.loads(made.read_text())
+        slides = slide_table(site, calibrating, home / "groups.csv")
+
+        def with_its_own(name: str, *groups: str) -> dict[str, Any]:
+            """Calibrate in a folder of that name and measure; return the summary and the file's own words."""
+            made = home / name / "site.json"
+            made.parent.mkdir()
+            cytoserve("calibrate", str(to_calibrate), "--site", site, "--to", str(made), *given, *guarantee, *groups)
+            report = home / f"after {name}"
+            again = ("--site", site, "--report", str(report), *given, *confidence)
+            cytoserve("validate", str(to_measure), *again, calibration=made.parent)
+            document = json.loads(made.read_text())
+            kept = ("seen", "warnings", "promise", "expected_referral", "content_sha256")
+            return {**summary(report), "site_file": {key: document[key] for key in kept}}
+
         return {
             "scale": scale,
             "calibrating": len(calibrating),
             "promise": {"tolerated_error": args.tolerated_error, "confidence": args.confidence},
             "calibration_of_pbc": summary(home / "before"),
-            "calibration_of_the_site": summary(home / "after"),
-            "site_file": {
-                key: document[key] for key in ("seen", "warnings", "promise", "expected_referral", "content_sha256")
-            },
+            "calibration_of_the_site": with_its_own("own", *slides),
+            "calibration_by_cell": with_its_own("by cell") if slides else None,
         }
 
 
