@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cytoserve_statistics.clusters import clustered_upper_bound, effective_total, intraclass_correlation, per_cluster
+from cytoserve_statistics.clusters import (
+    clustered_upper_bound,
+    effective_total,
+    highest_correlation,
+    intraclass_correlation,
+    per_cluster,
+)
 from cytoserve_statistics.shares import upper_bound
 from scipy import stats
 
@@ -35,9 +41,24 @@ def test_the_correlation_that_was_drawn_is_found() -> None:
         assert np.mean(found) == pytest.approx(alike, abs=0.03)
 
 
+@pytest.mark.parametrize(("slides", "alike"), [(10, 0.2), (40, 0.05), (40, 0.4)])
+def test_the_upper_limit_of_the_correlation_lies_above_it_as_often_as_it_says(slides: int, alike: float) -> None:
+    rng = np.random.default_rng(6)
+    below = sum(highest_correlation(*drawn(rng, slides, 20, 0.3, alike), 0.9) < alike for _ in range(DRAWS))
+    assert below <= 0.14 * DRAWS
+
+
+def test_a_few_slides_cannot_show_that_their_cells_are_not_alike() -> None:
+    limits = [highest_correlation([2, 1] * half, [10, 10] * half, 0.9) for half in (2, 5, 20, 100)]
+    assert intraclass_correlation([2, 1] * 2, [10, 10] * 2) == 0.0
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] > 0.01
+    assert highest_correlation([0] * 30, [10] * 30, 0.9) == 1.0, "cells that are all alike show nothing"
+
+
 def test_cells_that_are_slides_of_their_own_are_nearly_independent() -> None:
     hits = np.repeat([1, 0], [3, 397])
-    bound = clustered_upper_bound(hits, np.ones(400), 0.95, intraclass_correlation(hits, np.ones(400)))
+    bound = clustered_upper_bound(hits, np.ones(400), 0.95, 0.7)  # alike or not, none has a second cell
     assert bound == pytest.approx(upper_bound(3, 400, 0.95), rel=0.02)
 
 
@@ -49,10 +70,10 @@ def test_the_bound_keeps_its_confidence_where_the_bound_of_single_cells_does_not
     missed = {"slides": 0, "cells": 0}
     for _ in range(DRAWS):
         hits, size = drawn(rng, slides, cells, truth, alike)
-        known = intraclass_correlation(hits, size)
+        known = highest_correlation(hits, size, confidence)
         missed["slides"] += clustered_upper_bound(hits, size, confidence, known) < truth
         missed["cells"] += upper_bound(int(hits.sum()), int(size.sum()), confidence) < truth
-    assert missed["slides"] <= 0.14 * DRAWS
+    assert missed["slides"] <= (1 - confidence) * DRAWS
     assert missed["cells"] > missed["slides"]
     if alike >= 0.2:
         assert missed["cells"] > 0.16 * DRAWS

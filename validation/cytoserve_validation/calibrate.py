@@ -205,7 +205,7 @@ def build(
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
         **fit,
-        "promise": {**fit["promise"], **_counted_by(cells, slide)},
+        "promise": {**fit["promise"], **_counted_by(cells, slide, guarantee)},
         "familiar": pictures.familiar.to_json(),
         "pictures": pictures.summary,
         "expected_referral": (
@@ -240,11 +240,11 @@ def kept(cells: Answered, fitted: BudgetSettings, level: float, unfamiliar: Flag
     return out
 
 
-def _counted_by(cells: Answered, slides: NDArray[Any] | None) -> dict[str, Any]:
+def _counted_by(cells: Answered, slides: NDArray[Any] | None, guarantee: RiskGuarantee) -> dict[str, Any]:
     """Return what the guarantee takes as independent: cells, or the slides that they come from."""
     if slides is None:
         return {"independent": "cells", "slides": None, "correlation_within_slides": None}
-    alike = correlation_of_errors(cells.right, slides)
+    alike = correlation_of_errors(cells.right, guarantee.confidence, slides)
     return {
         "independent": "slides",
         "slides": len(np.unique(slides)),

@@ -21,8 +21,8 @@ def sentences(whole: Mapping[str, Any]) -> list[str]:
     if taken["accepted"] == 0 and promise["independent"] == "slides":
         why = (
             f"the {promise['n']} scored cells are of {promise['slides']} slide(s), whose cells are right or wrong "
-            f"together (correlation {promise['correlation_within_slides']:.2f}); {needed} independent cells without an "
-            "error are the least, so take more slides, with fewer cells of each"
+            f"together (correlation up to {promise['correlation_within_slides']:.2f}); {needed} independent cells "
+            "without an error are the least, so take more slides, with fewer cells of each"
         )
         return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review.", familiar]
     if taken["accepted"] == 0:

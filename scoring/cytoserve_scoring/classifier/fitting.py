@@ -14,7 +14,7 @@ import numpy as np
 from cytoserve_statistics.clusters import (
     clustered_upper_bound,
     effective_total,
-    intraclass_correlation,
+    highest_correlation,
     per_cluster,
 )
 from cytoserve_statistics.referral_band import everything_referred, expected_referral
@@ -111,7 +111,7 @@ def accept_threshold(
         slide being wrong together (`cytoserve_statistics.clusters`). Without it cells are taken as independent.
     """
     needed = np.log(1 - guarantee.confidence) / np.log(1 - guarantee.tolerated_error)
-    alike = correlation_of_errors(right, slides)
+    alike = correlation_of_errors(right, guarantee.confidence, slides)
     chosen: float | None = None
     for threshold in STRICT_TO_LAX:
         accepted = confidence >= threshold
@@ -124,18 +124,21 @@ def accept_threshold(
     return chosen
 
 
-def correlation_of_errors(right: NDArray[np.bool_], slides: NDArray[Any] | None) -> float:
-    """Return how alike the answers of a slide's cells are, right or wrong; 0 where slides are not known."""
+def correlation_of_errors(right: NDArray[np.bool_], confidence: float, slides: NDArray[Any] | None) -> float:
+    """Return how alike the answers of a slide's cells, right or wrong, may be at most; 0 where slides are not known.
+
+    It is the upper limit that all calibration cells give: a few slides cannot show that there is no likeness.
+    """
     if slides is None:
         return 0.0
-    return intraclass_correlation(*per_cluster(~right, slides, np.ones(len(right), bool)))
+    return highest_correlation(*per_cluster(~right, slides, np.ones(len(right), bool)), confidence)
 
 
 def error_bound(
     accepted: NDArray[np.bool_], right: NDArray[np.bool_], confidence: float, slides: NDArray[Any] | None
 ) -> float:
     """Return the upper bound of the share of wrong cells among accepted ones; see `accept_threshold`."""
-    return _bound(accepted, right, confidence, slides, correlation_of_errors(right, slides))[1]
+    return _bound(accepted, right, confidence, slides, correlation_of_errors(right, confidence, slides))[1]
 
 
 def _bound(
