@@ -79,7 +79,12 @@ def test_one_models_process_killed_ends_the_server_instead_of_half_of_the_answer
     with Client(f"127.0.0.1:{mortal.port}", timeout=60, cells_per_request=4) as client:
         worker, begun, results = work_under_way(client, known)
         assert begun.wait(60)
-        os.kill(processes_of(mortal.server, model)[0], signal.SIGKILL)
+        victim, pid = processes_of(mortal.server, model)[0], mortal.server.pid
+        assert dead_in_container(pid) == []
+        os.kill(victim, signal.SIGKILL)
+        # what the container's probe looks at: there the server is process 1
+        assert wait_for(lambda: dead_in_container(pid) == [victim], 5)
+        assert dead_in_container() == [], "process 1 of this machine is no Triton"
         assert wait_for(lambda: not mortal.server.is_alive(), 30), "half a server goes on"
         with pytest.raises(ServerDied, match="the process of a model has ended"):
             mortal.server.check()
@@ -92,15 +97,6 @@ def test_one_models_process_killed_ends_the_server_instead_of_half_of_the_answer
         images = known.images(range(len(known.files)))
         client.wait_until_ready(15)
         assert known.check(client.classify(images, UM_PER_PIXEL, one_sample=False), images) == len(images)
-
-
-def test_a_dead_model_process_is_seen_from_within_a_container(mortal: Mortal) -> None:
-    """The container's probe looks at the children of process 1, which is the server there."""
-    (victim, *_) = processes_of(mortal.server, "service_info")
-    assert dead_in_container(mortal.server.pid) == []
-    os.kill(victim, signal.SIGKILL)
-    assert wait_for(lambda: dead_in_container(mortal.server.pid) == [victim], 5)
-    assert dead_in_container() == [], "process 1 of this machine is no Triton"
 
 
 def test_the_server_killed_in_the_middle_of_cells_is_waited_for(mortal: Mortal, known: KnownCells) -> None:

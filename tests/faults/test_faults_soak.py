@@ -11,8 +11,8 @@ from cytoserve_deploy.launch.local_server import LocalServer
 from benchmarks.soak import soak, with_a_leak
 from benchmarks.trend import TOLERATED, Trend
 
-SECONDS = 6.0
-REQUESTS = 90
+SECONDS = 4.0
+REQUESTS = 60
 SHORT_TOLERATED = 100_000.0
 LEAK = 500_000
 """In seconds, and with few requests on a busy machine, pools that still fill up look like tens of kilobytes a request.
