@@ -104,7 +104,7 @@ def test_the_choices_of_a_call_reach_the_server(server: FakeServer, pictures: li
     words = ["--budget", 4, "--alpha", 0.02, "--classes", "monocyte, neutrophil", "--priority", "stat"]
     assert run(command, pictures[0], "--url", server.url, *words).exit_code == 0
     sent = {k: v for k, v in server.fake.calls[0].parameters.items() if k != "deadline_ms"}
-    assert sent == {"budget": 4, "alpha": 0.02, "classes": "monocyte,neutrophil", "priority": 1}
+    assert sent == {"budget": 4, "alpha": 0.02, "classes": "monocyte,neutrophil", "priority": 1, "stat": 1}
 
 
 @pytest.mark.parametrize("command", ["analyze", "classify"])
