@@ -91,6 +91,7 @@ def values(draw: st.DrawFn, name: str) -> Value:
         "classes": st.sampled_from(("neutrophil", "neutrophil,monocyte", "platelet", "blast")),
         "site": st.sampled_from(("home", "Home", "elsewhere")),
         "deadline_ms": st.sampled_from((1, 20, 5000)),
+        "stat": st.sampled_from((0, 1)),
     }
     return draw(usual[name])
 

@@ -24,6 +24,7 @@ from cytoserve_contract.limits import MAX_MESSAGE_BYTES
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_deploy.launch.model_processes import dead, model_processes
 from cytoserve_deploy.launch.warmup import cell_png
+from cytoserve_scoring.serving.admission import OVERLOADED
 from hypothesis import HealthCheck, given, settings
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -34,7 +35,8 @@ from benchmarks.server_state import state_of
 SEED: Final = 16
 LIMIT_S: Final = 30.0
 MAY_BE: Final = ("INVALID_ARGUMENT", "CANCELLED")
-"""How a request may be refused: the caller's mistake, or a time that is over."""
+"""How a request may be refused: the caller's mistake, or a time that is over. UNAVAILABLE too, before any work, where
+the first step by itself was asked before: it lets a request in whose end no last step tells."""
 
 
 def fuzz(server: LocalServer, count: int, seed: int = SEED) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def fuzz(server: LocalServer, count: int, seed: int = SEED) -> dict[str, Any]:
             outcomes["answered"] += 1
         except grpc.RpcError as refused:
             status, details = refused.code().name, refused.details() or ""
-            assert status in MAY_BE, (status, details)
+            assert status in MAY_BE or (status == "UNAVAILABLE" and OVERLOADED in details), (status, details)
             outcomes[error_from_status(status, details).code] += 1
         slowest = max(slowest, time.monotonic() - began)
 

@@ -39,14 +39,16 @@ class ServerState:
     shared_files: int
     shared_bytes: int
 
-    def more_than(self, before: ServerState, threads: int = 0) -> dict[str, tuple[int, int]]:
+    def more_than(self, before: ServerState, threads: int = 0, files: int = 0) -> dict[str, tuple[int, int]]:
         """Return what is held now beyond what was held before, as (before, now).
 
         Memory is left out: allocators keep some (`benchmarks.soak` measures its trend). So is the size of the shared
-        memory, which Triton's Python backend enlarges and never gives back. ``threads`` more are allowed.
+        memory, which Triton's Python backend enlarges and never gives back. ``threads`` and ``files`` more are
+        allowed.
         """
         then, now = asdict(before), asdict(self)
         then["threads"] += threads
+        then["files"] += files
         return {
             name: (then[name], now[name])
             for name in ("processes", "files", "threads", "shared_files")
@@ -68,7 +70,7 @@ def state_of(server: LocalServer) -> ServerState:
     )
 
 
-def released(server: LocalServer, before: ServerState, seconds: float = 10.0, threads: int = 0) -> None:
+def released(server: LocalServer, before: ServerState, seconds: float = 10.0, threads: int = 0, files: int = 0) -> None:
     """Wait until a server holds no more than before.
 
     Raises
@@ -76,8 +78,8 @@ def released(server: LocalServer, before: ServerState, seconds: float = 10.0, th
     AssertionError
         It still does after ``seconds``; the message names what.
     """
-    lasting = wait_for(lambda: not state_of(server).more_than(before, threads), seconds)
-    more = state_of(server).more_than(before, threads)
+    lasting = wait_for(lambda: not state_of(server).more_than(before, threads, files), seconds)
+    more = state_of(server).more_than(before, threads, files)
     if not lasting and more:
         raise AssertionError(f"still held, as (before, now): {more}")
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from cytoserve_contract.names import ENV_MAX_WAIT_S
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_scoring.serving.admission import OVERLOADED, Admission
 from load_caller import Caller
@@ -21,12 +22,17 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 BIG = Stream("sixteen cells", "cell_analysis", (16,))
 DEADLINE_S = 60.0
+CROWD = 40
+"""Requests of sixteen cells: 640 cells are more than seconds of work for two cores."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
-    with LocalServer() as started:
-        yield started
+    # A short wait: what a machine of any speed does in it is less than the crowd asks for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENV_MAX_WAIT_S, "2")
+        with LocalServer() as started:
+            yield started
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def crowd(caller: Caller, count: int, stat_cells: int = 0) -> list[Sample]:
     def one(number: int) -> Sample:
         stream = BIG if number < count else STAT_CELL
         if stream is STAT_CELL:
-            time.sleep(1.0)
+            time.sleep(0.3)
         now = time.perf_counter()
         return caller.send(stream, stream.sizes[0], number, now, now - began)[0]
 
@@ -57,11 +63,11 @@ def crowd(caller: Caller, count: int, stat_cells: int = 0) -> list[Sample]:
 
 @pytest.mark.integration
 def test_too_much_at_once_is_refused_early_and_stat_is_not(server: LocalServer, caller: Caller) -> None:
-    found = crowd(caller, 16, stat_cells=2)
-    routine, stat = found[:16], found[16:]
+    found = crowd(caller, CROWD, stat_cells=2)
+    routine, stat = found[:CROWD], found[CROWD:]
     outcomes = Counter(one.outcome for one in routine)
     assert set(outcomes) == {ANSWERED, REFUSED}, [one.why for one in found]
-    assert outcomes[ANSWERED] >= 4
+    assert outcomes[ANSWERED] >= 2
     assert outcomes[REFUSED] >= 2
     assert [one.outcome for one in stat] == [ANSWERED] * 2, stat
     # a refused request was decoded by nobody; it has waited for those that were, not for their scores
@@ -102,15 +108,15 @@ def test_a_caller_that_hangs_up_is_forgotten(server: LocalServer, caller: Caller
 
 @pytest.mark.integration
 def test_a_deadline_that_cannot_be_kept_is_refused_not_missed(server: LocalServer, caller: Caller) -> None:
-    short = Caller(Target(server.grpc_url), pictures(), 1.5)
+    short = Caller(Target(server.grpc_url), pictures(), 0.3)
     try:
         with ThreadPoolExecutor(1) as pool:
-            busy = pool.submit(crowd, caller, 5)
-            time.sleep(1.0)
+            busy = pool.submit(crowd, caller, 12)
+            time.sleep(0.2)
             now = time.perf_counter()
             late = short.send(BIG, 16, 0, now, 0.0)[0]
             busy.result()
     finally:
         short.close()
     assert late.outcome in (REFUSED, LATE)
-    assert late.seconds < 1.6
+    assert late.seconds < 0.3 + 0.5
