@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.evidence_away import home_and_away
-from benchmarks.evidence_models import LEARNED
+from benchmarks.evidence_models import LEARNED, UNSEEN
 from benchmarks.load_figures import load_text
 from benchmarks.results import RESULTS, ROOT
 from benchmarks.text import percent, table
@@ -90,18 +90,21 @@ def at_home_and_away() -> str:
 
 
 def unseen() -> list[list[str]]:
-    """Return a row for each class that a model was trained without."""
+    """Return a row for each class that a model was trained without, alone."""
     rows = []
-    for file in sorted(RESULTS.glob("anomaly_*.json")):
-        found = json.loads(file.read_text())
-        auc, taken = found["auc"][found["served"]], found["denoiser"]["bench"]["as_served"]["unseen_accepted"]
+    for name in UNSEEN:
+        found = read(name)
+        if len(found["hidden"]) > 1:
+            continue
+        ((kind, one),) = found["hidden"].items()
+        auc, served = one["auc"]["anomaly_score"], one["as_served"]
+        taken, ordinary = served["unseen_accepted"], served["ordinary_accepted"]
         rows.append(
             [
-                f"{found['left_out'].replace('_', ' ')}s as a class never seen: AUC of the anomaly score",
-                f"{auc['auc']:.3f} [{auc['interval'][0]:.3f}, {auc['interval'][1]:.3f}]; accepted {taken['count']} of "
-                f"{taken['of']}",
-                "`pbc/test`, a smaller training of the design before this one (one class an evaluation); not yet "
-                "measured for these weights",
+                f"{kind.replace('_', ' ')}s as a class never seen: AUC of the anomaly score",
+                f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]; accepted {taken['count']} of {taken['of']} "
+                f"(of the other cells {percent(ordinary['value'])})",
+                "`pbc/test`, a shorter training of the same design on PBC alone, without the class",
             ]
         )
     return rows

@@ -86,4 +86,23 @@ def limits() -> str:
     return said + "\n\n" + table(["measure", "bar", "measured", "met"], [bar.row(found) for bar in BARS])
 
 
-PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits}
+def slide() -> str:
+    """Return what a whole slide took."""
+    found: dict[str, Any] = json.loads((RESULTS / "slide.json").read_text(encoding="utf-8"))
+    width, height = found["pixels"]
+    memory = found["client_mib"]
+    rows = [
+        [f"seconds until {found['wanted']} white cells (aim 10)", f"{found['seconds']}"],
+        ["slide", f"{width} x {height} px, {found['area_mm2']} mm2, {found['file_mib']} MiB"],
+        [
+            "regions: all, answered, passed over",
+            f"{found['regions']}, {found['regions_answered']}, {found['regions_not_single']}",
+        ],
+        ["seconds a region", f"{found['seconds_a_region']}"],
+        ["seconds to read, judge and encode one", f"{found['seconds_to_read_a_region']}"],
+        ["client's memory, MiB: after a quarter, at the end", f"{memory['after_a_quarter']}, {memory['in_the_end']}"],
+    ]
+    return table(["what", "figure"], rows)
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits, "slide": slide}

@@ -127,7 +127,7 @@ class Pod:
 
 
 @dataclass
-class Slide:
+class SlideOfDay:
     """A slide under way."""
 
     began_s: float
@@ -177,7 +177,7 @@ class Day:
 
     def _arrive(self) -> None:
         stat = self.random.random() < self.laboratory.stat_share
-        slide = Slide(self.now, stat, self.fields, self.fields)
+        slide = SlideOfDay(self.now, stat, self.fields, self.fields)
         if not self.scenario.by_request:
             slide.pod = self.random.choice(self._ready())
         for _ in range(self.laboratory.in_flight):
@@ -186,7 +186,7 @@ class Day:
     def _ready(self) -> list[Pod]:
         return [pod for pod in self.pods if pod.ready_s <= self.now]
 
-    def _send(self, slide: Slide) -> None:
+    def _send(self, slide: SlideOfDay) -> None:
         if not slide.unsent:
             return
         slide.unsent -= 1
@@ -208,7 +208,7 @@ class Day:
         pod.busy = True
         self._later(self.now + self.random.lognormvariate(*self.service), self._answer, pod, slide)
 
-    def _answer(self, pod: Pod, slide: Slide) -> None:
+    def _answer(self, pod: Pod, slide: SlideOfDay) -> None:
         pod.busy = False
         slide.unanswered -= 1
         if not slide.unanswered:

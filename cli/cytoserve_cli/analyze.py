@@ -23,6 +23,7 @@ from cytoserve_cli import options as o
 from cytoserve_cli.audit import AuditOutput
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.film import SLIDE_CELLS, analyze_film, doubt_scale, film_of, slides_among
 from cytoserve_cli.formats import FormatOutputs
 from cytoserve_cli.mounts import need
 from cytoserve_cli.outputs import check_outputs, write_json, write_overlays, write_page
@@ -36,12 +37,16 @@ info_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @analyze_app.command(name="analyze")
 @exit_on_error("analyze")
 def analyze(
-    images: Annotated[list[Path], typer.Argument(help="Fields of one sample: files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Fields of one sample: files or folders; or its whole slides.")],
     sample: Annotated[str | None, typer.Option("--sample", help="Name of the sample, for table and JSON.")] = None,
     url: o.Url = None,
     json_out: o.JsonOut = None,
     overlay: Annotated[Path | None, typer.Option("--overlay", help="Folder for annotated pictures.")] = None,
     um_per_pixel: o.Scale = None,
+    cells: Annotated[
+        int | None,
+        typer.Option("--cells", min=1, help=f"Stop after so many white cells. Default: all; of slides {SLIDE_CELLS}."),
+    ] = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="Each image is a sample of its own.")] = False,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     budget: o.Budget = None,
@@ -74,36 +79,46 @@ def analyze(
     chosen = Options.of(timeout, timeout, budget, alpha, _names(classes), priority, site)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     _check_page_options(page, language, blinded, per_image)
-    selected = _selected(images, out)
+    slides = slides_among(images)
+    if per_image and (slides or cells is not None):
+        raise typer.BadParameter("--per-image makes each image a sample; slides and --cells are about one sample")
+    selected = gather(slides) if slides else _selected(images, out)
     formats.check(sample, per_image)
     check_outputs([json_out, page, audit, *formats.files], [overlay, geojson], selected.files)
     audited.check()
     inputs = audited.hashes(selected)
-    quiet = len(selected.files) < 2
-    with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
-        service = client.info() if formats.wanted or page is not None or audit is not None else None
-        analysis = client.analyze(
-            selected.files,
-            um_per_pixel,
-            sample=sample,
-            one_sample=not per_image,
-            on_progress=partial(report, "images"),
-            **chosen.arguments,
-        )
-    analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
-    samples = summarise_each(analysis) if per_image else [summarise(analysis)]
-    logged = audited.write(samples, service, inputs, len(analysis.skipped), notes)
-    for one in samples:
-        tables.print_sample(one, out)
-    if per_image:
-        tables.print_skipped(analysis.skipped, out)
-        written = write_json(json_out, lambda: reports_json(samples, analysis.skipped), notes)
-    else:
-        written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
-        written = formats.write(samples[0], service, notes) and written
-    drawn = write_overlays(overlay, analysis, notes)
-    settings = PageSettings(language, blinded, None if service is None else _guarantee(service, analysis.site))
-    paged, pictured = write_page(page, lambda: review_page(samples[0], settings), notes)
+    quiet = len(selected.files) < 2 and not slides
+    with film_of(selected.files, bool(slides), um_per_pixel) as source:
+        with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
+            service = client.info() if formats.wanted or page is not None or audit is not None else None
+            if slides or cells is not None:
+                wanted = SLIDE_CELLS if cells is None else cells
+                analysis = analyze_film(client, source, um_per_pixel, wanted, sample, chosen.arguments, report)
+            else:
+                analysis = client.analyze(
+                    selected.files,
+                    um_per_pixel,
+                    sample=sample,
+                    one_sample=not per_image,
+                    on_progress=partial(report, "images"),
+                    **chosen.arguments,
+                )
+        doubt_scale(analysis, source, notes)
+        analysis = analysis.model_copy(update={"skipped": (*selected.skipped, *analysis.skipped)})
+        samples = summarise_each(analysis) if per_image else [summarise(analysis)]
+        logged = audited.write(samples, service, inputs, len(analysis.skipped), notes)
+        for one in samples:
+            tables.print_sample(one, out)
+        if per_image:
+            tables.print_skipped(analysis.skipped, out)
+            written = write_json(json_out, lambda: reports_json(samples, analysis.skipped), notes)
+        else:
+            written = write_json(json_out, lambda: samples[0].model_dump_json(indent=2), notes)
+            written = formats.write(samples[0], service, notes) and written
+        drawn = write_overlays(overlay, analysis, notes, source.picture)
+        guarantee = None if service is None else _guarantee(service, analysis.site)
+        settings = PageSettings(language, blinded, guarantee, source.picture)
+        paged, pictured = write_page(page, lambda: review_page(samples[0], settings), notes)
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
     raise typer.Exit(exit_codes.with_outputs(code, written and paged and logged, drawn and pictured))

@@ -65,6 +65,7 @@ OF_ERROR: Final[dict[str, int]] = {
     "cytoserve_reports.formats.errors.ReportFormatError": USAGE,
     "cytoserve_reports.page.errors.PageError": USAGE,
     "cytoserve_scoring.errors.CytoserveError": USAGE,
+    "cytoserve_slides.errors.SlideError": USAGE,
     "cytoserve_validation.errors.ValidationError": USAGE,
     "builtins.OSError": UNFORESEEN,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cytoserve_files import FileProblem, read_text, shown, write_text
 from cytoserve_reports.formats.errors import ReportFormatError
@@ -142,17 +142,25 @@ def _writers() -> dict[str, tuple[str, Callable[[Findings], bytes]]]:
 
 
 def _write_geojson(folder: Path, findings: Findings, notes: Console) -> bool:
-    """Write one file per field; return False where one failed; the others are still written."""
+    """Write one file per field, or per whole slide; return False where one failed; the others are still written."""
     from cytoserve_reports.formats import geojson
     from cytoserve_reports.overlay_names import names_of_fields
 
-    sources = [field.source for field in findings.report.fields]
+    fields = findings.report.fields
+    made: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+        (one.source, partial(geojson.feature_collection, findings, number))
+        for number, one in enumerate(fields)
+        if one.region is None
+    ]
+    slides = dict.fromkeys(one.region.slide for one in fields if one.region is not None)
+    made += [(slide, partial(geojson.slide_collection, findings, slide)) for slide in slides]
+    names = names_of_fields([source for source, _ in made], folder, _GEOJSON_ENDING, _is_our_geojson)
     whole = True
-    for number, name in enumerate(names_of_fields(sources, folder, _GEOJSON_ENDING, _is_our_geojson)):
+    for (source, collection), name in zip(made, names, strict=True):
         try:
-            write_text(folder / name, geojson.field_json(findings, number) + "\n")
+            write_text(folder / name, geojson.as_text(collection()) + "\n")
         except OSError as error:
-            notes.print(plain(f"no GeoJSON of {sources[number]}: {error}", "red"))
+            notes.print(plain(f"no GeoJSON of {source}: {error}", "red"))
             whole = False
             continue
         notes.print(plain(f"GeoJSON: {shown(folder / name)}"))

@@ -14,8 +14,6 @@ from cytoserve_files import (
     check_output,
     check_output_folder,
     is_regular_or_new,
-    path_of,
-    read_bytes,
     shown,
     write_bytes,
 )
@@ -25,6 +23,7 @@ from cytoserve_cli.terminal import plain
 
 if TYPE_CHECKING:
     from cytoserve_reports.page import ReviewPage
+    from cytoserve_reports.page.pictures import ReadField
 
 
 STANDARD_OUTPUT: Final = "-"
@@ -92,8 +91,11 @@ def write_document(title: str, path: Path, content: Callable[[], bytes], notes: 
     return True
 
 
-def write_overlays(folder: Path | None, analysis: SmearAnalysis, notes: Console) -> bool:
-    """Write one annotated picture per field; return False where one failed; the others are still drawn."""
+def write_overlays(folder: Path | None, analysis: SmearAnalysis, notes: Console, read: ReadField) -> bool:
+    """Write one annotated picture per field; return False where one failed; the others are still drawn.
+
+    ``read`` returns the image of a field.
+    """
     if folder is None:
         return True
     from cytoserve_reports.displayed import displayed
@@ -104,7 +106,7 @@ def write_overlays(folder: Path | None, analysis: SmearAnalysis, notes: Console)
     whole = True
     for field, name in zip(analysis.fields, names, strict=True):
         try:
-            picture = displayed(read_bytes(path_of(field.source)))
+            picture = displayed(read(field))
             write_bytes(folder / name, draw_overlay(picture, field, analysis.familiarity, analysis.site))
         except Exception as error:  # whatever it is, it concerns this picture and not the next
             notes.print(plain(f"no overlay of {field.source}: {error}", "yellow"))

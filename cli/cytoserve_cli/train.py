@@ -51,7 +51,12 @@ def denoiser(
     steps: Annotated[int, typer.Option(help="Optimiser steps in all.")] = 8000,
     start_from: Annotated[str, typer.Option(help="Folder of an earlier run whose weights to start from.")] = "",
     trunk: Trunk = "",
-    leave_out: Annotated[str, typer.Option(help="A class to leave out, for anomaly experiments.")] = "",
+    leave_out: Annotated[
+        str, typer.Option(help="Classes to leave out, joined by commas, to measure how they stand out.")
+    ] = "",
+    mild: Annotated[bool, typer.Option(help="Mild augmentation from the beginning, for a short run at home.")] = False,
+    margin_weight: Annotated[float, typer.Option(help="Weight of the margin between classes.")] = 0.03,
+    time_mean: Annotated[float, typer.Option(help="Mean of the logit of the timesteps; lower is less noise.")] = -0.3,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 5e-4,
     seed: Annotated[int, typer.Option(help="Seed of the order of cells, the timesteps and the noise.")] = 20261126,
     device: Device = "cpu",
@@ -59,17 +64,25 @@ def denoiser(
 ) -> None:
     """Train the denoiser, which answers all classes in one pass; resumable (about 100 minutes on two idle cores)."""
     check_output_folder(out)
-    from cytoserve_training.denoiser_train import DenoiserTrainConfig, train
+    from cytoserve_training.cells import left_out
+    from cytoserve_training.denoiser_train import MILD, DenoiserTrainConfig, train
     from cytoserve_training.sites import SITES
 
     chosen = tuple(name.strip() for name in sites.split(",") if name.strip()) or tuple(SITES)
     unknown = [name for name in chosen if name not in SITES]
     if unknown:
         raise typer.BadParameter(f"--sites names {', '.join(unknown)}; known are {', '.join(SITES)}")
+    try:
+        left_out(leave_out)
+    except ValueError as error:
+        raise typer.BadParameter(f"--leave-out: {error}") from error
     config = DenoiserTrainConfig(
         data=str(data),
         out=str(out),
         sites=chosen,
+        margin_weight=margin_weight,
+        time_mean=time_mean,
+        settling=MILD if mild else DenoiserTrainConfig.settling,
         steps=steps,
         start_from=start_from,
         trunk=trunk,

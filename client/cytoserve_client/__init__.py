@@ -54,8 +54,10 @@ from cytoserve_client.results import (
     Kind,
     ModelInfo,
     SampleFamiliarity,
+    SlideRegion,
     SmearAnalysis,
 )
+from cytoserve_client.streaming import AsyncFieldStream, FieldStream, Streamed
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -63,6 +65,7 @@ __all__ = [
     "AccessDenied",
     "Anomaly",
     "AsyncClient",
+    "AsyncFieldStream",
     "BadParameter",
     "BadScale",
     "BadShape",
@@ -83,6 +86,7 @@ __all__ = [
     "Failure",
     "Familiarity",
     "FieldAnalysis",
+    "FieldStream",
     "ImageLike",
     "InvalidAnswer",
     "InvalidArray",
@@ -102,7 +106,9 @@ __all__ = [
     "ServiceInfo",
     "SiteInfo",
     "Skipped",
+    "SlideRegion",
     "SmearAnalysis",
+    "Streamed",
     "TokenProvider",
     "TooManyBytes",
     "TooManyPixels",

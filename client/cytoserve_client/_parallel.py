@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cytoserve_client.errors import ClientClosed
 
@@ -29,6 +29,11 @@ def in_threads(
     ``weight`` is the number of images in an item, for ``on_progress``.
     """
     total, done = sum(weight(item) for item in items), 0
+    if len(items) == 1:  # needs no thread, whose start costs a call of one field more than all else
+        result = work(items[0])
+        if on_progress is not None:
+            on_progress(total, total)
+        return [result]
     stop = threading.Event()
 
     def guarded(item: _Item) -> _Result:
@@ -84,3 +89,63 @@ async def in_tasks(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def stream_threads(
+    work: Callable[[_Item], _Result], items: Iterator[_Item], room: int
+) -> Iterator[tuple[_Item, _Result]]:
+    """Yield each item with what ``work`` returned for it, as they end; no more than ``room`` are taken ahead.
+
+    ``items`` is gone through in the calling thread. An error that ``work`` raises ends the stream.
+    """
+    stop = threading.Event()
+
+    def guarded(item: _Item) -> _Result:
+        if stop.is_set():
+            raise ClientClosed("the stream was closed")
+        return work(item)
+
+    pool = ThreadPoolExecutor(room, "cytoserve")
+    pending: dict[Future[_Result], _Item] = {}
+    try:
+        more = True
+        while more or pending:
+            while more and len(pending) < room:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    more = False
+                else:
+                    pending[pool.submit(guarded, item)] = item
+            if pending:
+                future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+                yield pending.pop(future), future.result()
+    finally:
+        # Not waited for: requests under way end by their deadline, or at once when the client is closed.
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def stream_tasks(
+    work: Callable[[_Item], Awaitable[_Result]], items: Iterator[_Item], room: int
+) -> AsyncIterator[tuple[_Item, _Result]]:
+    """Yield as `stream_threads` does, in tasks of the running loop; ``items`` is gone through in a thread."""
+    pending: dict[asyncio.Future[_Result], _Item] = {}
+    nothing = object()
+    try:
+        more = True
+        while more or pending:
+            while more and len(pending) < room:
+                item: Any = await asyncio.to_thread(next, items, nothing)
+                if item is nothing:
+                    more = False
+                else:
+                    pending[asyncio.ensure_future(work(item))] = item
+            if pending:
+                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                future = next(iter(done))
+                yield pending.pop(future), future.result()
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -6,7 +6,7 @@ What a call does is in `_flow`, which both share; only the waiting is written tw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,12 +16,13 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._parallel import Progress, in_tasks
+from cytoserve_client._parallel import Progress, in_tasks, stream_tasks
 from cytoserve_client._transport import AsyncTransport
 from cytoserve_client.errors import CytoserveClientError
-from cytoserve_client.images import ImageLike
+from cytoserve_client.images import ImageLike, check_scale
 from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_client.streaming import Answered, AsyncFieldStream, Gathered, Sent
 
 _Result = TypeVar("_Result")
 
@@ -84,6 +85,34 @@ class AsyncClient(BaseClient[AsyncTransport]):
             on_progress,
         )
         return job.result(served.model, answers, sample, options)
+
+    async def analyze_stream(
+        self,
+        images: Iterable[ImageLike],
+        um_per_pixel: float | None = None,
+        *,
+        timeout: float | None = None,
+        budget: int | None = None,
+        alpha: float | None = None,
+        classes: Collection[str] | None = None,
+        priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
+    ) -> AsyncFieldStream:
+        """Analyse fields as they come, and yield the answers as they are ready; see `Client.analyze_stream`.
+
+        ``images`` is gone through in a thread.
+        """
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
+        scale = check_scale(um_per_pixel)
+        served = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
+        gathered = Gathered(served.model, options)
+
+        async def work(item: Sent) -> Answered:
+            return await self._run(self._flows.field(item[1], scale, options, served, single=False))
+
+        answers = stream_tasks(work, gathered.admitted(images), self.config.max_in_flight)
+        return AsyncFieldStream(answers, gathered)
 
     async def classify(
         self,

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,12 +18,13 @@ from cytoserve_client._base import BaseClient, CellsJob, FieldsJob
 from cytoserve_client._config import ClientConfig
 from cytoserve_client._contract import ServiceInfo
 from cytoserve_client._flow import Flow, Load, Pause, Step
-from cytoserve_client._parallel import Progress, in_threads
+from cytoserve_client._parallel import Progress, in_threads, stream_threads
 from cytoserve_client._transport import SyncTransport
 from cytoserve_client.errors import CytoserveClientError
-from cytoserve_client.images import ImageLike
+from cytoserve_client.images import ImageLike, check_scale
 from cytoserve_client.options import Options, Priority
 from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_client.streaming import Answered, FieldStream, Gathered, Sent
 
 _Result = TypeVar("_Result")
 
@@ -203,6 +204,54 @@ class Client(BaseClient[SyncTransport]):
             on_progress,
         )
         return job.result(served.model, answers, sample, options)
+
+    def analyze_stream(
+        self,
+        images: Iterable[ImageLike],
+        um_per_pixel: float | None = None,
+        *,
+        timeout: float | None = None,
+        budget: int | None = None,
+        alpha: float | None = None,
+        classes: Collection[str] | None = None,
+        priority: Priority = "routine",
+        site: str | None = None,
+        one_sample: bool = True,
+    ) -> FieldStream:
+        """Analyse fields as they come, and yield the answers as they are ready.
+
+        For more fields than one waits for: a film that a scanner is still writing, a whole slide, a monitor that shows
+        cells as they are found. What was found so far is `FieldStream.result`.
+
+        Parameters
+        ----------
+        images : iterable of path, bytes, (H, W, 3) uint8 RGB array or EncodedImage
+            Gone through as answers come: at most ``max_in_flight`` images are read ahead of the last answer, so a
+            generator is not exhausted and memory does not grow with the number of images.
+        um_per_pixel, timeout, budget, alpha, classes, priority, site, one_sample
+            As in `analyze`.
+
+        Returns
+        -------
+        FieldStream
+            An iterator of `FieldAnalysis` and, for an image without an answer, `Failure`. Cells are as the server
+            judged them: the sample as a whole is judged in ``result()``. Use it in a ``with`` block, or close it.
+
+        Raises
+        ------
+        CytoserveClientError
+            Here, and where the stream is gone through: as `analyze` raises for a list.
+        """
+        options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
+        scale = check_scale(um_per_pixel)
+        served = self._run(self._flows.served(_wire.SMEAR_MODEL, options))
+        gathered = Gathered(served.model, options)
+
+        def work(item: Sent) -> Answered:
+            return self._run(self._flows.field(item[1], scale, options, served, single=False))
+
+        answers = stream_threads(work, gathered.admitted(images), self.config.max_in_flight)
+        return FieldStream(answers, gathered)
 
     def classify(
         self,

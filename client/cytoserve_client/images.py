@@ -86,15 +86,16 @@ def sources_of(images: ImageLike | Sequence[ImageLike]) -> tuple[list[Source], b
         If the single image is an array that cannot be sent.
     """
     if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, EncodedImage)):
-        return [_source(images, None)], True
+        return [source_of(images, None)], True
     if isinstance(images, Sequence):
-        return [_source(image, i) for i, image in enumerate(images)], False
+        return [source_of(image, i) for i, image in enumerate(images)], False
     raise InvalidInput(
         f"an image is a path, bytes, a uint8 array (H, W, 3), or a list of those; not {type(images).__name__}"
     )
 
 
-def _source(image: Any, index: int | None) -> Source:
+def source_of(image: Any, index: int | None) -> Source:
+    """Return the source of one image of a list, or of the only one (None); of what is no image, one that raises."""
     where = "" if index is None else f"[{index}]"
     if isinstance(image, EncodedImage):
         name = writable_text(image.name)

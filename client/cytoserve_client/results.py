@@ -186,6 +186,17 @@ class Cell(ScoredCell):
     detection_score: float | None = Field(default=None, description="the segmenter's confidence, 0 to 1")
 
 
+class SlideRegion(Frozen):
+    """Where a field lies in a whole slide."""
+
+    slide: str = Field(description="the slide's file")
+    x: int = Field(description="of the field's upper left corner, pixels of the slide at full resolution")
+    y: int = Field(description="of the field's upper left corner, pixels of the slide at full resolution")
+    core: Box = Field(
+        description="pixels of the field: cells whose centre is in it count here, the others in a neighbouring field"
+    )
+
+
 class FieldAnalysis(Frozen):
     """One field of view."""
 
@@ -199,6 +210,7 @@ class FieldAnalysis(Frozen):
     familiarity: SampleFamiliarity | None = Field(
         default=None, description="where each field was judged as a sample of its own; null where all are one sample"
     )
+    region: SlideRegion | None = Field(default=None, description="null for a picture that is no part of a slide")
     cells: tuple[Cell, ...]
 
 

@@ -47,10 +47,14 @@ NOT_A_FILE: Final = "not_a_file"
 UNSUPPORTED: Final = "unsupported_format"
 UNREADABLE: Final = "unreadable"
 FOLDER_WITH_IMAGES: Final = "folder_with_images"
+NOT_MONOLAYER: Final = "not_monolayer"
+ENOUGH_CELLS: Final = "enough_cells"
+PARTS: Final = frozenset({NOT_MONOLAYER, ENOUGH_CELLS})
+"""Reasons that speak of parts of a film rather than of a file, and mean that nothing was lost."""
 UNREAD: Final = frozenset({UNSUPPORTED, UNREADABLE, FOLDER_WITH_IMAGES})
 
 _BLOCK: Final = 1 << 20
-_OVERLAY: Final = "an annotated picture that cytoserve drew; it is not counted (give the original)"
+OWN_OVERLAY_MESSAGE: Final = "an annotated picture that cytoserve drew; it is not counted (give the original)"
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[
     skipped: list[Skipped] = []
     for i, (name, opened) in enumerate(sources):
         if opened is not None and is_overlay(opened):
-            skipped.append(Skipped(name, OWN_OVERLAY, _OVERLAY))
+            skipped.append(Skipped(name, OWN_OVERLAY, OWN_OVERLAY_MESSAGE))
             continue
         digest = None if opened is None or sizes[i] is None or alike[sizes[i]] == 1 else digest_of(opened)
         if digest is not None and digest in first:
@@ -160,7 +164,7 @@ def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[
 
 def overlay_skipped(path: Path) -> Skipped:
     """Return the entry of a file that is an annotated picture."""
-    return _skip(path, OWN_OVERLAY, _OVERLAY)
+    return _skip(path, OWN_OVERLAY, OWN_OVERLAY_MESSAGE)
 
 
 def _why_not(entry: Path) -> Skipped | None:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from cytoserve_client.reasons import in_words
 from cytoserve_client.results import SET_ERROR, CellsAnalysis, SampleFamiliarity, ScoredCell
-from cytoserve_files.selection import SYSTEM_FILE, UNREAD, Skipped
+from cytoserve_files.selection import PARTS, SYSTEM_FILE, UNREAD, Skipped
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -242,6 +242,9 @@ def _files_table(title: str, style: str, columns: Sequence[str], rows: Sequence[
 
 def print_skipped(skipped: Sequence[Skipped], console: Console) -> None:
     """Name the files that were passed over, those that look like images first; the system's are only counted."""
+    for part in (item for item in skipped if item.reason in PARTS):
+        console.print(plain(f"{part.source}: {part.message}."))
+    skipped = [item for item in skipped if item.reason not in PARTS]
     named = sorted((item for item in skipped if item.reason != SYSTEM_FILE), key=lambda item: item.reason not in UNREAD)
     if named:
         lost = sum(item.reason in UNREAD for item in named)

@@ -47,12 +47,15 @@ def test_cost_is_judged_by_ratio_and_by_paired_difference():
 
 
 def test_an_unseen_class_is_judged_by_the_served_score():
-    found = json.loads((RESULTS / "anomaly_erythroblast.json").read_text())
+    found = json.loads((RESULTS / "unseen_erythroblast.json").read_text())
     better = json.loads(json.dumps(found))
-    better["auc"][found["served"]]["auc"] = 0.97
-    better["denoiser"]["bench"]["as_served"]["unseen_accepted"]["value"] = 0.05
-    assert [one.met for one in unseen({"anomaly_erythroblast": found}).criteria] == [False, False, False]
-    assert [one.met for one in unseen({"anomaly_erythroblast": better}).criteria] == [True, False, True]
+    better["hidden"]["erythroblast"]["auc"]["anomaly_score"]["value"] = 0.97
+    better["hidden"]["erythroblast"]["at_80_percent_accepted"]["unseen_accepted"]["value"] = 0.05
+    worse = json.loads(json.dumps(better))
+    worse["hidden"]["erythroblast"]["auc"]["anomaly_score"]["value"] = 0.9699
+    worse["hidden"]["erythroblast"]["at_80_percent_accepted"]["unseen_accepted"]["value"] = 0.0501
+    assert [one.met for one in unseen({"unseen_erythroblast": better}).criteria] == [True, True]
+    assert [one.met for one in unseen({"unseen_erythroblast": worse}).criteria] == [False, False]
 
 
 def test_the_page_says_of_every_result_when_it_was_made_and_whether_it_is_stamped():

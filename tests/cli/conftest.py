@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "client"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "reports"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "slides"))
 
 from client_fixtures import no_address_from_outside, open_client, server
 

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 def checked(found: Findings, number: int = 0) -> dict[str, Any]:
     """Return the document after the library took it and QuPath's rules were held."""
-    document: dict[str, Any] = json.loads(geojson.field_json(found, number))
+    document: dict[str, Any] = json.loads(geojson.as_text(geojson.feature_collection(found, number)))
     read = FeatureCollection.model_validate(document)
     assert len(read.features) == len(document["features"])
     assert "crs" not in document

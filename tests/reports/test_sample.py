@@ -74,7 +74,7 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
     assert set(document["model"]) == {"name", "version", "classes", "weights_sha256"}
     assert set(document["fields"][0]) == {
         *("source", "width", "height", "um_per_pixel", "cells"),
-        *("scale_source", "median_red_cell_um", "synthetic", "familiarity"),
+        *("scale_source", "median_red_cell_um", "synthetic", "familiarity", "region"),
     }
     assert set(document["fields"][0]["cells"][0]) == {
         *("box", "kind", "label", "probability", "uncertainty", "anomaly", "decision", "reasons", "evaluations"),

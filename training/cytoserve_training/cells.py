@@ -120,6 +120,31 @@ def join(sets: Sequence[CellSet]) -> CellSet:
     )
 
 
+def left_out(names: str) -> tuple[str, ...]:
+    """Return the classes named in a text, parted by commas; none where it is empty.
+
+    Raises
+    ------
+    ValueError
+        A name is no class, or no class would be left.
+    """
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if unknown := [name for name in chosen if name not in CLASSES]:
+        raise ValueError(f"no class {', '.join(unknown)}; choose from {', '.join(CLASSES)}")
+    if len(chosen) > len(CLASSES) - 2:
+        raise ValueError("at least two classes must be left to train on")
+    return chosen
+
+
+def without(cells: CellSet, names: Sequence[str]) -> CellSet:
+    """Leave classes out; their indices stay, so a network's shape does."""
+    if not names:
+        return cells
+    keep = ~torch.isin(cells.labels, torch.tensor([CLASSES.index(name) for name in names]))
+    kept = tuple(name for name, one in zip(cells.names, keep.tolist(), strict=True) if one)
+    return CellSet(cells.images[keep], cells.gains[keep], cells.labels[keep], kept)
+
+
 def cut(
     images: Tensor,
     gains: Tensor,

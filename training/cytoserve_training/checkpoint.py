@@ -25,6 +25,7 @@ from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_scoring.vision.cells import decode_cells
 from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -169,6 +170,19 @@ def fit_familiar(folder: Path, cells: CellSet) -> tuple[FamiliarPictures, Assess
     ValueError
         A file was refused.
     """
+    labels = [CLASSES[label] for label in cells.labels.tolist()]
+    measured = statistics_of(folder, cells)
+    return FamiliarPictures.fit(measured, labels), FamiliarPictures.cross_fitted(measured, labels)
+
+
+def statistics_of(folder: Path, cells: CellSet) -> NDArray[np.float32]:
+    """Return the image statistics of cells of PBC, whose files are below ``folder``, as the service decodes them.
+
+    Raises
+    ------
+    ValueError
+        A file was refused.
+    """
     statistics = []
     for start in range(0, len(cells), DECODED_AT_ONCE):
         names = cells.names[start : start + DECODED_AT_ONCE]
@@ -177,9 +191,7 @@ def fit_familiar(folder: Path, cells: CellSet) -> tuple[FamiliarPictures, Assess
         if any(decoded.error):
             raise ValueError(f"refused: {next(pair for pair in zip(names, decoded.error, strict=True) if pair[1])}")
         statistics.append(decoded.statistics)
-    labels = [CLASSES[label] for label in cells.labels.tolist()]
-    measured = np.concatenate(statistics)
-    return FamiliarPictures.fit(measured, labels), FamiliarPictures.cross_fitted(measured, labels)
+    return np.concatenate(statistics)
 
 
 def fit_scoring(
@@ -191,11 +203,12 @@ def fit_scoring(
     ties: TieErrors | None = None,
     assessment: Assessment | None = None,
     all_classes: bool = True,
+    classes: tuple[str, ...] = CLASSES,
 ) -> dict[str, Any]:
     """Return ``scoring.json``: racing rule and profiles from one part's errors, the rest from the other's.
 
     ``assessment`` says how familiar the calibrating cells are; see :func:`.fitting.fit_referral`. ``all_classes``:
-    whether one evaluation answers all classes.
+    whether one evaluation answers all classes. ``classes`` are those of the errors' last axis.
     """
     rule = calibrate_racing(
         racing,
@@ -208,7 +221,7 @@ def fit_scoring(
     )
     probes = config.probes
     bare = ScoringConfig(
-        classes=CLASSES,
+        classes=classes,
         latent_shape=latent_shape,  # type: ignore[arg-type]
         budgets=(BudgetSettings(),) * probes,
         default_budget=probes,
@@ -223,7 +236,7 @@ def fit_scoring(
     profiles = fit_profiles(bare, racing, config.budgets, turned[0])
     profiled = replace(bare, budgets=tuple(BudgetSettings(profile=profile) for profile in profiles))
     scoring = {
-        "classes": list(CLASSES),
+        "classes": list(classes),
         "probes": probes,
         "default_budget": probes,
         "all_classes": all_classes,

@@ -12,9 +12,9 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from cytoserve_files import output_file, write_text
@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from cytoserve_training.augment import Augmentation
-from cytoserve_training.cells import CLASSES, CellSet, cut, join
+from cytoserve_training.cells import CLASSES, cut, join, left_out, without
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
     ClassMargin,
@@ -41,6 +41,9 @@ from cytoserve_training.sites import SITES, load_site
 from cytoserve_training.stains import read_stains
 from cytoserve_training.strangers import empty_windows, make_strangers
 
+MILD: Final = (-1.0, 0.0)
+"""``settling`` of a run that has settled when it begins."""
+
 
 @dataclass(frozen=True)
 class DenoiserTrainConfig:
@@ -54,7 +57,8 @@ class DenoiserTrainConfig:
     get the wide ranges of the augmentation, foreign stains and faults of scanners; from ``settling[1]`` on only
     ``settled`` times as many as first. The network has learned by then that stain is not a class, and the cells that
     it will see most are those of its own sites.
-    ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names a class that is not trained on.
+    ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names classes, parted by commas, that are not
+    trained on.
     """
 
     data: str = "../shared/data"
@@ -98,7 +102,7 @@ class Trainer:
         self.device = torch.device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
         data = Path(config.data)
-        sets = [_without(load_site(data, name, "train"), config.leave_out) for name in config.sites]
+        sets = [without(load_site(data, name, "train"), left_out(config.leave_out)) for name in config.sites]
         self.cells = join(sets)
         self.sampling = torch.cat(
             [SITES[name].share * _balance(one.labels) for name, one in zip(config.sites, sets, strict=True)]
@@ -340,15 +344,6 @@ def _balance(labels: Tensor) -> Tensor:
     counts = torch.bincount(labels, minlength=len(CLASSES)).float().clamp(min=1)
     weight = counts.rsqrt()[labels]
     return weight / weight.sum()
-
-
-def _without(cells: CellSet, name: str) -> CellSet:
-    """Leave one class out, for the anomaly experiments; its index stays, so the network's shape does."""
-    if not name:
-        return cells
-    keep = cells.labels != CLASSES.index(name)
-    names = tuple(n for n, k in zip(cells.names, keep.tolist(), strict=True) if k)
-    return replace(cells, images=cells.images[keep], gains=cells.gains[keep], labels=cells.labels[keep], names=names)
 
 
 def _rows(path: Path) -> Iterator[dict[str, float]]:

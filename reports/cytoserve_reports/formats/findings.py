@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 from cytoserve_client.results import Cell
 from cytoserve_files import writable_text
-from cytoserve_files.selection import SYSTEM_FILE, UNREAD
+from cytoserve_files.selection import PARTS, SYSTEM_FILE, UNREAD
 
 from cytoserve_reports.differential import (
     OUTSIDE_DENOMINATOR,
@@ -234,7 +234,8 @@ def _not_analysed(report: SampleReport) -> list[str]:
     lost = sum(item.reason in UNREAD for item in report.skipped)
     if lost:
         told.append(f"{lost} file(s) that may be images of the sample were not read.")
-    passed = sum(item.reason not in UNREAD and item.reason != SYSTEM_FILE for item in report.skipped)
+    told += [f"{item.source}: {item.message}." for item in report.skipped if item.reason in PARTS]
+    passed = sum(item.reason not in UNREAD | PARTS and item.reason != SYSTEM_FILE for item in report.skipped)
     if passed:
         told.append(f"{passed} file(s) were passed over.")
     return told

@@ -1,6 +1,7 @@
-"""GeoJSON of one field (RFC 7946), with the properties by which QuPath reads classes, colours and measurements.
+"""GeoJSON of a field or a whole slide (RFC 7946), with the properties by which QuPath reads classes and measurements.
 
-- A Feature per cell: a Polygon (the cell's box) in pixels of the picture as displayed, x to the right and y down.
+- A Feature per cell: a Polygon (the cell's box) in pixels of the picture as displayed, or of the slide at full
+  resolution, x to the right and y down.
   QuPath measures so; RFC 7946 itself has degrees only, so these files are for QuPath and not for maps.
 - ``classification`` has the class's name and colour; a cell for review is ``Review: <class>``, one of a sample that
   cannot be reported ``Cannot be reported: <class>`` in grey, so no class of it is seen without that word.
@@ -47,9 +48,33 @@ def feature_collection(findings: Findings, field: int) -> Json:
     }
 
 
-def field_json(findings: Findings, field: int) -> str:
-    """Return `feature_collection` as JSON text."""
-    return json.dumps(feature_collection(findings, field), ensure_ascii=False, allow_nan=False)
+def slide_collection(findings: Findings, slide: str) -> Json:
+    """Return the cells of all fields of a slide as one FeatureCollection, in pixels of the slide at full resolution.
+
+    Raises
+    ------
+    IdentifierRefused
+        The sample's name or the patient's number is out of all bounds.
+    """
+    fields = [
+        number
+        for number, one in enumerate(findings.report.fields)
+        if one.region is not None and one.region.slide == slide
+    ]
+    parts = [feature_collection(findings, number) for number in fields]
+    about = {
+        **parts[0][MEMBER],
+        "source": slide,
+        "width": None,
+        "height": None,
+        "cells": sum(part[MEMBER]["cells"] for part in parts),
+    }
+    return {**parts[0], "features": [feature for part in parts for feature in part["features"]], MEMBER: about}
+
+
+def as_text(collection: Json) -> str:
+    """Return a collection as JSON text."""
+    return json.dumps(collection, ensure_ascii=False, allow_nan=False)
 
 
 def _about(findings: Findings, field: FieldAnalysis) -> Json:
@@ -74,7 +99,9 @@ def _about(findings: Findings, field: FieldAnalysis) -> Json:
 
 
 def _feature(findings: Findings, field: int, place: int, cell: Cell) -> Json:
-    x0, y0, x1, y1 = cell.box or (0.0, 0.0, 0.0, 0.0)
+    region = findings.report.fields[field].region
+    x, y = (0, 0) if region is None else (region.x, region.y)
+    x0, y0, x1, y1 = (at + by for at, by in zip(cell.box or (0.0, 0.0, 0.0, 0.0), (x, y, x, y), strict=True))
     # Counter-clockwise by the numbers (RFC 7946, 3.1.6), and closed.
     ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
     properties: Json = {

@@ -1,0 +1,190 @@
+"""Whole slides, and films that are read until enough cells are found: what ``analyze`` does with them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
+from cytoserve_client import Client, FieldAnalysis, SmearAnalysis
+from cytoserve_client.images import ImageLike
+from cytoserve_client.options import Arguments
+from cytoserve_files import shown
+from cytoserve_files.selection import ENOUGH_CELLS, Skipped
+from cytoserve_reports.differential import OUTSIDE_DENOMINATOR
+from cytoserve_reports.page.pictures import file_of
+from rich.console import Console
+
+from cytoserve_cli.mounts import need
+from cytoserve_cli.terminal import Report, plain
+
+if TYPE_CHECKING:
+    from cytoserve_slides import Film
+
+SLIDE_CELLS: Final = 200
+"""White cells after which a slide has been read enough: a manual differential counts 100 to 400."""
+
+RED_CELL_UM: Final = (6.0, 9.0)
+"""Median diameter of red cells, micrometres, outside which a slide's scale is doubted; people have 6.7 to 7.7 on
+average, and the detector's boxes add some."""
+
+
+@dataclass
+class FilmSource:
+    """The fields of a call that is read until enough cells are found.
+
+    Attributes
+    ----------
+    images : iterator of image
+    films : list of Film
+        Slides among them; none where the fields are files.
+    files : sequence of Path
+        What was given.
+    """
+
+    files: Sequence[Path]
+    films: list[Film] = field(default_factory=list)
+    taken: int = 0
+
+    def images(self) -> Iterator[ImageLike]:
+        """Yield the fields: of slides their regions, else the files."""
+        for film in self.films:
+            yield from film.fields()
+        if not self.films:
+            for file in self.files:
+                self.taken += 1
+                yield file
+
+    def placed(self, answer: FieldAnalysis) -> FieldAnalysis:
+        """Return an answer with its place in its slide."""
+        for film in self.films:
+            answer = film.placed(answer)
+        return answer
+
+    def picture(self, answer: FieldAnalysis) -> bytes:
+        """Return the image of a field again.
+
+        Raises
+        ------
+        OSError
+        """
+        for film in self.films:
+            if (found := film.picture(answer)) is not None:
+                return found
+        return file_of(answer)
+
+    @property
+    def um_per_pixel(self) -> float | None:
+        """The scale of the slides; of several they all have it."""
+        return self.films[0].um_per_pixel if self.films else None
+
+    def skipped(self) -> list[Skipped]:
+        """What was given and not looked at."""
+        if self.films:
+            return [item for film in self.films for item in film.skipped]
+        message = "not sent: enough cells had been found"
+        return [Skipped(shown(file), ENOUGH_CELLS, message) for file in self.files[self.taken :]]
+
+
+def slides_among(paths: Sequence[Path]) -> list[Path]:
+    """Return the whole slides among what was given; all of it is, or nothing.
+
+    Raises
+    ------
+    BadParameter
+        Slides together with fields: one sample is the one or the other.
+    """
+    from cytoserve_slides import is_slide
+
+    slides = [path for path in paths if not path.is_dir() and is_slide(path)]
+    if slides and len(slides) < len(paths):
+        other = next(path for path in paths if path not in slides)
+        raise typer.BadParameter(
+            f"{shown(slides[0])} is a whole slide, {shown(other)} is not: give either slides or fields of one sample"
+        )
+    if slides:
+        need("openslide", "slides", "analyze SLIDE")
+    return slides
+
+
+@contextmanager
+def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> Iterator[FilmSource]:
+    """Open the slides, or hold the files.
+
+    Raises
+    ------
+    SlideError
+        A slide cannot be read.
+    BadParameter
+        Slides of different scales.
+    """
+    if not slides:
+        yield FilmSource(files)
+        return
+    from cytoserve_slides import Film, Slide
+
+    with ExitStack() as stack:
+        films = [Film(stack.enter_context(Slide(file)), um_per_pixel) for file in files]
+        if len({film.um_per_pixel for film in films}) > 1:
+            raise typer.BadParameter("these slides have different scales: call the command once for each")
+        yield FilmSource(files, films)
+
+
+def analyze_film(
+    client: Client,
+    source: FilmSource,
+    um_per_pixel: float | None,
+    cells: int | None,
+    sample: str | None,
+    options: Arguments,
+    report: Report,
+) -> SmearAnalysis:
+    """Send fields until so many white cells have a class, or there are no more fields.
+
+    Parameters
+    ----------
+    cells : int, optional
+        None: all fields.
+    """
+    scale = um_per_pixel if um_per_pixel is not None else source.um_per_pixel
+    found = 0
+    with client.analyze_stream(source.images(), scale, **options) as stream:
+        for answer in stream:
+            if isinstance(answer, FieldAnalysis):
+                found += white_cells_in(source.placed(answer))
+            report("white cells", found if cells is None else min(found, cells), cells or found)
+            if cells is not None and found >= cells:
+                break
+    analysis = stream.result(sample, source.placed)
+    unreadable = [failure for film in source.films for failure in film.tally.unreadable]
+    return analysis.model_copy(
+        update={
+            "failures": (*analysis.failures, *unreadable),
+            "skipped": (*analysis.skipped, *source.skipped()),
+        }
+    )
+
+
+def white_cells_in(answer: FieldAnalysis) -> int:
+    """Return how many cells of a field are in the denominator of the differential."""
+    return sum(cell.label is not None and cell.label not in OUTSIDE_DENOMINATOR for cell in answer.cells)
+
+
+def doubt_scale(analysis: SmearAnalysis, source: FilmSource, notes: Console) -> None:
+    """Say it where the red cells contradict the scale that a slide's file tells."""
+    sizes = [one.median_red_cell_um for one in analysis.fields if one.median_red_cell_um is not None]
+    if not source.films or source.um_per_pixel is None or not sizes:
+        return
+    median, (low, high) = statistics.median(sizes), RED_CELL_UM
+    if not low <= median <= high:
+        notes.print(
+            plain(
+                f"The scale is doubtful: at {source.um_per_pixel:.4g} um per pixel, as the file says, the red cells "
+                f"measure {median:.1f} um. Give --um-per-pixel if you know better.",
+                "bold red",
+            )
+        )

@@ -1,0 +1,16 @@
+"""Whole slides as fields of view: read, tiled, judged for their layer, and put together again."""
+
+from cytoserve_slides.errors import RegionUnreadable, SlideError, SlideUnreadable, SlideWithoutCells
+from cytoserve_slides.film import Film, FilmTally
+from cytoserve_slides.slide import Slide, is_slide
+
+__all__ = [
+    "Film",
+    "FilmTally",
+    "RegionUnreadable",
+    "Slide",
+    "SlideError",
+    "SlideUnreadable",
+    "SlideWithoutCells",
+    "is_slide",
+]
