@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from cytoserve_contract import telemetry
 
@@ -16,6 +17,11 @@ telemetry.switch_off()
 # the tests' own calls of their servers (urllib, tritonclient); tests about proxies take this away again
 for _variable in ("no_proxy", "NO_PROXY"):
     os.environ[_variable] = ",".join(filter(None, (os.environ.get(_variable), "127.0.0.1,localhost,::1")))
+
+# A suite that was green stays green: the same examples each time. Others: `pytest --hypothesis-profile=explore`.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("explore")
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 

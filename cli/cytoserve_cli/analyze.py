@@ -121,7 +121,8 @@ def analyze(
         paged, pictured = write_page(page, lambda: review_page(samples[0], settings), notes)
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
-    raise typer.Exit(exit_codes.with_outputs(code, written and paged and logged, drawn and pictured))
+    code = exit_codes.with_outputs(code, written and paged and logged, drawn and pictured)
+    raise typer.Exit(exit_codes.INTERRUPTED if source.interrupted else code)
 
 
 def _check_page_options(page: Path | None, language: str, blinded: bool, per_image: bool) -> None:

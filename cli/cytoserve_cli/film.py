@@ -14,7 +14,7 @@ from cytoserve_client import Client, FieldAnalysis, SmearAnalysis
 from cytoserve_client.images import ImageLike
 from cytoserve_client.options import Arguments
 from cytoserve_files import shown
-from cytoserve_files.selection import ENOUGH_CELLS, Skipped
+from cytoserve_files.selection import ENDED, ENOUGH_CELLS, INTERRUPTED, Skipped
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR
 from cytoserve_reports.page.pictures import file_of
 from rich.console import Console
@@ -49,6 +49,7 @@ class FilmSource:
     files: Sequence[Path]
     films: list[Film] = field(default_factory=list)
     taken: int = 0
+    interrupted: bool = False
 
     def images(self) -> Iterator[ImageLike]:
         """Yield the fields: of slides their regions, else the files."""
@@ -85,9 +86,9 @@ class FilmSource:
     def skipped(self) -> list[Skipped]:
         """What was given and not looked at."""
         if self.films:
-            return [item for film in self.films for item in film.skipped]
-        message = "not sent: enough cells had been found"
-        return [Skipped(shown(file), ENOUGH_CELLS, message) for file in self.files[self.taken :]]
+            return [item for film in self.films for item in film.skipped(self.interrupted)]
+        reason = INTERRUPTED if self.interrupted else ENOUGH_CELLS
+        return [Skipped(shown(file), reason, f"not sent: {ENDED[reason]}") for file in self.files[self.taken :]]
 
 
 def slides_among(paths: Sequence[Path]) -> list[Path]:
@@ -143,7 +144,7 @@ def analyze_film(
     options: Arguments,
     report: Report,
 ) -> SmearAnalysis:
-    """Send fields until so many white cells have a class, or there are no more fields.
+    """Send fields until so many white cells have a class or none is left; on Ctrl-C, what was found until then counts.
 
     Parameters
     ----------
@@ -153,12 +154,17 @@ def analyze_film(
     scale = um_per_pixel if um_per_pixel is not None else source.um_per_pixel
     found = 0
     with client.analyze_stream(source.images(), scale, **options) as stream:
-        for answer in stream:
-            if isinstance(answer, FieldAnalysis):
-                found += white_cells_in(source.placed(answer))
-            report("white cells", found if cells is None else min(found, cells), cells or found)
-            if cells is not None and found >= cells:
-                break
+        try:
+            for answer in stream:
+                if isinstance(answer, FieldAnalysis):
+                    found += white_cells_in(source.placed(answer))
+                report("white cells", found if cells is None else min(found, cells), cells or found)
+                if cells is not None and found >= cells:
+                    break
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            source.interrupted = True
     analysis = stream.result(sample, source.placed)
     unreadable = [failure for film in source.films for failure in film.tally.unreadable]
     return analysis.model_copy(

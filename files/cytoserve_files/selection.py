@@ -49,8 +49,11 @@ UNREADABLE: Final = "unreadable"
 FOLDER_WITH_IMAGES: Final = "folder_with_images"
 NOT_MONOLAYER: Final = "not_monolayer"
 ENOUGH_CELLS: Final = "enough_cells"
-PARTS: Final = frozenset({NOT_MONOLAYER, ENOUGH_CELLS})
-"""Reasons that speak of parts of a film rather than of a file, and mean that nothing was lost."""
+INTERRUPTED: Final = "interrupted"
+ENDED: Final = {ENOUGH_CELLS: "enough cells had been found", INTERRUPTED: "the work was interrupted"}
+"""Why a film was not read to its end, in words."""
+PARTS: Final = frozenset({NOT_MONOLAYER, *ENDED})
+"""Reasons that speak of parts of a film rather than of a file that cannot be read."""
 UNREAD: Final = frozenset({UNSUPPORTED, UNREADABLE, FOLDER_WITH_IMAGES})
 
 _BLOCK: Final = 1 << 20

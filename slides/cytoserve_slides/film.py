@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from cytoserve_client.images import SYNTHETIC_KEY, EncodedImage
 from cytoserve_client.results import Cell, Failure, FieldAnalysis, SlideRegion
-from cytoserve_files.selection import ENOUGH_CELLS, NOT_MONOLAYER, Skipped
+from cytoserve_files.selection import ENDED, ENOUGH_CELLS, INTERRUPTED, NOT_MONOLAYER, Skipped
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
@@ -57,15 +57,16 @@ class FilmTally:
         """Regions that nobody has looked at."""
         return self.regions - self.empty - self.not_single - self.read - len(self.unreadable)
 
-    def skipped(self, name: str) -> list[Skipped]:
+    def skipped(self, name: str, interrupted: bool = False) -> list[Skipped]:
         """Return what a report says about the regions without an answer that are no failures."""
         out = []
         if self.not_single:
             message = f"{self.not_single} of {self.regions} regions hold no single layer of cells; they were not sent"
             out.append(Skipped(name, NOT_MONOLAYER, message))
         if self.left:
-            message = f"{self.left} of {self.regions} regions were not looked at: enough cells had been found"
-            out.append(Skipped(name, ENOUGH_CELLS, message))
+            reason = INTERRUPTED if interrupted else ENOUGH_CELLS
+            message = f"{self.left} of {self.regions} regions were not looked at: {ENDED[reason]}"
+            out.append(Skipped(name, reason, message))
         return out
 
 
@@ -141,10 +142,9 @@ class Film:
         except RegionUnreadable as error:
             raise OSError(str(error)) from error
 
-    @property
-    def skipped(self) -> list[Skipped]:
-        """What a report says about the regions without an answer that are no failures."""
-        return self.tally.skipped(self.slide.name)
+    def skipped(self, interrupted: bool = False) -> list[Skipped]:
+        """Return what a report says about the regions without an answer that are no failures."""
+        return self.tally.skipped(self.slide.name, interrupted)
 
     @cached_property
     def _seen(self) -> tuple[Pixels, float] | None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from cytoserve_cli.main import app
+from cytoserve_client import FieldStream, Streamed
 from fake_server import Call, FakeServer, smear
 from PIL import Image
 from slide_files import cells_on_glass, write_svs
@@ -130,6 +131,30 @@ def test_a_wrong_scale_in_the_file_is_doubted(server: FakeServer, slide: Path) -
     result = run("analyze", slide, "--cells", 1, "--url", server.url)
     assert "The scale is doubtful" in result.output
     assert "14.2 um" in result.output
+
+
+def test_an_interrupted_film_is_reported_as_far_as_it_was_read(
+    server: FakeServer, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_core(server)
+    answers = FieldStream.__next__
+    given = 0
+
+    def interrupted(stream: FieldStream) -> Streamed:
+        nonlocal given
+        given += 1
+        if given > 3:
+            raise KeyboardInterrupt
+        return answers(stream)
+
+    monkeypatch.setattr(FieldStream, "__next__", interrupted)
+    out = tmp_path / "out.json"
+    result = run("analyze", slide, "--url", server.url, "--json", out)
+    report = json.loads(out.read_text())
+    assert result.exit_code == 130
+    assert len(report["fields"]) == 3
+    assert report["differential"]["neutrophil"]["count"] == 6
+    assert [item["reason"] for item in report["skipped"]] == ["interrupted"]
 
 
 def test_a_damaged_slide_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_only_the_monolayer_is_sent_and_the_rest_is_accounted_for(file: Path, pi
             x, y = (int(part.split("=")[1]) for part in image.name.rsplit("#", 1)[1].split(","))
             seen = np.asarray(Image.open(io.BytesIO(image.data)))
             assert np.array_equal(seen, pixels[y : y + seen.shape[0], x : x + seen.shape[1]]), "pixel for pixel"
-        (skipped,) = film.skipped
+        (skipped,) = film.skipped()
         assert skipped.reason == "not_monolayer"
         assert "3 of 12 regions" in skipped.message
 
@@ -78,7 +78,8 @@ def test_what_was_not_looked_at_is_said(file: Path) -> None:
         fields = film.fields()
         next(fields)
         assert film.tally.left >= 5
-        assert [item.reason for item in film.skipped][-1] == "enough_cells"
+        assert film.skipped()[-1].reason == "enough_cells"
+        assert film.skipped(interrupted=True)[-1].reason == "interrupted"
 
 
 def test_a_cell_in_two_fields_counts_in_the_one_whose_core_has_it(file: Path) -> None:
