@@ -180,6 +180,24 @@ def white_cells_in(answer: FieldAnalysis) -> int:
     return sum(cell.label is not None and cell.label not in OUTSIDE_DENOMINATOR for cell in answer.cells)
 
 
+def stored_picture(answer: FieldAnalysis) -> bytes:
+    """Return the image of a field of a stored analysis: its file, or its region of the slide.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    if answer.region is None:
+        return file_of(answer)
+    from cytoserve_slides import SlideError, region_picture
+
+    try:
+        return region_picture(answer)
+    except SlideError as error:
+        raise OSError(str(error)) from error
+
+
 def doubt_scale(analysis: SmearAnalysis, source: FilmSource, notes: Console) -> None:
     """Say it where the red cells contradict the scale that a slide's file tells."""
     sizes = [one.median_red_cell_um for one in analysis.fields if one.median_red_cell_um is not None]

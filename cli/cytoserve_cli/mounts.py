@@ -32,6 +32,7 @@ MOUNTS: dict[str, Mount] = {
         "cytoserve_cli.deploy:app", "Roll a new model version out on KServe: check, promote, take back.", "deploy"
     ),
     "verdicts": Mount("cytoserve_cli.verdicts:app", "Check, compare and use the verdicts of a review page."),
+    "report": Mount("cytoserve_cli.report_serve:app", "List the films of a folder with their review pages.", "report"),
     "audit": Mount("cytoserve_cli.audit:app", "Check the audit file that `analyze --audit` appends to."),
     "calibrate": Mount(
         "cytoserve_cli.validation:calibrate_app", "Fit a site's own thresholds on labelled cells.", "validate"
@@ -48,6 +49,7 @@ OWN_PACKAGES = (
     "cytoserve_training",
     "cytoserve_reports",
     "cytoserve_scoring",
+    "cytoserve_slides",
     "cytoserve_statistics",
     "cytoserve_validation",
 )

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cytoserve_cli import exit_codes
 from cytoserve_cli.errors import exit_on_error
+from cytoserve_cli.film import stored_picture
 from cytoserve_cli.mounts import need
 from cytoserve_cli.outputs import check_outputs
 from cytoserve_cli.terminal import consoles, plain
@@ -124,15 +125,17 @@ def _print_disagreements(found: ComparedReadings, first: str, second: str, out: 
 def folder_command(
     file: Verdicts,
     analysis: Analysis,
-    fields: Annotated[Path, typer.Option("--fields", help="Folder that holds the fields, unchanged.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to make; it must not exist.")],
+    fields: Annotated[
+        Path | None, typer.Option("--fields", help="Folder that holds the fields, unchanged. Slides need none.")
+    ] = None,
 ) -> None:
     """Write the cells that a reader gave a class as a labelled folder for `cytoserve calibrate` and `validate`."""
     out, _ = consoles()
     report, digest = read_analysis(analysis)
     document = read_verdicts(file)
     check_binding(document, report, digest)
-    made = write_folder(document, report, fields, to)
+    made = write_folder(document, report, fields, to, stored_picture)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(made.written.items()))
     out.print(plain(f"{sum(made.written.values())} cells written to {shown(to)}: {counts or 'none'}."))
     if made.cannot_tell:
@@ -161,7 +164,7 @@ def page_command(
     need("jinja2", "report", "verdicts page")
     check_outputs([report], [], [analysis])
     read, digest = read_analysis(analysis)
-    page = review_page(read, PageSettings(language, blinded), digest)
+    page = review_page(read, PageSettings(language, blinded, read=stored_picture), digest)
     write_text(report, page.html)
     notes.print(plain(f"review page: {shown(report)}"))
     for problem in page.pictures_missing:

@@ -1,7 +1,7 @@
 """Whole slides as fields of view: read, tiled, judged for their layer, and put together again."""
 
 from cytoserve_slides.errors import RegionUnreadable, SlideError, SlideUnreadable, SlideWithoutCells
-from cytoserve_slides.film import Film, FilmTally
+from cytoserve_slides.film import Film, FilmTally, region_picture
 from cytoserve_slides.slide import Slide, is_slide
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "SlideUnreadable",
     "SlideWithoutCells",
     "is_slide",
+    "region_picture",
 ]

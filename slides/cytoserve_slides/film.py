@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from cytoserve_client.images import SYNTHETIC_KEY, EncodedImage
 from cytoserve_client.results import Cell, Failure, FieldAnalysis, SlideRegion
+from cytoserve_files import path_of
 from cytoserve_files.selection import ENDED, ENOUGH_CELLS, INTERRUPTED, NOT_MONOLAYER, Skipped
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
@@ -111,7 +112,7 @@ class Film:
                 continue
             self.tally.read += 1
             self._sent[name] = tile
-            yield EncodedImage(name, self._encoded(pixels), self.slide.synthetic)
+            yield EncodedImage(name, encoded(pixels, self.slide.synthetic), self.slide.synthetic)
 
     def placed(self, answer: FieldAnalysis) -> FieldAnalysis:
         """Return the answer to one of `fields` with its place in the slide, and without the cells that count elsewhere.
@@ -138,7 +139,7 @@ class Film:
         if tile is None:
             return None
         try:
-            return self._encoded(self._pixels(tile))
+            return encoded(self._pixels(tile), self.slide.synthetic)
         except RegionUnreadable as error:
             raise OSError(str(error)) from error
 
@@ -174,13 +175,32 @@ class Film:
     def _name(self, tile: Tile) -> str:
         return f"{self.slide.name}#x={tile.x},y={tile.y}"
 
-    def _encoded(self, pixels: Pixels) -> bytes:
-        marks = PngImagePlugin.PngInfo()
-        if self.slide.synthetic:
-            marks.add_text(SYNTHETIC_KEY, "true")
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1, pnginfo=marks)
-        return buffer.getvalue()
+
+def region_picture(answer: FieldAnalysis) -> bytes:
+    """Return the image of a field of a stored analysis, as it was sent: the file that its region names is opened again.
+
+    Raises
+    ------
+    SlideError
+        The slide, or the region, cannot be read.
+    ValueError
+        The field is no region of a slide.
+    """
+    region = answer.region
+    if region is None:
+        raise ValueError(f"{answer.source} is no region of a slide")
+    with Slide(path_of(region.slide)) as slide:
+        return encoded(slide.region(region.x, region.y, answer.width, answer.height), slide.synthetic)
+
+
+def encoded(pixels: Pixels, synthetic: bool) -> bytes:
+    """Return (H, W, 3) uint8 RGB as a PNG file, with the mark of a generated picture where it is one."""
+    marks = PngImagePlugin.PngInfo()
+    if synthetic:
+        marks.add_text(SYNTHETIC_KEY, "true")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1, pnginfo=marks)
+    return buffer.getvalue()
 
 
 def _counts(cell: Cell, core: tuple[int, int, int, int]) -> bool:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from cytoserve_cli.film import stored_picture
 from cytoserve_cli.main import app
 from cytoserve_client import FieldStream, Streamed
+from cytoserve_reports.page.binding import read_analysis
 from fake_server import Call, FakeServer, smear
+from page_samples import exported, resigned
 from PIL import Image
 from slide_files import cells_on_glass, write_svs
 from typer.testing import CliRunner
@@ -88,6 +91,26 @@ def test_page_overlay_and_geojson_of_a_slide(server: FakeServer, slide: Path, tm
     assert found["cytoserve"]["source"] == str(slide)
     corners = {tuple(feature["geometry"]["coordinates"][0][0]) for feature in found["features"]}
     assert max(x for x, _ in corners) > 1424, "places in the slide, not in a field"
+
+
+def test_verdicts_on_a_slide_become_labelled_cells(server: FakeServer, slide: Path, tmp_path: Path) -> None:
+    in_the_core(server)
+    out = tmp_path / "out.json"
+    assert run("analyze", slide, "--cells", 4, "--url", server.url, "--json", out).exit_code == 0
+    report, digest = read_analysis(out)
+    document = exported(report, digest, {(0, 1): ("agree", "neutrophil")}, read=stored_picture)
+    (tmp_path / "verdicts.json").write_text(json.dumps(document))
+    words = ("verdicts", "folder", tmp_path / "verdicts.json", "--analysis", out, "--to")
+    result = run(*words, tmp_path / "cells")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "cells" / "neutrophil").iterdir())) == 1
+    again = tmp_path / "again.html"
+    assert run("verdicts", "page", out, "--report", again).exit_code == 0
+    document["verdicts"][0]["field_sha256"] = "0" * 64
+    (tmp_path / "verdicts.json").write_text(json.dumps(resigned(document)))
+    refused = run(*words, tmp_path / "more")
+    assert refused.exit_code == 2
+    assert "is not as it was" in " ".join(refused.output.split())
 
 
 def test_a_film_of_files_stops_too(server: FakeServer, pictures: list[Path], tmp_path: Path) -> None:

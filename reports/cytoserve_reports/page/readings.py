@@ -26,6 +26,7 @@ from cytoserve_reports.displayed import displayed
 from cytoserve_reports.page.document import Place
 from cytoserve_reports.page.errors import FieldNotFound, NotAnAnalysis, NotComparable, OtherAnalysis, UnknownCell
 from cytoserve_reports.page.language import visible
+from cytoserve_reports.page.pictures import ReadField
 from cytoserve_reports.page.verdicts import Verdict, VerdictDocument
 from cytoserve_reports.sample import SampleReport
 
@@ -146,7 +147,9 @@ class LabelledFolder:
     """Verdicts that give no class; nothing was written for them."""
 
 
-def write_folder(document: VerdictDocument, report: SampleReport, fields: Path, to: Path) -> LabelledFolder:
+def write_folder(
+    document: VerdictDocument, report: SampleReport, fields: Path | None, to: Path, region: ReadField | None = None
+) -> LabelledFolder:
     """Write the confirmed cells as one folder a class, for ``cytoserve calibrate`` and ``validate``.
 
     Each picture is cut from the field without loss, large enough for what the server cuts out of it, and carries the
@@ -158,10 +161,12 @@ def write_folder(document: VerdictDocument, report: SampleReport, fields: Path, 
         Verdicts that `check_binding` passed for this report.
     report : SampleReport
         The analysis.
-    fields : Path
-        Folder that holds the fields, under any name and in any folder below.
+    fields : Path or None
+        Folder that holds the fields, under any name and in any folder below; None where all are regions of slides.
     to : Path
         New folder.
+    region : callable, optional
+        Returns the image of a field that is a region of a slide.
 
     Raises
     ------
@@ -181,11 +186,14 @@ def write_folder(document: VerdictDocument, report: SampleReport, fields: Path, 
     if to.exists():
         raise NotWritable(f"cannot write {shown(to)}: it is there already; give a new folder")
     check_output_folder(to)
-    files = _files_of({_bound(one) for one in confirmed}, fields)
+    of_files = {_bound(one) for one in confirmed if region is None or report.fields[one.field].region is None}
+    files = _files_of(of_files, fields) if of_files else {}
     with _whole_folder(to) as aside:
         for field, verdicts in _by_field(confirmed).items():
-            data = read_bytes(files[_bound(verdicts[0])])
-            _write_cells(aside, report.fields[field], data, verdicts)
+            digest, analysed = _bound(verdicts[0]), report.fields[field]
+            of_slide = region if analysed.region is not None else None
+            data = read_bytes(files[digest]) if of_slide is None else _region(analysed, digest, of_slide)
+            _write_cells(aside, analysed, data, verdicts)
     return LabelledFolder(dict(Counter(one.class_ or "" for one in confirmed)), len(document.verdicts) - len(confirmed))
 
 
@@ -205,8 +213,24 @@ def _by_field(verdicts: Sequence[Verdict]) -> dict[int, list[Verdict]]:
     return found
 
 
-def _files_of(wanted: set[str], folder: Path) -> dict[str, Path]:
+def _region(analysed: FieldAnalysis, digest: str, region: ReadField) -> bytes:
+    """Return the image of a slide's region, if it is the one that was read."""
+    try:
+        data = region(analysed)
+    except OSError as error:
+        raise FieldNotFound(f"{visible(analysed.source)} cannot be read any more: {error}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FieldNotFound(
+            f"{visible(analysed.source)} is not as it was: the slide is another, or another release of the libraries "
+            "reads it otherwise; analyse the slide again and make a new page"
+        )
+    return data
+
+
+def _files_of(wanted: set[str], folder: Path | None) -> dict[str, Path]:
     """Return the file of each hash."""
+    if folder is None:
+        raise FieldNotFound("give the folder that holds the fields (--fields)")
     if not folder.is_dir():
         raise FieldNotFound(f"{shown(folder)} is no folder; give the one that holds the fields")
     found: dict[str, Path] = {}
