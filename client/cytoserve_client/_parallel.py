@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from cytoserve_client.errors import ClientClosed
@@ -43,7 +44,9 @@ def in_threads(
 
     pool = ThreadPoolExecutor(min(room, max(1, len(items))), "cytoserve")
     try:
-        futures: dict[Future[_Result], int] = {pool.submit(guarded, item): i for i, item in enumerate(items)}
+        futures: dict[Future[_Result], int] = {
+            pool.submit(copy_context().run, guarded, item): i for i, item in enumerate(items)
+        }
         pending: set[Future[_Result]] = set(futures)
         while pending:
             finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -116,7 +119,7 @@ def stream_threads(
                 except StopIteration:
                     more = False
                 else:
-                    pending[pool.submit(guarded, item)] = item
+                    pending[pool.submit(copy_context().run, guarded, item)] = item
             if pending:
                 future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
                 yield pending.pop(future), future.result()

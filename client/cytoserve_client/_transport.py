@@ -18,6 +18,7 @@ import grpc.aio
 from cytoserve_client import _constants as c
 from cytoserve_client import _wire
 from cytoserve_client._config import ClientConfig
+from cytoserve_client._trace import trace_headers
 from cytoserve_client._wire import Call
 from cytoserve_client.errors import ClientClosed, CytoserveClientError, error_from_status
 from cytoserve_client.loopback import NO_PROXY
@@ -62,7 +63,7 @@ def _credentials(config: ClientConfig) -> grpc.ChannelCredentials | None:
 
 
 def _metadata(config: ClientConfig, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    pairs: list[tuple[str, str | bytes]] = list(config.headers.items())
+    pairs: list[tuple[str, str | bytes]] = list({**trace_headers(), **config.headers}.items())
     if request_id:
         pairs.append(("x-request-id", request_id))
     if config.token is not None:

@@ -43,7 +43,7 @@ class Client(BaseClient[SyncTransport]):
     tls : TLS, optional
         Certificates; without it, and without ``grpcs://``, the connection is in clear text.
     headers : mapping of str to str, optional
-        Sent with every request.
+        Sent with every request. Where the program uses OpenTelemetry, the trace context of the caller goes with them.
     token : callable, optional
         Returns a bearer token; called before every attempt. Refused on clear text, other than to this machine.
     max_in_flight : int
