@@ -44,6 +44,7 @@ def in_threads(
 
     pool = ThreadPoolExecutor(min(room, max(1, len(items))), "cytoserve")
     try:
+        # Each in the caller's context, so that a trace goes on.
         futures: dict[Future[_Result], int] = {
             pool.submit(copy_context().run, guarded, item): i for i, item in enumerate(items)
         }
