@@ -132,15 +132,20 @@ def accepted_at(answers: CellScores, level: float) -> Flags:
     return others & ~(answers.anomaly[:, 1] < level)
 
 
-def level_for(answers: CellScores, ordinary: Flags, accepted: float) -> float:
-    """Return the level of the anomaly check at which a share of the ordinary cells is accepted, or the nearest above.
+def accepted_from(answers: CellScores, probability: float) -> Flags:
+    """Return which cells would be accepted from another probability on, and all else were as served."""
+    others = np.array([set(reasons.split(",")) <= {"", Reason.LOW_CONFIDENCE.value} for reasons in answers.reasons])
+    return others & (answers.posterior.max(axis=1) >= probability)
 
-    It is a point on the curve of the cells it is reported for, not a threshold that was fitted elsewhere.
+
+def probability_for(answers: CellScores, ordinary: Flags, accepted: float) -> float:
+    """Return the probability from which on a share of the ordinary cells is accepted, or the nearest above it.
+
+    It is a point on the curve of the cells it is reported for, not a threshold that was fitted elsewhere. 0 where even
+    so fewer are accepted.
     """
-    p_values = np.unique(answers.anomaly[ordinary, 1])
-    levels = [0.0, *p_values[np.isfinite(p_values)].tolist()]
-    kept = [float(accepted_at(answers, level)[ordinary].mean()) for level in levels]
-    return max((level for level, part in zip(levels, kept, strict=True) if part >= accepted), default=0.0)
+    tops = np.sort(np.where(accepted_from(answers, 0.0), answers.posterior.max(axis=1), -1.0)[ordinary])[::-1]
+    return max(0.0, float(tops[int(np.ceil(accepted * len(tops))) - 1]))
 
 
 def share_of(hits: Flags, among: Flags) -> dict[str, Any]:
@@ -177,7 +182,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ordinary, right = label >= 0, answers.label == label
     recalls = [float(right[label == c].mean()) for c in range(len(denoised.names))]
     scores, accepted = scores_of(answers), answers.decision == 0
-    equal = level_for(answers, ordinary, ACCEPTED)
+    equal = probability_for(answers, ordinary, ACCEPTED)
     hidden = {}
     for name in denoised.hidden:
         strange = test.labels.numpy() == CLASSES.index(name)
@@ -186,7 +191,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "auc": {key: auc(values[strange], values[ordinary]).json() for key, values in scores.items()},
             "as_served": bench(accepted, right, strange, ordinary),
             "at_level": {str(level): bench(accepted_at(answers, level), right, strange, ordinary) for level in LEVELS},
-            "at_80_percent_accepted": bench(accepted_at(answers, equal), right, strange, ordinary),
+            "at_80_percent_accepted": bench(accepted_from(answers, equal), right, strange, ordinary),
             "answered": {
                 known: int((answers.label[strange] == c).sum())
                 for c, known in enumerate(denoised.names)
@@ -198,7 +203,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "ordinary_cells": int(ordinary.sum()),
         "balanced_accuracy": round(float(np.mean(recalls)), 4),
         "evaluations_per_cell": round(float(answers.evaluations.mean()), 2),
-        "level_at_80_percent_accepted": equal,
+        "probability_at_80_percent_accepted": equal,
         "accept_threshold": config.at(config.default_budget).accept_threshold,
         "training": {key: value for key, value in denoised.told.items() if key not in NOT_SHOWN},
     }
