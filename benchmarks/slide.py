@@ -2,22 +2,22 @@
 
     python -m benchmarks.slide ../shared/data --out docs/results/slide.json
 
-The slide is a mosaic of real fields at 0.25 um per pixel (a 40x scanner), with as many white cells for its area as
-ordinary blood has in a monolayer: blocks of red cells only (``chula_rbc``), and one in `EVERY` blocks with the white
-cells of nine fields of BCCD. It says how long a film takes, not how right it is: it is of many people, microscopes
-and seams.
+The slide is a mosaic of real fields at 0.25 um per pixel (a 40x scanner): blocks of red cells (``chula_rbc``, with
+what white cells there are among them), and one in `EVERY` blocks with the white cells of nine fields of BCCD, so that
+white cells are about as rare as in blood. It says how long a film takes, not how right it is: it is of many people,
+microscopes and seams.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from cytoserve_client import Client, FieldAnalysis
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_slides import Film, Slide
@@ -35,8 +35,8 @@ BLOCK: Final = (480, 360)
 """Width and height of a block, pixels: 120 x 90 um."""
 
 EVERY: Final = 40
-"""One block in so many has white cells, five or six of them: one for 0.08 mm2, which with 45 % of the area covered by
-red cells of 40 um2 is one white cell for about 900 red ones."""
+"""One block in so many has white cells put in, five or six of them: one for 0.08 mm2, which with 45 % of the area
+covered by red cells of 40 um2 is one for about 900 red ones."""
 
 GLASS: Final = 232.0
 SEED: Final = 4
@@ -106,13 +106,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         bytes_of_file = file.stat().st_size
         with Client(server.grpc_url, timeout=120) as client, Slide(file) as slide:
             client.analyze([rbc_files(args.data)[0]])  # the first answer loads what is loaded once
-            film, white, memory = Film(slide), 0, []
+            film, white, memory, own = Film(slide), 0, [], psutil.Process()
             began = time.monotonic()
             with client.analyze_stream(film.fields(), film.um_per_pixel) as stream:
                 for answer in stream:
                     assert isinstance(answer, FieldAnalysis), answer
                     white += sum(cell.kind == "white_cell" for cell in film.placed(answer).cells)
-                    memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                    memory.append(own.memory_info().rss / 2**20)
                     if white >= args.cells:
                         break
             seconds = time.monotonic() - began
