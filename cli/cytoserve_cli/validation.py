@@ -60,6 +60,13 @@ def calibrate_command(
         float, typer.Option("--tolerated-error", help="Largest share of wrong labels among accepted cells.")
     ] = 0.01,
     confidence: Annotated[float, typer.Option("--confidence", help="Confidence of that risk guarantee.")] = 0.95,
+    most_accepted: Annotated[
+        float,
+        typer.Option(
+            "--most-accepted",
+            help="Largest share of these cells to accept, however few are wrong; less refers more of unknown kinds.",
+        ),
+    ] = 1.0,
     anomaly_level: Annotated[
         float,
         typer.Option(
@@ -78,7 +85,7 @@ def calibrate_command(
     For research use; not a medical device.
     """
     out, notes = consoles()
-    guarantee = calibrate.check_guarantee(tolerated_error, confidence)
+    guarantee = calibrate.check_guarantee(tolerated_error, confidence, most_accepted)
     if plan:
         _print_plan(planning.plan(guarantee, None if folder is None else len(labelled.scan(folder).files)), out)
         out.print(plain(NOTICE, "dim"))

@@ -13,6 +13,7 @@ from cytoserve_scoring.classifier.fitting import (
     RiskGuarantee,
     accept_threshold,
     document,
+    error_bound,
     fit,
     fit_budget,
     fit_profiles,
@@ -195,3 +196,24 @@ def test_the_expected_referral_is_what_the_calibration_cells_get_with_every_reas
     assert by_other_reasons["value"] < expected["value"]
     # Where nobody knows what the pictures look like, everything is referred.
     assert fit_referral(fitted, errors, None, None)["value"] == 1
+
+
+def test_no_more_is_accepted_than_asked_for_and_the_guarantee_stays():
+    """With easy cells the guarantee alone accepts all; the threshold is then one of those that it had passed before."""
+    draw = np.random.default_rng(3)
+    confidence = 1 - draw.uniform(0, 0.4, 4000) ** 3
+    right = draw.random(4000) < 0.999
+    free = accept_threshold(confidence, right, RiskGuarantee(0.05, 0.95))
+    assert free is not None
+    assert (confidence >= free).mean() > 0.95
+    for most in (0.9, 0.8, 0.5):
+        strict = accept_threshold(confidence, right, RiskGuarantee(0.05, 0.95, most))
+        assert strict is not None
+        assert strict > free
+        assert most - 0.1 < (confidence >= strict).mean() <= most
+        assert error_bound(confidence >= strict, right, 0.95, None) <= 0.05
+
+
+def test_where_no_threshold_is_strict_enough_the_strictest_is_taken():
+    found = accept_threshold(np.full(500, 0.99999), np.ones(500, bool), RiskGuarantee(0.01, 0.95, 0.5))
+    assert found == pytest.approx(1 - 1e-4)

@@ -60,6 +60,20 @@ def test_a_calibration_is_written_that_the_server_reads(server: FakeServer, make
     assert "platelet: 10 cells; below 19 it stays in every 95% prediction set" in result.output
 
 
+def test_the_most_that_may_be_accepted_is_kept_in_the_file_and_told(
+    server: FakeServer, make_folder: Make, tmp_path: Path
+) -> None:
+    """The fake server is equally sure of every cell, so no threshold is strict enough: that is said, too."""
+    folder, to = make_folder({"monocyte": 30, "neutrophil": 40}), tmp_path / "site.json"
+    words = ("--tolerated-error", 0.1, "--confidence", 0.9, "--most-accepted", 0.8)
+    result = calibrate(folder, to, server, *words)
+    assert result.exit_code == 0, result.output
+    document = site.read(to, SERVED)
+    assert document["promise"]["most_accepted"] == 0.8
+    assert "At most 80% of these cells were to be accepted" in result.output
+    assert any("pass the strictest threshold" in text for text in document["warnings"])
+
+
 def test_too_few_cells_promise_nothing_and_the_number_needed_is_said(
     server: FakeServer, make_folder: Make, tmp_path: Path
 ) -> None:
@@ -110,6 +124,7 @@ def test_what_calibrate_refuses(server: FakeServer, make_folder: Make, tmp_path:
         "file in the way": (calibrate(good, there, server), "AlreadyThere"),
         "tolerated error": (calibrate(good, to, server, "--tolerated-error", 1.5), "BadSetting"),
         "anomaly level": (calibrate(good, to, server, "--anomaly-level", 0), "BadSetting"),
+        "most accepted": (calibrate(good, to, server, "--most-accepted", 0), "BadSetting"),
         "budget": (calibrate(good, to, server, "--budget", 25), "BadSetting"),
         "scale": (calibrate(good, to, server, "--um-per-pixel", -1), "bad_scale"),
         "no server": (run("calibrate", good, "--site", "s", "--to", to, "--url", "127.0.0.1:9"), "unavailable"),

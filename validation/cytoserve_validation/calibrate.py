@@ -74,9 +74,12 @@ def check_share(name: str, value: float) -> float:
     return value
 
 
-def check_guarantee(tolerated_error: float, confidence: float) -> RiskGuarantee:
-    """Return the risk guarantee; `BadSetting` if one of the two is not between 0 and 1."""
-    return RiskGuarantee(check_share("tolerated error", tolerated_error), check_share("confidence", confidence))
+def check_guarantee(tolerated_error: float, confidence: float, most_accepted: float = 1.0) -> RiskGuarantee:
+    """Return the risk guarantee; `BadSetting` if a share is not between 0 and 1, the last but for 1 itself."""
+    if most_accepted != 1.0:
+        check_share("largest share to accept", most_accepted)
+    error, sure = check_share("tolerated error", tolerated_error), check_share("confidence", confidence)
+    return RiskGuarantee(error, sure, most_accepted)
 
 
 def check_site(site: str) -> str:
@@ -205,7 +208,11 @@ def build(
         "default_budget": made.budget,
         "anomaly_level": made.anomaly_level,
         **fit,
-        "promise": {**fit["promise"], **_counted_by(cells, slide, guarantee)},
+        "promise": {
+            **fit["promise"],
+            **_counted_by(cells, slide, guarantee),
+            "most_accepted": guarantee.most_accepted,
+        },
         "familiar": pictures.familiar.to_json(),
         "pictures": pictures.summary,
         "expected_referral": (
@@ -214,7 +221,11 @@ def build(
             else expected_referral(int((~left).sum()), len(cells))
         ),
         "seen": seen(cells, fitted.settings, guarantee, left, slide),
-        "warnings": [*warnings(fitted.settings, found.classes, made.anomaly_level), *pictures.warnings],
+        "warnings": [
+            *warnings(fitted.settings, found.classes, made.anomaly_level),
+            *_more_than_asked(_passed(cells, fitted.settings), guarantee),
+            *pictures.warnings,
+        ],
         "curves": {"risk_coverage": curve(top, cells.right, guarantee.confidence, slide)},
     }
     return {**whole, "content_sha256": site_file.content_sha256(whole)}
@@ -325,6 +336,16 @@ def warnings(fitted: BudgetSettings, classes: Sequence[str], level: float) -> li
     if fitted.accept_threshold is None:
         out.append("no threshold keeps the promise on these cells: every cell goes to review")
     return out
+
+
+def _more_than_asked(passed: Flags, guarantee: RiskGuarantee) -> list[str]:
+    """Return the sentence on a threshold that accepts more than was asked for, because none is stricter."""
+    share = float(passed.mean())
+    if share <= guarantee.most_accepted:
+        return []
+    return [
+        f"{share:.1%} of the cells pass the strictest threshold, more than the {guarantee.most_accepted:.1%} asked for"
+    ]
 
 
 def refuse_to_overwrite(path: Path) -> None:

@@ -36,8 +36,11 @@ def sentences(whole: Mapping[str, Any]) -> list[str]:
         )
         return [f"Nothing can be promised ({asked}): {why}. Every cell will go to review.", familiar]
     left, band = observed["with_every_reason"], whole["expected_referral"]
+    most = promise.get("most_accepted", 1.0)
+    strict = [] if most == 1.0 else [f"At most {most:.0%} of these cells were to be accepted, however few are wrong."]
     return [
         f"Promised: {asked}, for {_held_for(promise)}; others go to review.",
+        *strict,
         f"The threshold accepts {taken['share']:.1%} of them ({taken['accepted']}, {taken['wrong']} wrong).",
         f"With the other reasons for review {left['share']:.1%} are accepted ({left['accepted']}, "
         f"{left['wrong']} wrong).",

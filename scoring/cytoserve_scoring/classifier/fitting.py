@@ -43,6 +43,9 @@ class RiskGuarantee:
     """Largest share of wrong labels among accepted cells."""
     confidence: float = 0.95
     """Probability that this holds, over the draw of the calibration cells."""
+    most_accepted: float = 1.0
+    """Largest share of the calibration cells that the threshold may accept, however few of them are wrong: errors on
+    known kinds say nothing of unknown ones, which a stricter threshold refers (docs/lessons.md, "Strangers")."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def accept_threshold(
             continue
         if bound > guarantee.tolerated_error:
             break
+        if chosen is not None and accepted.mean() > guarantee.most_accepted:
+            break  # every threshold tested so far keeps the guarantee, so the strictest that is kept does
         chosen = threshold
     return chosen
 
