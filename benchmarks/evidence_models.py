@@ -25,7 +25,8 @@ ROWS: Final = {"denoiser": "denoiser", "peer": "baseline"}
 
 def commands(section: Section, results: Results, known: Mapping[str, Measurement]) -> list[str]:
     """Return the commands that make a section's figures; those of the archive after the checkout that holds them."""
-    plain = [f"$ {known[name].command()}" for name in section.results if not known[name].archived]
+    listed = [known[name] for name in section.results if not known[name].archived]
+    plain = [f"$ {line}" for one in listed for line in (one.first, one.command()) if line]
     archived = [line for name in section.results if known[name].archived for line in _archived(results.get(name))]
     if archived:
         archived = [f"# in a checkout of {ARCHIVE[:7]}", *archived]

@@ -74,10 +74,14 @@ def test_the_page_says_of_every_result_when_it_was_made_and_whether_it_is_stampe
 
 def test_what_needs_a_training_says_which_and_where_its_code_is():
     page = evidence_page.page(evidence_page.load())
-    commands = page.split("## A class that was never seen")[1].split("```")[1]
-    assert f"# in a checkout of {ARCHIVE[:7]}" in commands
-    assert "cytoserve train denoiser --leave-out erythroblast" in commands
-    assert "$ cytoserve train denoiser --leave-out immature_granulocyte" in commands
+    commands = page.split("## A class that was never seen")[1].split("```")[1].splitlines()
+    for what in ("erythroblast", "immature_granulocyte", "three"):
+        measured = next(i for i, line in enumerate(commands) if f"benchmarks.unseen runs/hidden_{what}" in line)
+        trained = commands[measured - 1]
+        assert trained.startswith("$ cytoserve train denoiser ")
+        assert trained.endswith(f"--out runs/hidden_{what}")
+    archived = page.split("## External site: bccd_cells")[1].split("```")[1]
+    assert f"# in a checkout of {ARCHIVE[:7]}" in archived
 
 
 def test_every_note_has_its_section():

@@ -124,4 +124,4 @@ def test_what_the_page_needs_is_package_data() -> None:
     listed = {path for pattern in globs for path in package.glob(pattern)}
     needed = {path for path in PLACES.rglob("*") if path.suffix in (".jinja", ".css", ".js", ".json")}
     assert needed == listed
-    assert len(needed) == 4 + len(LANGUAGES)
+    assert len(needed) == 5 + len(LANGUAGES)
