@@ -7,6 +7,8 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from cytoserve_deploy import errors
 from cytoserve_deploy.launch import drain, repository, runtime, supervisor
 from cytoserve_deploy.launch import layout as launch
 from cytoserve_deploy.launch.local_server import important_lines
+from cytoserve_scoring.serving.admission import Admission
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -224,6 +227,36 @@ def test_draining_ends_when_the_server_is_at_rest(tmp_path: Path) -> None:
         assert drain.drain(str(file), lambda: [child.pid], 20)
         child.kill()
     assert file.exists()
+
+
+def test_draining_waits_for_what_was_let_in_though_nothing_runs(tmp_path: Path) -> None:
+    """Between two steps a request is computed by nobody; the table of requests has it until its last step."""
+    table, file = tmp_path / "under way", tmp_path / "draining"
+    admission = Admission(table, 60.0)
+    ticket = admission.enter(1.0, float("inf"))
+    assert drain.requests_under_way(str(table))
+    with subprocess.Popen(["sleep", "60"]) as child:
+        timer = threading.Timer(0.8, admission.leave, [ticket])
+        timer.start()
+        began = time.monotonic()
+        assert drain.drain(str(file), lambda: [child.pid], 20, lambda: drain.requests_under_way(str(table)))
+        assert 0.8 <= time.monotonic() - began < 2.5
+        child.kill()
+    assert not drain.requests_under_way(str(table))
+
+
+def test_a_request_that_nobody_ends_does_not_keep_the_server(tmp_path: Path) -> None:
+    table = tmp_path / "under way"
+    Admission(table, 60.0).enter(1.0, float("inf"))
+    with subprocess.Popen(["sleep", "60"]) as child:
+        began = time.monotonic()
+        under_way = lambda: drain.requests_under_way(str(table))  # noqa: E731
+        assert drain.drain(str(tmp_path / "draining"), lambda: [child.pid], 20, under_way)
+        assert time.monotonic() - began < 10
+        child.kill()
+    assert not drain.requests_under_way(str(tmp_path / "none"))
+    (tmp_path / "torn").write_bytes(b"abc")
+    assert not drain.requests_under_way(str(tmp_path / "torn"))
 
 
 def test_draining_ends_after_its_limit(busy: int, tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ class LocalServer:
             scratch=str(layout.scratch),
             shm_prefix=layout.shm_prefix,
             drain_file=str(layout.drain_file),
+            admission_file=str(layout.admission_file),
             drain_s=float(self.options.exit_timeout_s),
             grace_s=self.options.exit_timeout_s + 5.0,
             parent=os.getpid(),

@@ -26,10 +26,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cytoserve_deploy.launch.drain import drain
+from cytoserve_deploy.launch.drain import drain, requests_under_way
 from cytoserve_deploy.launch.model_processes import dead, model_processes
 
 PR_SET_PDEATHSIG: Final = 1
@@ -56,6 +57,7 @@ class Plan:
     scratch: str
     shm_prefix: str
     drain_file: str
+    admission_file: str
     drain_s: float
     grace_s: float
     parent: int
@@ -101,7 +103,8 @@ def main() -> int:
     # its log is still to be read where the caller did not ask for the end
     by_itself = server.poll() is not None or bool(models.crashed)
     if ready and server.poll() is None:
-        drain(plan.drain_file, lambda: group_members(server.pid), plan.drain_s)
+        under_way = partial(requests_under_way, plan.admission_file)
+        drain(plan.drain_file, lambda: group_members(server.pid), plan.drain_s, under_way)
     # asked to end, a server whose model has no process any more waits for it without end
     status = _stop(server, 0 if models.crashed else plan.grace_s)
     # a server that ended by itself has its log in the scratch folder: the caller reads it, then removes the folder

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from cytoserve_contract.admission_table import COLUMNS, IS_STAT, TICKET, UNITS, UNTIL
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import Unavailable
@@ -38,7 +39,8 @@ REQUEST_UNITS: Final = 1.0
 """Work that a request costs whatever it holds."""
 
 ROWS: Final = 1024
-"""Most requests under way; beyond, all are refused."""
+"""Most requests under way; beyond, all are refused. They follow one row that holds measured units and seconds, the last
+moment at which a request ended while others were under way (0: none were), and the number of tickets given."""
 
 KNOWN_UNITS: Final = 40.0
 KNOWN_SECONDS: Final = 2.0
@@ -54,10 +56,6 @@ cancelled, between the first step and the last. No more than that factor is beli
 
 STAT_FACTOR: Final = 2.0
 """A stat request is let in where so many times the work of its own lane waits, whatever waits in the other."""
-
-TICKET, UNITS, UNTIL, IS_STAT = range(4)
-"""Columns of a row; a ticket of 0 is a free row. The first row holds measured units and seconds, the last moment at
-which a request ended while others were under way (0: none were), and the number of tickets given."""
 
 OVERLOADED: Final = "more work waits than this server does in time"
 """What the client knows a refusal by (`cytoserve_client._retry`): nothing was begun, so it may be sent again."""
@@ -83,11 +81,11 @@ class Admission:
         self._rows: NDArray[np.float64] | None = None
         if file:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            size = (ROWS + 1) * 4 * 8
+            size = (ROWS + 1) * COLUMNS * 8
             if os.fstat(self._descriptor).st_size < size:
                 os.ftruncate(self._descriptor, size)
             self._memory = mmap.mmap(self._descriptor, size)
-            self._rows = np.frombuffer(self._memory, np.float64).reshape(ROWS + 1, 4)
+            self._rows = np.frombuffer(self._memory, np.float64).reshape(ROWS + 1, COLUMNS)
 
     def enter(self, units: float, deadline: float, stat: bool = False) -> float:
         """Let a request in and return its ticket, which is `leave`'s argument.
