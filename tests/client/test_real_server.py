@@ -300,21 +300,25 @@ def test_stat_gets_the_same_answer_as_routine(client: Client, real_cells: list[P
     assert [same(cell) for cell in stat] == [same(cell) for cell in routine]
 
 
+LONG = 32
+
+
 @pytest.mark.parametrize("priority", ["stat", "routine"])
 def test_stat_goes_before_what_waits(triton_url: str, real_cells: list[Path], priority: Priority) -> None:
-    """Six long requests, two of which run at a time; then a short one: how many of the long ones does it wait for?"""
+    """Four long requests, two of which run at a time; then a short one: how many of the long ones does it wait for?"""
     ended: list[str] = []
 
     def ask(name: str, urgency: Priority, budget: int | None) -> None:
-        # A long one takes far longer than decoding and encoding the short one, however busy the machine is.
-        cells = [real_cells[0]] * (64 if name == "long" else 1)
+        # A long one takes far longer than decoding and encoding the short one, however busy the machine is. It is one
+        # request of the client, and admission lets all four in on a slow machine too.
+        cells = [real_cells[0]] * (LONG if name == "long" else 1)
         client.classify(cells, PBC_UM_PER_PIXEL, budget=budget, alpha=0, priority=urgency)
         ended.append(name)
 
     with (
-        Client(triton_url, timeout=600) as client,
+        Client(triton_url, timeout=600, cells_per_request=LONG) as client,
         triton.InferenceServerClient(triton_url) as server,
-        ThreadPoolExecutor(7) as pool,
+        ThreadPoolExecutor(5) as pool,
     ):
 
         def encoded_so_far() -> int:
@@ -322,16 +326,15 @@ def test_stat_goes_before_what_waits(triton_url: str, real_cells: list[Path], pr
 
         client.classify(real_cells[0], PBC_UM_PER_PIXEL, budget=1)
         before = encoded_so_far()
-        jobs = [pool.submit(ask, "long", "routine", 8) for _ in range(6)]
-        # Until all of them are at the scorer's door (or have ended, if something went wrong).
-        while encoded_so_far() < before + 6 and not all(job.done() for job in jobs):
+        jobs = [pool.submit(ask, "long", "routine", 8) for _ in range(4)]
+        # Until two are scored and two at the scorer's door (or have ended, if something went wrong).
+        while encoded_so_far() < before + 4 and not all(job.done() for job in jobs):
             time.sleep(0.01)
         jobs.append(pool.submit(ask, "short", priority, 1))
         for job in jobs:
             job.result()
-    # The two that run are finished first; one more may have started on the way. Routine has to wait for its turn, which
-    # comes among the four requests that a long one travels in: before the last of them, and never first.
-    assert ended.index("short") <= 3 if priority == "stat" else ended.index("short") >= 1, ended
+    # The two that run are finished first. Stat goes before the two that wait, routine after one of them at least.
+    assert ended.index("short") <= 2 if priority == "stat" else ended.index("short") >= 3, ended
 
 
 def test_the_server_refuses_what_the_client_would(triton_url: str, real_cells: list[Path]) -> None:
