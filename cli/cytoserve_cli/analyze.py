@@ -93,7 +93,7 @@ def analyze(
             service = client.info() if formats.wanted or page is not None or audit is not None else None
             if slides or cells is not None:
                 wanted = SLIDE_CELLS if cells is None else cells
-                analysis = analyze_film(client, source, um_per_pixel, wanted, sample, chosen.arguments, report)
+                analysis = analyze_film(client, source, wanted, sample, chosen.arguments, report)
             else:
                 analysis = client.analyze(
                     selected.files,

@@ -39,14 +39,20 @@ class FilmSource:
 
     Attributes
     ----------
-    images : iterator of image
-    films : list of Film
-        Slides among them; none where the fields are files.
     files : sequence of Path
         What was given.
+    um_per_pixel : float or None
+        What the server is told.
+    films : list of Film
+        The slides; none where the fields are files.
+    taken : int
+        Files that were sent so far.
+    interrupted : bool
+        Whether it ended by Ctrl-C.
     """
 
     files: Sequence[Path]
+    um_per_pixel: float | None
     films: list[Film] = field(default_factory=list)
     taken: int = 0
     interrupted: bool = False
@@ -77,11 +83,6 @@ class FilmSource:
             if (found := film.picture(answer)) is not None:
                 return found
         return file_of(answer)
-
-    @property
-    def um_per_pixel(self) -> float | None:
-        """The scale of the slides; of several they all have it."""
-        return self.films[0].um_per_pixel if self.films else None
 
     def skipped(self) -> list[Skipped]:
         """What was given and not looked at."""
@@ -124,7 +125,7 @@ def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> 
         Slides of different scales.
     """
     if not slides:
-        yield FilmSource(files)
+        yield FilmSource(files, um_per_pixel)
         return
     from cytoserve_slides import Film, Slide
 
@@ -132,34 +133,26 @@ def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> 
         films = [Film(stack.enter_context(Slide(file)), um_per_pixel) for file in files]
         if len({film.um_per_pixel for film in films}) > 1:
             raise typer.BadParameter("these slides have different scales: call the command once for each")
-        yield FilmSource(files, films)
+        yield FilmSource(files, films[0].um_per_pixel, films)
 
 
 def analyze_film(
     client: Client,
     source: FilmSource,
-    um_per_pixel: float | None,
-    cells: int | None,
+    cells: int,
     sample: str | None,
     options: Arguments,
     report: Report,
 ) -> SmearAnalysis:
-    """Send fields until so many white cells have a class or none is left; on Ctrl-C, what was found until then counts.
-
-    Parameters
-    ----------
-    cells : int, optional
-        None: all fields.
-    """
-    scale = um_per_pixel if um_per_pixel is not None else source.um_per_pixel
+    """Send fields until so many white cells have a class, or none is left; after Ctrl-C, what was found counts."""
     found = 0
-    with client.analyze_stream(source.images(), scale, **options) as stream:
+    with client.analyze_stream(source.images(), source.um_per_pixel, **options) as stream:
         try:
             for answer in stream:
                 if isinstance(answer, FieldAnalysis):
                     found += white_cells_in(source.placed(answer))
-                report("white cells", found if cells is None else min(found, cells), cells or found)
-                if cells is not None and found >= cells:
+                report("white cells", min(found, cells), cells)
+                if found >= cells:
                     break
         except KeyboardInterrupt:
             if not found:

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from cytoserve_files import writable_text
 from cytoserve_files.pictures import is_overlay
 from cytoserve_files.selection import Skipped, sift
 
 from cytoserve_client import _constants as c
 from cytoserve_client import _plan
-from cytoserve_client._answers import assemble_cells, failure_of
+from cytoserve_client._answers import assemble_cells
 from cytoserve_client._config import TLS, ClientConfig, Expectation, RetryPolicy, TokenProvider
 from cytoserve_client._flow import Flows
 from cytoserve_client._plan import Chunk
 from cytoserve_client.errors import CytoserveClientError, OwnOverlay
-from cytoserve_client.familiarity import cells_as_one_sample, each_field_a_sample, fields_as_one_sample
+from cytoserve_client.familiarity import cells_as_one_sample
 from cytoserve_client.images import ImageLike, Source, check_scale, check_scales, sources_of
 from cytoserve_client.options import Options
 from cytoserve_client.results import CellAnswer, CellsAnalysis, FieldAnalysis, ModelInfo, SmearAnalysis
+from cytoserve_client.streaming import judged_analysis, streamed
 
 
 class _Transport(Protocol):
@@ -109,16 +109,8 @@ class FieldsJob:
         options: Options,
     ) -> SmearAnalysis:
         """Return the sample's analysis, judged: fields and failures, each in the order given."""
-        pairs = zip(self.sources, answers, strict=True)
-        analysis = SmearAnalysis(
-            sample=None if sample is None else writable_text(sample),
-            site=options.site_name,
-            model=model,
-            fields=tuple(answer for answer in answers if isinstance(answer, FieldAnalysis)),
-            failures=tuple(failure_of(a, source.name) for source, a in pairs if isinstance(a, CytoserveClientError)),
-            skipped=self.skipped,
-        )
-        return fields_as_one_sample(analysis) if options.one_sample else each_field_a_sample(analysis)
+        told = [streamed(answer, source) for source, answer in zip(self.sources, answers, strict=True)]
+        return judged_analysis(model, options, told, sample, self.skipped)
 
 
 @dataclass(frozen=True)

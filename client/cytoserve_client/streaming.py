@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from cytoserve_files import writable_text
 from cytoserve_files.pictures import is_overlay
-from cytoserve_files.selection import DUPLICATE, OWN_OVERLAY, OWN_OVERLAY_MESSAGE, Skipped, digest_of
+from cytoserve_files.selection import Skipped, annotated, digest_of, repeated
 
 from cytoserve_client._answers import failure_of
 from cytoserve_client.errors import CytoserveClientError
@@ -24,6 +24,30 @@ Answered: TypeAlias = FieldAnalysis | CytoserveClientError
 Sent: TypeAlias = tuple[int, Source]
 """An image with its place among those given."""
 Placed: TypeAlias = Callable[[FieldAnalysis], FieldAnalysis]
+
+
+def judged_analysis(
+    model: ModelInfo,
+    options: Options,
+    answers: Sequence[Streamed],
+    sample: str | None,
+    skipped: Sequence[Skipped],
+) -> SmearAnalysis:
+    """Return the analysis of a sample, judged: fields and failures, each in the order given."""
+    analysis = SmearAnalysis(
+        sample=None if sample is None else writable_text(sample),
+        site=options.site_name,
+        model=model,
+        fields=tuple(answer for answer in answers if isinstance(answer, FieldAnalysis)),
+        failures=tuple(answer for answer in answers if isinstance(answer, Failure)),
+        skipped=tuple(skipped),
+    )
+    return fields_as_one_sample(analysis) if options.one_sample else each_field_a_sample(analysis)
+
+
+def streamed(answer: Answered, source: Source) -> Streamed:
+    """Return an answer as callers see it: an error as a failure of its source."""
+    return failure_of(answer, source.name) if isinstance(answer, CytoserveClientError) else answer
 
 
 @dataclass
@@ -45,12 +69,11 @@ class Gathered:
             source = source_of(image, place)
             if source.opened is not None:
                 if is_overlay(source.opened):
-                    self.skipped.append(Skipped(source.name, OWN_OVERLAY, OWN_OVERLAY_MESSAGE))
+                    self.skipped.append(annotated(source.name))
                     continue
                 digest = digest_of(source.opened)
                 if digest is not None and digest in self._first:
-                    message = f"the same content as {self._first[digest]}; it counts once"
-                    self.skipped.append(Skipped(source.name, DUPLICATE, message))
+                    self.skipped.append(repeated(source.name, self._first[digest]))
                     continue
                 if digest is not None:
                     self._first[digest] = source.name
@@ -59,24 +82,15 @@ class Gathered:
     def add(self, sent: Sent, answer: Answered) -> Streamed:
         """Keep an answer and return it as the stream yields it."""
         place, source = sent
-        streamed = failure_of(answer, source.name) if isinstance(answer, CytoserveClientError) else answer
-        self.answers[place] = streamed
-        return streamed
+        self.answers[place] = streamed(answer, source)
+        return self.answers[place]
 
     def result(self, sample: str | None, placed: Placed | None) -> SmearAnalysis:
         """Return the analysis of what was answered so far, in the order in which the images were given."""
         answers = [self.answers[place] for place in sorted(self.answers)]
         if placed is not None:
             answers = [placed(answer) if isinstance(answer, FieldAnalysis) else answer for answer in answers]
-        analysis = SmearAnalysis(
-            sample=None if sample is None else writable_text(sample),
-            site=self.options.site_name,
-            model=self.model,
-            fields=tuple(answer for answer in answers if isinstance(answer, FieldAnalysis)),
-            failures=tuple(answer for answer in answers if isinstance(answer, Failure)),
-            skipped=tuple(self.skipped),
-        )
-        return fields_as_one_sample(analysis) if self.options.one_sample else each_field_a_sample(analysis)
+        return judged_analysis(self.model, self.options, answers, sample, self.skipped)
 
 
 class FieldStream(Iterator[Streamed]):

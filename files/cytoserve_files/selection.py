@@ -57,7 +57,6 @@ PARTS: Final = frozenset({NOT_MONOLAYER, *ENDED})
 UNREAD: Final = frozenset({UNSUPPORTED, UNREADABLE, FOLDER_WITH_IMAGES})
 
 _BLOCK: Final = 1 << 20
-OWN_OVERLAY_MESSAGE: Final = "an annotated picture that cytoserve drew; it is not counted (give the original)"
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,11 @@ def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[
     skipped: list[Skipped] = []
     for i, (name, opened) in enumerate(sources):
         if opened is not None and is_overlay(opened):
-            skipped.append(Skipped(name, OWN_OVERLAY, OWN_OVERLAY_MESSAGE))
+            skipped.append(annotated(name))
             continue
         digest = None if opened is None or sizes[i] is None or alike[sizes[i]] == 1 else digest_of(opened)
         if digest is not None and digest in first:
-            skipped.append(Skipped(name, DUPLICATE, f"the same content as {first[digest]}; it counts once"))
+            skipped.append(repeated(name, first[digest]))
             continue
         if digest is not None:
             first[digest] = name
@@ -167,7 +166,17 @@ def sift(sources: Sequence[tuple[str, Opener | None]]) -> tuple[list[int], list[
 
 def overlay_skipped(path: Path) -> Skipped:
     """Return the entry of a file that is an annotated picture."""
-    return _skip(path, OWN_OVERLAY, OWN_OVERLAY_MESSAGE)
+    return annotated(shown(path))
+
+
+def annotated(name: str) -> Skipped:
+    """Return the entry of a source that is an annotated picture."""
+    return Skipped(name, OWN_OVERLAY, "an annotated picture that cytoserve drew; it is not counted (give the original)")
+
+
+def repeated(name: str, first: str) -> Skipped:
+    """Return the entry of a source whose content came before."""
+    return Skipped(name, DUPLICATE, f"the same content as {first}; it counts once")
 
 
 def _why_not(entry: Path) -> Skipped | None:

@@ -1,6 +1,6 @@
 """Whole slides as fields of view: read, tiled, judged for their layer, and put together again."""
 
-from cytoserve_slides.errors import RegionUnreadable, SlideError, SlideUnreadable, SlideWithoutCells
+from cytoserve_slides.errors import RegionUnreadable, SlideError, SlideUnreadable
 from cytoserve_slides.film import Film, FilmTally, region_picture
 from cytoserve_slides.slide import Slide, is_slide
 
@@ -11,7 +11,6 @@ __all__ = [
     "Slide",
     "SlideError",
     "SlideUnreadable",
-    "SlideWithoutCells",
     "is_slide",
     "region_picture",
 ]

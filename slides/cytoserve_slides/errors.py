@@ -13,7 +13,3 @@ class SlideUnreadable(SlideError):
 
 class RegionUnreadable(SlideError):
     """One region cannot be read, such as a tile of a file that was cut short; others may be."""
-
-
-class SlideWithoutCells(SlideError):
-    """No region of the slide holds a single layer of cells."""

@@ -158,15 +158,14 @@ class Film:
     @cached_property
     def _empty(self) -> list[bool]:
         """For each tile, whether the overview shows glass there; where there is no overview all are looked at."""
-        if self._seen is None:
+        if self._seen is None or self._background is None:
             return [False] * len(self._tiles)
         pixels, downsample = self._seen
-        level = background_of(pixels)
         out = []
         for tile in self._tiles:
             x, y = (tile.x - self.slide.origin[0]) / downsample, (tile.y - self.slide.origin[1]) / downsample
             part = pixels[int(y) : int(y + tile.height / downsample) + 1, int(x) : int(x + tile.width / downsample) + 1]
-            out.append(bool(part.size) and float(part[..., 1].mean()) > EMPTY * level)
+            out.append(bool(part.size) and float(part[..., 1].mean()) > EMPTY * self._background)
         return out
 
     def _pixels(self, tile: Tile) -> Pixels:
