@@ -23,7 +23,7 @@ from cytoserve_cli import options as o
 from cytoserve_cli.audit import AuditOutput
 from cytoserve_cli.connect import connected, tls_of
 from cytoserve_cli.errors import exit_on_error
-from cytoserve_cli.film import SLIDE_CELLS, analyze_film, doubt_scale, film_of, slides_among
+from cytoserve_cli.film import SLIDE_CELLS, FilmCall, analyze_film, doubt_scale, film_of, slides_among
 from cytoserve_cli.formats import FormatOutputs
 from cytoserve_cli.mounts import need
 from cytoserve_cli.outputs import check_outputs, write_json, write_overlays, write_page
@@ -47,6 +47,7 @@ def analyze(
         int | None,
         typer.Option("--cells", min=1, help=f"Stop after so many white cells. Default: all; of slides {SLIDE_CELLS}."),
     ] = None,
+    resume: o.Resume = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="Each image is a sample of its own.")] = False,
     timeout: o.Timeout = DEFAULT_TIMEOUT_S,
     budget: o.Budget = None,
@@ -80,20 +81,22 @@ def analyze(
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     _check_page_options(page, language, blinded, per_image)
     slides = slides_among(images)
-    if per_image and (slides or cells is not None):
-        raise typer.BadParameter("--per-image makes each image a sample; slides and --cells are about one sample")
+    if per_image and (slides or cells is not None or resume is not None):
+        raise typer.BadParameter("--per-image makes each image a sample; slides, --cells and --resume are about one")
     selected = gather(slides) if slides else _selected(images, out)
     formats.check(sample, per_image)
-    check_outputs([json_out, page, audit, *formats.files], [overlay, geojson], selected.files)
+    check_outputs([json_out, page, audit, resume, *formats.files], [overlay, geojson], selected.files)
     audited.check()
     inputs = audited.hashes(selected)
     quiet = len(selected.files) < 2 and not slides
     with film_of(selected.files, bool(slides), um_per_pixel) as source:
         with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
             service = client.info() if formats.wanted or page is not None or audit is not None else None
-            if slides or cells is not None:
-                wanted = SLIDE_CELLS if cells is None else cells
-                analysis = analyze_film(client, source, wanted, sample, chosen.arguments, report)
+            unfinished = None
+            if slides or cells is not None or resume is not None:
+                wanted = SLIDE_CELLS if slides and cells is None else cells
+                call = FilmCall(wanted, sample, chosen.arguments, resume)
+                analysis, unfinished = analyze_film(client, source, call, report)
             else:
                 analysis = client.analyze(
                     selected.files,
@@ -122,7 +125,11 @@ def analyze(
     familiarity = [one.familiarity for one in samples]
     code = exit_codes.of_result(len(analysis.fields), analysis.failures, selected.lost, familiarity)
     code = exit_codes.with_outputs(code, written and paged and logged, drawn and pictured)
-    raise typer.Exit(exit_codes.INTERRUPTED if source.interrupted else code)
+    if source.interrupted:
+        code = exit_codes.INTERRUPTED
+    if unfinished is not None:
+        unfinished.end(code not in (exit_codes.INTERRUPTED, exit_codes.UNFORESEEN), analysis.failures, notes)
+    raise typer.Exit(code)
 
 
 def _check_page_options(page: Path | None, language: str, blinded: bool, per_image: bool) -> None:

@@ -20,6 +20,7 @@ from cytoserve_reports.page.pictures import file_of
 from rich.console import Console
 
 from cytoserve_cli.mounts import need
+from cytoserve_cli.resume import Terms, UnfinishedFilm
 from cytoserve_cli.terminal import Report, plain
 
 if TYPE_CHECKING:
@@ -136,36 +137,75 @@ def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> 
         yield FilmSource(files, films[0].um_per_pixel, films)
 
 
+@dataclass(frozen=True)
+class FilmCall:
+    """How a film is asked about.
+
+    Attributes
+    ----------
+    cells : int or None
+        White cells after which it has been read enough; None: it is read to its end.
+    sample : str or None
+    options : Arguments
+    resume : Path or None
+        Where answers are kept as they come.
+    """
+
+    cells: int | None
+    sample: str | None
+    options: Arguments
+    resume: Path | None = None
+
+
 def analyze_film(
-    client: Client,
-    source: FilmSource,
-    cells: int,
-    sample: str | None,
-    options: Arguments,
-    report: Report,
-) -> SmearAnalysis:
-    """Send fields until so many white cells have a class, or none is left; after Ctrl-C, what was found counts."""
-    found = 0
-    with client.analyze_stream(source.images(), source.um_per_pixel, **options) as stream:
+    client: Client, source: FilmSource, call: FilmCall, report: Report
+) -> tuple[SmearAnalysis, UnfinishedFilm | None]:
+    """Send fields until so many white cells have a class, or none is left; after Ctrl-C, what was found counts.
+
+    Raises
+    ------
+    BadParameter
+        See `UnfinishedFilm`.
+    OSError
+        An answer could not be kept.
+    """
+    unfinished = _unfinished(client, source, call)
+    found = done = 0
+    answered = None if unfinished is None else unfinished.answered
+    with client.analyze_stream(source.images(), source.um_per_pixel, answered=answered, **call.options) as stream:
         try:
             for answer in stream:
+                done += 1
                 if isinstance(answer, FieldAnalysis):
+                    if unfinished is not None:
+                        unfinished.keep(answer)
                     found += white_cells_in(source.placed(answer))
-                report("white cells", min(found, cells), cells)
-                if found >= cells:
+                if call.cells is None:
+                    report("images", done, len(source.files))
+                    continue
+                report("white cells", min(found, call.cells), call.cells)
+                if found >= call.cells:
                     break
         except KeyboardInterrupt:
             if not found:
                 raise
             source.interrupted = True
-    analysis = stream.result(sample, source.placed)
+    analysis = stream.result(call.sample, source.placed)
     unreadable = [failure for film in source.films for failure in film.tally.unreadable]
-    return analysis.model_copy(
+    whole = analysis.model_copy(
         update={
             "failures": (*analysis.failures, *unreadable),
             "skipped": (*analysis.skipped, *source.skipped()),
         }
     )
+    return whole, unfinished
+
+
+def _unfinished(client: Client, source: FilmSource, call: FilmCall) -> UnfinishedFilm | None:
+    if call.resume is None:
+        return None
+    terms = Terms.of(client.info(), source.um_per_pixel, call.options)
+    return UnfinishedFilm(call.resume, source.files, terms)
 
 
 def white_cells_in(answer: FieldAnalysis) -> int:

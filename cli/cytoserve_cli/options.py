@@ -67,6 +67,10 @@ TlsServerName = Annotated[
         help="Name in the server's certificate, where it is not that of --url.",
     ),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", help="Keep answers in this file as they come; where it exists, go on from there."),
+]
 PageOut = Annotated[
     Path | None,
     typer.Option("--report", help="Write a review page: one HTML file with the cells, to look at and to judge."),

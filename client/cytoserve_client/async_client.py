@@ -6,7 +6,7 @@ What a call does is in `_flow`, which both share; only the waiting is written tw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from cytoserve_client._transport import AsyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike, check_scale
 from cytoserve_client.options import Options, Priority
-from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_client.results import CellsAnalysis, FieldAnalysis, SmearAnalysis
 from cytoserve_client.streaming import Answered, AsyncFieldStream, Gathered, Sent
 
 _Result = TypeVar("_Result")
@@ -98,6 +98,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         priority: Priority = "routine",
         site: str | None = None,
         one_sample: bool = True,
+        answered: Mapping[str, FieldAnalysis] | None = None,
     ) -> AsyncFieldStream:
         """Analyse fields as they come, and yield the answers as they are ready; see `Client.analyze_stream`.
 
@@ -106,9 +107,11 @@ class AsyncClient(BaseClient[AsyncTransport]):
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         scale = check_scale(um_per_pixel)
         served = await self._run(self._flows.served(_wire.SMEAR_MODEL, options))
-        gathered = Gathered(served.model, options)
+        gathered = Gathered(served.model, options, answered or {})
 
         async def work(item: Sent) -> Answered:
+            if (known := gathered.known(item)) is not None:
+                return known
             return await self._run(self._flows.field(item[1], scale, options, served, single=False))
 
         answers = stream_tasks(work, gathered.admitted(images), self.config.max_in_flight)

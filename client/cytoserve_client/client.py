@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from cytoserve_client._transport import SyncTransport
 from cytoserve_client.errors import CytoserveClientError
 from cytoserve_client.images import ImageLike, check_scale
 from cytoserve_client.options import Options, Priority
-from cytoserve_client.results import CellsAnalysis, SmearAnalysis
+from cytoserve_client.results import CellsAnalysis, FieldAnalysis, SmearAnalysis
 from cytoserve_client.streaming import Answered, FieldStream, Gathered, Sent
 
 _Result = TypeVar("_Result")
@@ -217,6 +217,7 @@ class Client(BaseClient[SyncTransport]):
         priority: Priority = "routine",
         site: str | None = None,
         one_sample: bool = True,
+        answered: Mapping[str, FieldAnalysis] | None = None,
     ) -> FieldStream:
         """Analyse fields as they come, and yield the answers as they are ready.
 
@@ -230,6 +231,9 @@ class Client(BaseClient[SyncTransport]):
             generator is not exhausted and memory does not grow with the number of images.
         um_per_pixel, timeout, budget, alpha, classes, priority, site, one_sample
             As in `analyze`.
+        answered : mapping of str to FieldAnalysis, optional
+            By source, what an earlier stream of the same film was told. These images are not sent; the stream yields
+            the answers at their turn. That they are of the same pictures, model and site is the caller's to see to.
 
         Returns
         -------
@@ -245,9 +249,11 @@ class Client(BaseClient[SyncTransport]):
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         scale = check_scale(um_per_pixel)
         served = self._run(self._flows.served(_wire.SMEAR_MODEL, options))
-        gathered = Gathered(served.model, options)
+        gathered = Gathered(served.model, options, answered or {})
 
         def work(item: Sent) -> Answered:
+            if (known := gathered.known(item)) is not None:
+                return known
             return self._run(self._flows.field(item[1], scale, options, served, single=False))
 
         answers = stream_threads(work, gathered.admitted(images), self.config.max_in_flight)

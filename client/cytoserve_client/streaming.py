@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -56,6 +56,7 @@ class Gathered:
 
     model: ModelInfo
     options: Options
+    answered: Mapping[str, FieldAnalysis] = field(default_factory=dict)
     answers: dict[int, Streamed] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     _first: dict[str, str] = field(default_factory=dict)
@@ -78,6 +79,10 @@ class Gathered:
                 if digest is not None:
                     self._first[digest] = source.name
             yield place, source
+
+    def known(self, sent: Sent) -> FieldAnalysis | None:
+        """Return the answer that an image had in an earlier stream; None: it has to be sent."""
+        return self.answered.get(sent[1].name)
 
     def add(self, sent: Sent, answer: Answered) -> Streamed:
         """Keep an answer and return it as the stream yields it."""
