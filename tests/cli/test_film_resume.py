@@ -1,4 +1,4 @@
-"""``cytoserve analyze --resume``: a film goes on after a crash where it stopped, and never mixes what does not belong."""
+"""``cytoserve analyze --resume``: a film goes on where a crash stopped it, and never mixes what does not belong."""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cytoserve_reports.page import PageSettings
-from cytoserve_reports.page.shelf import Shelf
+from cytoserve_reports.page.language import LANGUAGES, PageTexts
+from cytoserve_reports.page.shelf import Reading, Shelf
 from page_samples import exported, sample, written
 
 
@@ -30,9 +32,27 @@ def folder(tmp_path: Path) -> Path:
 def test_the_films_with_their_state(folder: Path) -> None:
     first, second = Shelf(folder, PageSettings()).films()
     assert (first.name, first.white, first.review, first.failures) == ("S-1", 6, 3, 0)
-    assert first.readers == ("AB: 1 of 7", "CD: 1 of 7")
+    assert first.readers == (Reading("AB", 1, 7, False), Reading("CD", 1, 7, False))
     assert (second.name, second.readers) == ("b", ())
     assert first.key != second.key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_list_speaks_the_language_of_the_pages(folder: Path, language: str) -> None:
+    page, texts = html.unescape(Shelf(folder, PageSettings(language)).index()), PageTexts(language)
+    assert f'<html lang="{language}">' in page
+    for key in (
+        "notice",
+        "films.film",
+        "films.state",
+        "films.white",
+        "films.review",
+        "films.failures",
+        "films.readers",
+    ):
+        assert texts(key) in page, key
+    assert texts("films.reader", who="AB", judged=1, cells=7) in page
+    assert texts("familiar.not_compared", site="home") in page
 
 
 def test_each_has_its_page_and_no_other_key_has_one(folder: Path) -> None:
@@ -58,7 +78,7 @@ def test_verdicts_that_were_edited_or_are_of_another_film_count_for_nobody(folde
     document: dict[str, Any] = json.loads((folder / "verdicts-AB.json").read_text())
     document["verdicts"][0]["class"] = "monocyte"
     (folder / "verdicts-AB.json").write_text(json.dumps(document))
-    assert Shelf(folder, PageSettings()).films()[0].readers == ("CD: 1 of 7",)
+    assert Shelf(folder, PageSettings()).films()[0].readers == (Reading("CD", 1, 7, False),)
 
 
 def test_what_changes_in_the_folder_is_seen(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import cytoserve_reports.page as room
 import pytest
 from cytoserve_client.familiarity import judge_sample
 from cytoserve_client.reasons import UNKNOWN
-from cytoserve_client.results import MISTAKES, SampleFamiliarity
+from cytoserve_client.results import MISTAKES, Familiarity, SampleFamiliarity
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES, cause_in_short
 from cytoserve_contract.reasons import Reason
 from cytoserve_reports.familiar import BLIND_SPOT, first_line
@@ -20,6 +20,7 @@ from cytoserve_reports.page.document import familiar_sentence
 from cytoserve_reports.page.errors import UnknownLanguage
 from cytoserve_reports.page.language import PageTexts, table, visible
 from cytoserve_reports.text import NOTICE, SYNTHETIC
+from page_samples import scored
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,6 +101,15 @@ def test_the_first_sentence_is_that_of_the_other_reports(changes: dict[str, obje
 def test_a_sample_that_was_not_compared_says_so() -> None:
     assert judge_sample([], "home") is None
     assert familiar_sentence(None, "home", PageTexts("en")) == first_line(None, [], "home").text
+
+
+def test_cells_that_are_no_sample_are_told_as_in_the_other_reports() -> None:
+    seen = Familiarity(distance=1.0, p_value=0.4, p_value_of_kind=0.4, cells_of_kind=90, cause="edges-")
+    cells = [scored("neutrophil", 0, 0, familiarity=seen), scored("monocyte", 1, 0, familiarity=seen)]
+    cells.append(cells[0].model_copy(update={"reasons": (Reason.UNFAMILIAR_IMAGE.value,)}))
+    told = familiar_sentence(None, "home", PageTexts("en"), cells)
+    assert told == first_line(None, cells, "home").text
+    assert "3 cell(s), 1 unfamiliar" in told
 
 
 def test_numbers_have_the_languages_decimal_sign() -> None:

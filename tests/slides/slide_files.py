@@ -40,6 +40,14 @@ def write_svs(path: Path, pixels: Pixels, um_per_pixel: float | None = 0.25, lev
     return path
 
 
+def write_aperio(path: Path, stored: NDArray[Any], about: str | None = None, **how: Any) -> Path:
+    """Write one level with Aperio's description, its pixels stored in any way."""
+    said = about or "Aperio Image Library v1\r\n(256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0.5"
+    with tifffile.TiffWriter(path) as file:
+        file.write(stored, description=said, **_options(**how))
+    return path
+
+
 def write_ome(path: Path, pixels: Pixels, um_per_pixel: float, unit: str = "µm") -> Path:
     """Write an OME-TIFF, as Bio-Formats and QuPath do."""
     with tifffile.TiffWriter(path, ome=True) as file:

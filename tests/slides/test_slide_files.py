@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from cytoserve_slides import RegionUnreadable, Slide, SlideUnreadable, is_slide
 from cytoserve_slides.slide import scale_of
 from PIL import Image
-from slide_files import cells_on_glass, write_ome, write_svs, write_tiled
+from slide_files import cells_on_glass, write_aperio, write_ome, write_svs, write_tiled
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,45 @@ def test_one_damaged_tile_costs_its_region_and_no_other(tmp_path: Path, pixels: 
         with pytest.raises(RegionUnreadable, match="spoilt"):
             slide.region(column * 256, row * 256, 256, 256)
         assert np.array_equal(slide.region(0, 0, 256, 256), pixels[:256, :256])
+
+
+def test_tiles_of_other_colour_models_are_shown_in_their_own_colours(tmp_path: Path) -> None:
+    """CMYK and 16 bit come as RGB of the same colours; grey stays grey, which the server refuses by name."""
+    pixels = cells_on_glass(700, 900, 0.5)
+    inks = np.concatenate([255 - pixels, np.zeros_like(pixels[..., :1])], axis=-1)
+    grey = pixels[..., 1]
+    for name, stored, how, wanted in (
+        ("cmyk.svs", inks, {"photometric": "separated"}, pixels),
+        ("deep.svs", pixels.astype(np.uint16) * 257, {"photometric": "rgb"}, pixels),
+        ("planes.svs", np.moveaxis(pixels, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}, pixels),
+        ("grey.svs", grey, {"photometric": "minisblack"}, np.repeat(grey[..., None], 3, axis=-1)),
+        ("negative.svs", 255 - grey, {"photometric": "miniswhite"}, np.repeat(grey[..., None], 3, axis=-1)),
+    ):
+        with Slide(write_aperio(tmp_path / name, stored, **how)) as slide:
+            shown = slide.region(100, 100, 300, 200).astype(int)
+        assert np.abs(shown - wanted[100:300, 100:400]).max() <= 1, name
+
+
+def test_a_pyramid_without_its_base_claims_no_scale_that_is_not_its_own(tmp_path: Path) -> None:
+    pixels = cells_on_glass(1200, 1600, 0.25)
+    write_svs(tmp_path / "whole.svs", pixels)
+    small = tmp_path / "small.svs"
+    write_aperio(small, pixels[::4, ::4], "Aperio Image Library v1\r\n400x300", photometric="rgb", subfiletype=1)
+    with Slide(small) as slide:
+        assert (slide.size, slide.um_per_pixel) == ((400, 300), None)
+
+
+def test_a_slide_of_100_000_pixels_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    strip = np.full((512, 100_000, 3), 235, np.uint8)
+    strip[:, -300:] = cells_on_glass(512, 300, 0.25)
+    with Slide(write_aperio(tmp_path / "wide.svs", strip, photometric="rgb")) as slide:
+        assert slide.size == (100_000, 512)
+        tracemalloc.start()
+        found = slide.region(99_700, 0, 300, 512)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert np.array_equal(found, strip[:, -300:])
+    assert peak < 5e6, "a region, not the slide"
 
 
 def test_what_is_no_slide_is_said_with_a_cure(tmp_path: Path, pixels: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -382,10 +382,19 @@ class _PageMaker:
         }
 
 
-def familiar_sentence(familiarity: SampleFamiliarity | None, site: str, texts: PageTexts) -> str:
-    """Return whether the sample is familiar, as the first line of every report says it, in the page's language."""
+def familiar_sentence(
+    familiarity: SampleFamiliarity | None, site: str, texts: PageTexts, cells: Iterable[ScoredCell] = ()
+) -> str:
+    """Return whether the sample is familiar, as the first line of every report says it, in the page's language.
+
+    ``cells`` are looked at where they were not judged as one sample.
+    """
     if familiarity is None:
-        return texts("familiar.not_compared", site=visible(site))
+        compared = [cell for cell in cells if cell.familiarity is not None]
+        if not compared:
+            return texts("familiar.not_compared", site=visible(site))
+        unfamiliar = sum(is_unfamiliar(cell) for cell in compared)
+        return texts("familiar.not_one", site=visible(site), cells=len(compared), unfamiliar=unfamiliar)
     key = "known"
     if familiarity.rejected:
         key = "rejected"

@@ -13,19 +13,28 @@ from cytoserve_files import FileProblem, shown
 from cytoserve_reports.differential import white_cells
 from cytoserve_reports.familiar import first_line
 from cytoserve_reports.page.binding import read_analysis
-from cytoserve_reports.page.document import PageSettings
+from cytoserve_reports.page.document import PageSettings, familiar_sentence
 from cytoserve_reports.page.errors import PageError, VerdictsError
-from cytoserve_reports.page.language import visible
+from cytoserve_reports.page.language import PageTexts, visible
 from cytoserve_reports.page.render import STYLE, asset, policy, review_page
 from cytoserve_reports.page.verdicts import check_binding, read_verdicts
 from cytoserve_reports.sample import SampleReport
-from cytoserve_reports.text import NOTICE, SYNTHETIC
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 KEY: Final = 16
 """Digits of an analysis' hash that name its page."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Who judged how many cells of how many, and whether without the model's answer."""
+
+    who: str
+    judged: int
+    cells: int
+    blinded: bool
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ class Shelved:
     alarming : bool
     white, review, failures : int
         White cells counted, cells to review, images without an answer.
-    readers : tuple of str
-        One phrase for each file of verdicts on it: who, and how many cells of how many.
+    readers : tuple of Reading
+        One for each file of verdicts on it.
     synthetic : bool
     """
 
@@ -57,7 +66,7 @@ class Shelved:
     white: int = 0
     review: int = 0
     failures: int = 0
-    readers: tuple[str, ...] = ()
+    readers: tuple[Reading, ...] = ()
     synthetic: bool = False
 
 
@@ -81,6 +90,7 @@ class Shelf:
 
     def __init__(self, folder: Path, settings: PageSettings) -> None:
         self.folder, self.settings = folder, settings
+        self._texts = PageTexts(settings.language)
         self._known: dict[Path, tuple[tuple[int, int], _Read | None]] = {}
 
     def films(self) -> list[Shelved]:
@@ -96,7 +106,7 @@ class Shelf:
             if read is None:
                 others.append(path)
             else:
-                found.append((_shelved(path, read), read))
+                found.append((_shelved(path, read, self._texts), read))
         return [one if read is None else _with_readers(one, read, others) for one, read in found]
 
     def page(self, key: str) -> str | None:
@@ -116,8 +126,7 @@ class Shelf:
         return _template().render(
             films=self.films(),
             folder=visible(shown(self.folder)),
-            notice=NOTICE,
-            synthetic=SYNTHETIC,
+            texts=self._texts,
             style=style,
             policy=policy(style, ()),
         )
@@ -148,9 +157,11 @@ def _analysis_in(path: Path) -> _Read | None:
     return _Read(*read_analysis(path))
 
 
-def _shelved(path: Path, read: _Read) -> Shelved:
+def _shelved(path: Path, read: _Read, texts: PageTexts) -> Shelved:
     report = read.report
-    familiar, alarming = first_line(report.familiarity, [c for f in report.fields for c in f.cells], report.site)
+    cells = [cell for field in report.fields for cell in field.cells]
+    familiar = familiar_sentence(report.familiarity, report.site, texts, cells)
+    alarming = first_line(report.familiarity, cells, report.site).alarming
     return Shelved(
         shown(path),
         read.digest[:KEY],
@@ -165,19 +176,19 @@ def _shelved(path: Path, read: _Read) -> Shelved:
 
 
 def _with_readers(one: Shelved, read: _Read, others: Sequence[Path]) -> Shelved:
-    told = tuple(words for path in others if (words := _verdicts_on(path, read)) is not None)
-    return replace(one, readers=told)
+    readings = tuple(found for path in others if (found := _verdicts_on(path, read)) is not None)
+    return replace(one, readers=readings)
 
 
-def _verdicts_on(path: Path, read: _Read) -> str | None:
+def _verdicts_on(path: Path, read: _Read) -> Reading | None:
     """Return who judged how much of an analysis in a file of verdicts; None for a file on something else."""
     try:
         document = read_verdicts(path)
         check_binding(document, read.report, read.digest)
     except (VerdictsError, FileProblem, OSError):
         return None
-    blinded = ", blinded" if document.blinded else ""
-    return f"{', '.join(document.reviewers) or '-'}: {len(document.verdicts)} of {document.cells_shown}{blinded}"
+    who = visible(", ".join(document.reviewers)) or "-"
+    return Reading(who, len(document.verdicts), document.cells_shown, document.blinded)
 
 
 @cache
