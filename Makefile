@@ -6,7 +6,7 @@ IMAGE ?= examples/synthetic_field.png
 OUT ?= out
 NO_PIP_NOISE := --quiet --disable-pip-version-check
 
-.PHONY: demo demo-site serve test lint check unit-first-half unit-second-half slow-graphs slow-server load soak fuzz evidence documents contract test-image integration-docker chart-docs chart-golden clean
+.PHONY: demo demo-site serve test lint check unit-first-part unit-second-part unit-third-part slow-graphs slow-server load soak fuzz evidence documents contract test-image integration-docker chart-docs chart-golden clean
 
 # The main job: an environment, the real Triton, one field analysed, everything stopped again. The demo's field is
 # generated, so it has a site of its own: the pictures are unlike the home site's. Your own picture is asked about as of home.
@@ -49,7 +49,7 @@ test: chromium
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install $(NO_PIP_NOISE) -e '.[serve,export,train,validate,report,deploy,load,test]'
 	$(MAKE) lint BIN=$(TEST_VENV)/bin
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(TEST_VENV)/bin unit-first-half unit-second-half
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target BIN=$(TEST_VENV)/bin $(UNIT_PARTS)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(TEST_VENV)/bin slow-server slow-graphs
 
 BIN ?= $(TEST_VENV)/bin
@@ -59,14 +59,19 @@ lint:
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# After every change, in the existing environment: lint, import rules, types and the unit tests, on two cores at a time.
+# After every change, in the existing environment: lint, import rules, types and the unit tests. More of them at a time than two cores, because
+# the client's tests mostly wait.
+UNIT_PARTS := unit-first-part unit-second-part unit-third-part
 check:
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target BIN=$(BIN) unit-first-half unit-second-half lint
-FIRST_HALF := tests/scoring tests/statistics tests/validation tests/helm
-unit-first-half:
-	$(BIN)/python -m pytest -q -m unit $(wildcard $(FIRST_HALF))
-unit-second-half:
-	$(BIN)/python -m pytest -q -m unit $(addprefix --ignore=,$(FIRST_HALF))
+	$(MAKE) --no-print-directory --jobs=4 --output-sync=target BIN=$(BIN) $(UNIT_PARTS) lint
+FIRST_PART := tests/scoring tests/statistics tests/validation
+SECOND_PART := tests/client tests/helm tests/house
+unit-first-part:
+	$(BIN)/python -m pytest -q -m unit $(FIRST_PART)
+unit-second-part:
+	$(BIN)/python -m pytest -q -m unit $(SECOND_PART)
+unit-third-part:
+	$(BIN)/python -m pytest -q -m unit $(addprefix --ignore=,$(FIRST_PART) $(SECOND_PART))
 GRAPHS := tests/export tests/training tests/benchmarks tests/scoring tests/validation
 slow-graphs:
 	$(BIN)/python -m pytest -q -m "not unit" --durations=5 $(GRAPHS)

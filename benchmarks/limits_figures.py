@@ -103,4 +103,25 @@ def slide() -> str:
     return table(["what", "figure"], rows)
 
 
-PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits, "slide": slide}
+def long_film() -> str:
+    """Return what a folder of 2,000 fields took."""
+    found: dict[str, Any] = json.loads((RESULTS / "long_film.json").read_text(encoding="utf-8"))
+    client, server, written = found["client_mib"], found["server_mib"], found["file_mib"]
+
+    def memory(one: dict[str, float]) -> str:
+        return f"{one['after_a_tenth']:.0f}, {one['after_a_half']:.0f}, {one['after_all']:.0f}"
+
+    seconds = f"{found['seconds_until_the_last_answer']}, {found['seconds']}"
+    rows = [
+        ["fields sent; answered; failed", f"{found['fields']}; {found['answered']}; {len(found['failures'])}"],
+        ["cells; of them to review", f"{found['cells']['all']}; {found['cells']['to_review']}"],
+        ["seconds, to the last answer and with all files", seconds],
+        ["server's memory after a tenth, a half, all, MiB", memory(server)],
+        ["command's memory the same, MiB", memory(client)],
+        ["command's memory at most, while it writes, MiB", f"{found['client_mib_most']:.0f}"],
+        ["files, MiB", ", ".join(f"{name} {size}" for name, size in written.items())],
+    ]
+    return table(["what", "figure"], rows)
+
+
+PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits, "slide": slide, "long_film": long_film}

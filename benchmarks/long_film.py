@@ -10,6 +10,8 @@ content. The command is the one that users run, with JSON, CSV and the review pa
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -38,15 +40,21 @@ def fields_of(data: Path) -> list[Path]:
 
 
 def write_fields(folder: Path, files: list[Path], count: int) -> None:
-    """Write so many fields, the unturned ones first."""
+    """Write so many fields, the unturned ones first; of files with the same picture the first is taken."""
+
+    def read(file: Path) -> tuple[bytes, Image.Image]:
+        with Image.open(file) as image:
+            pixels = image.convert("RGB")
+        return hashlib.sha256(pixels.tobytes()).digest(), pixels
 
     def write(number: int) -> None:
-        turn = TURNS[number // len(files)]
-        with Image.open(files[number % len(files)]) as image:
-            pixels = image.convert("RGB")
+        turn, pixels = TURNS[number // len(different)], different[number % len(different)]
         (pixels if turn is None else pixels.transpose(turn)).save(folder / f"{number:05}.png", compress_level=1)
 
     with ThreadPoolExecutor(2) as pool:
+        different = list(dict(pool.map(read, files)).values())
+        if count > len(TURNS) * len(different):
+            raise SystemExit(f"there are {len(different)} different fields, too few for {count}")
         list(pool.map(write, range(count)))
 
 
@@ -81,24 +89,29 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for option in ("json", "csv", "report", "resume"):
             words += [f"--{option}", str(out / option)]
         began = time.monotonic()
-        with (out / "told").open("wb") as told:
-            process = subprocess.Popen(words, stdout=told, stderr=subprocess.STDOUT)
-            seen = watch(process, server, out / "resume")
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        seen = watch(process, server, out / "resume")
         seconds = time.monotonic() - began
         if process.returncode not in (0, 8):
-            raise SystemExit(f"exit code {process.returncode}: {(out / 'told').read_text()[-2000:]}")
+            raise SystemExit(f"the command failed: exit code {process.returncode}")
+        report = json.loads((out / "json").read_text(encoding="utf-8"))
         written = {name: round((out / name).stat().st_size / 2**20, 1) for name in ("json", "csv", "report")}
     done, client_mib, server_mib = np.array(seen).T
-    answering = done < args.fields
+    answered = len(report["fields"])
+    answering = done < answered
     return {
         "fields": args.fields,
+        "answered": answered,
+        "failures": [{key: one[key] for key in ("source", "error")} for one in report["failures"]][:10],
+        "skipped": len(report["skipped"]),
+        "cells": {"all": sum(len(one["cells"]) for one in report["fields"]), "to_review": len(report["review"])},
         "exit_code": process.returncode,
         "seconds": round(seconds, 1),
         "seconds_until_the_last_answer": round(float(EVERY_S * answering.sum()), 1),
         "file_mib": written,
-        "client_mib": _at_parts(done[answering], client_mib[answering], args.fields),
+        "client_mib": _at_parts(done[answering], client_mib[answering], answered),
         "client_mib_most": round(float(client_mib.max()), 1),
-        "server_mib": _at_parts(done, server_mib, args.fields),
+        "server_mib": _at_parts(done, server_mib, answered),
     }
 
 

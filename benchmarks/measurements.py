@@ -152,6 +152,7 @@ MEASUREMENTS: Final = (
         for what in LEFT_OUT
     ),
     Measurement("slide", "slide", "DATA", 4),
+    Measurement("long_film", "long_film", "DATA", 5),
 )
 
 BY_NAME: Final = {one.name: one for one in MEASUREMENTS}
