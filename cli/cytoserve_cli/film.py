@@ -24,7 +24,7 @@ from cytoserve_cli.resume import Terms, UnfinishedFilm
 from cytoserve_cli.terminal import Report, plain
 
 if TYPE_CHECKING:
-    from cytoserve_slides import Film
+    from cytoserve_slides import Film, Slide
 
 SLIDE_CELLS: Final = 200
 """White cells after which a slide has been read enough: a manual differential counts 100 to 400."""
@@ -123,7 +123,7 @@ def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> 
     SlideError
         A slide cannot be read.
     BadParameter
-        Slides of different scales.
+        Slides of different scales, or one slide twice.
     """
     if not slides:
         yield FilmSource(files, um_per_pixel)
@@ -131,10 +131,25 @@ def film_of(files: Sequence[Path], slides: bool, um_per_pixel: float | None) -> 
     from cytoserve_slides import Film, Slide
 
     with ExitStack() as stack:
-        films = [Film(stack.enter_context(Slide(file)), um_per_pixel) for file in files]
+        opened = [stack.enter_context(Slide(file)) for file in files]
+        _each_once(opened)
+        films = [Film(slide, um_per_pixel) for slide in opened]
         if len({film.um_per_pixel for film in films}) > 1:
             raise typer.BadParameter("these slides have different scales: call the command once for each")
         yield FilmSource(files, films[0].um_per_pixel, films)
+
+
+def _each_once(slides: Sequence[Slide]) -> None:
+    seen: dict[str, Slide] = {}
+    for slide in slides:
+        if slide.identity is None:
+            continue
+        first = seen.setdefault(slide.identity, slide)
+        if first is not slide:
+            raise typer.BadParameter(
+                f"{first.name} and {slide.name} are the same slide, whose cells would count twice: give one of them "
+                "(of a DICOM slide any file of the series)"
+            )
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,31 @@ def consoles(json_out: Path | None = None) -> tuple[Console, Console]:
 
 @contextmanager
 def bars(notes: Console, group: Callable[[str], str] = str, quiet: bool = False) -> Iterator[Report]:
-    """Show a bar with the time left for each group of stages; nothing if ``quiet``, or without a terminal.
+    """Show a bar with rate and time left for each group of stages; nothing if ``quiet``, or without a terminal.
 
     ``group`` returns what a stage belongs to; by default each stage has a bar of its own.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return "" if not task.speed else f"{60 * task.speed:.0f}/min"
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=notes, transient=True, disable=quiet or not notes.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 

@@ -90,6 +90,8 @@ class Slide:
         From the file; None where it does not tell, or tells something that cannot be.
     synthetic : bool
         Whether the file says that it was generated.
+    identity : str or None
+        Equal for files that are one slide, such as the levels of a DICOM series; None where OpenSlide tells none.
 
     Raises
     ------
@@ -105,6 +107,7 @@ class Slide:
         self.origin, self.size = _bounds(properties, self._open.dimensions)
         self.um_per_pixel = scale_of(properties)
         self.synthetic = any(SYNTHETIC_KEY in value for value in properties.values())
+        self.identity: str | None = properties.get("openslide.quickhash-1")
         self._background = _colour(properties.get("openslide.background-color", "FFFFFF"))
         if min(self.size) < 1:
             raise SlideUnreadable(f"{self.name} has no image at full resolution; scan or export it again")

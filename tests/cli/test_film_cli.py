@@ -17,7 +17,7 @@ from cytoserve_reports.page.binding import read_analysis
 from fake_server import Call, FakeServer, smear
 from page_samples import exported, resigned
 from PIL import Image
-from slide_files import cells_on_glass, write_svs
+from slide_files import cells_on_glass, write_dicom, write_svs
 from typer.testing import CliRunner
 
 SCALE = 0.25
@@ -136,6 +136,13 @@ def test_what_cannot_be_is_said_before_a_server_is_started(slide: Path, words: l
     result = run("analyze", slide, *words)
     assert result.exit_code == 2
     assert says in result.output
+
+
+def test_the_files_of_one_dicom_slide_are_one_slide(tmp_path: Path) -> None:
+    file = write_dicom(tmp_path, cells_on_glass(600, 800, SCALE), SCALE)
+    result = run("analyze", file, tmp_path / "level1.dcm", "--url", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "are the same slide" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_slides_and_fields_are_not_one_sample(slide: Path, pictures: list[Path]) -> None:

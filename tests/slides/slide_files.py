@@ -1,4 +1,4 @@
-"""Slide files, written by tifffile: a pyramid as Aperio's scanners write it, an OME-TIFF, a bare tiled TIFF."""
+"""Slide files: pyramids as Aperio's scanners write them, OME-TIFF and bare tiled TIFF by tifffile, DICOM by pydicom."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import tifffile
 from numpy.typing import NDArray
 
@@ -70,6 +71,57 @@ def write_tiled(path: Path, pixels: Pixels, um_per_pixel: float | None = None) -
     with tifffile.TiffWriter(path) as file:
         file.write(pixels, **_options(**more))
     return path
+
+
+def write_dicom(folder: Path, pixels: Pixels, um_per_pixel: float, levels: int = 2) -> Path:
+    """Write a VL Whole Slide Microscopy Image, one file a level, and return the file of full resolution.
+
+    DICOM PS3.3 A.32.8, TILED_FULL, uncompressed.
+    """
+    series, frame, study = (pydicom.uid.generate_uid() for _ in range(3))
+    for level, part in enumerate(halves(pixels, levels)):
+        scale = um_per_pixel / 1000 * pixels.shape[1] / part.shape[1]
+        image = _instance(part, scale, "DERIVED" if level else "ORIGINAL", "RESAMPLED" if level else "NONE")
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
+        image.save_as(folder / f"level{level}.dcm", enforce_file_format=True)
+    return folder / "level0.dcm"
+
+
+def _instance(pixels: Pixels, mm_per_pixel: float, origin: str, resampled: str) -> pydicom.Dataset:
+    height, width = pixels.shape[:2]
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    whole = np.full((rows * TILE, columns * TILE, 3), 255, np.uint8)
+    whole[:height, :width] = pixels
+    frames = whole.reshape(rows, TILE, columns, TILE, 3).swapaxes(1, 2)
+    kind = [origin, "PRIMARY", "VOLUME", resampled]
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = pydicom.uid.VLWholeSlideMicroscopyImageStorage
+    image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID
+    image.Modality, image.ImageType, image.VolumetricProperties = "SM", kind, "VOLUME"
+    image.Rows = image.Columns = TILE
+    image.NumberOfFrames = str(rows * columns)
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+    image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows = width, height
+    image.TotalPixelMatrixFocalPlanes = image.NumberOfOpticalPaths = 1
+    image.DimensionOrganizationType = "TILED_FULL"
+    measures, frame_type, shared, path = (pydicom.Dataset() for _ in range(4))
+    measures.PixelSpacing, measures.SliceThickness = [mm_per_pixel, mm_per_pixel], 0.001
+    frame_type.FrameType = kind
+    shared.PixelMeasuresSequence = [measures]
+    shared.WholeSlideMicroscopyImageFrameTypeSequence = [frame_type]
+    image.SharedFunctionalGroupsSequence = [shared]
+    image.ImagedVolumeWidth, image.ImagedVolumeHeight = width * mm_per_pixel, height * mm_per_pixel
+    image.ImagedVolumeDepth = 0.001
+    path.OpticalPathIdentifier = "1"
+    image.OpticalPathSequence = [path]
+    image.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
+    image.PixelData = frames.tobytes()
+    return image
 
 
 def cells_on_glass(

@@ -10,7 +10,7 @@ import pytest
 from cytoserve_slides import RegionUnreadable, Slide, SlideUnreadable, is_slide
 from cytoserve_slides.slide import scale_of
 from PIL import Image
-from slide_files import cells_on_glass, write_aperio, write_ome, write_svs, write_tiled
+from slide_files import cells_on_glass, write_aperio, write_dicom, write_ome, write_svs, write_tiled
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def test_size_and_scale(tmp_path: Path, pixels: np.ndarray) -> None:
         (write_ome(tmp_path / "c.ome.tif", pixels, 172, "nm"), 0.172),
         (write_tiled(tmp_path / "d.tif", pixels, 0.5), 0.5),
         (write_svs(tmp_path / "e.svs", pixels, None), None),
+        (write_dicom(tmp_path, pixels, 0.2521), 0.2521),
         (write_tiled(tmp_path / "f.tif", pixels), None),
     ):
         with Slide(path) as slide:
@@ -74,6 +75,18 @@ def test_a_region_holds_the_files_own_pixels(tmp_path: Path, pixels: np.ndarray)
         beyond = slide.region(1600, 1200, 200, 200)
         assert np.array_equal(beyond[:100, :100], pixels[1200:, 1600:])
         assert (beyond[100:] == 255).all(), "what was not scanned is white, not black"
+
+
+def test_a_dicom_slide_is_its_levels_together(tmp_path: Path) -> None:
+    pixels = cells_on_glass(1300, 1700, 0.25)
+    file = write_dicom(tmp_path, pixels, 0.25)
+    assert is_slide(file)
+    with Slide(file) as slide:
+        assert np.array_equal(slide.region(100, 200, 640, 480), pixels[200:680, 100:740])
+        found = slide.overview()
+    assert found is not None
+    assert found[1] == pytest.approx(2, rel=0.01)
+    assert found[0].shape == (650, 850, 3)
 
 
 def test_the_overview_is_the_smallest_level(tmp_path: Path) -> None:
