@@ -48,7 +48,7 @@ tenth back, and nobody retries while fewer than half the tokens are left."""
 MAX_IN_FLIGHT: Final = 4
 """Requests of one ``analyze`` or ``classify`` call that are under way at the same time."""
 
-CELLS_PER_REQUEST: Final = 16
+CELLS_PER_REQUEST: Final = 8
 """Single-cell images that travel in one request of ``classify``."""
 
 CHUNK_BYTES: Final = 32 * 1024 * 1024

@@ -20,7 +20,7 @@ from cytoserve_contract.parameters import PRIORITY_LEVELS
 SEED: Final = 7
 STAT: Final = 1
 ROUTINE: Final = PRIORITY_LEVELS
-CELLS_PER_REQUEST: Final = 16
+CELLS_PER_REQUEST: Final = 8
 """As our client sends them."""
 
 
@@ -50,7 +50,7 @@ class Stream:
 
 
 FIELD: Final = Stream("routine field", SMEAR_ANALYSIS.name)
-CELLS: Final = Stream("routine cells", CELL_ANALYSIS.name, (1, 2, 4, 8, 16))
+CELLS: Final = Stream("routine cells", CELL_ANALYSIS.name, (1, 2, 4, 8))
 SINGLE: Final = Stream("single cell", CELL_ANALYSIS.name, (1,))
 STAT_CELL: Final = Stream("stat cell", CELL_ANALYSIS.name, (1,), STAT)
 SLIDE: Final = Stream("slide of 200 cells", CELL_ANALYSIS.name, (CELLS_PER_REQUEST,), burst=200 // CELLS_PER_REQUEST)
@@ -115,7 +115,7 @@ SHAPES: Final[dict[str, Shape]] = {
     "slide": Shape("slides of 200 cells, each sent at once, at 0.4 of capacity", {SLIDE: steady(0.4)}),
     "single": Shape("many single cells at 0.6 of capacity", {SINGLE: steady(0.6)}),
     "idle": Shape("stat cells alone, at a seventh of capacity", {STAT_CELL: steady(0.15)}),
-    "mixed": Shape("64 callers, requests of 1 to 16 cells, at 0.8 of capacity", {CELLS: steady(0.8)}),
+    "mixed": Shape("64 callers, requests of 1 to 8 cells, at 0.8 of capacity", {CELLS: steady(0.8)}),
     "full": Shape(
         "stat cells while more routine cells arrive than can be served: the queue is full",
         {CELLS: steady(1.5), STAT_CELL: steady(0.05)},
