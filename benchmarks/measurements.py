@@ -129,6 +129,7 @@ MEASUREMENTS: Final = (
     Measurement("scale", "scale", "", 1),
     Measurement("load", "load", "DATA/pbc/val", 6),
     Measurement("soak", "soak", "DATA/pbc/val --seconds 300", 7),
+    Measurement("replay", "replay", "DATA/pbc/val", 33),
     Measurement("fuzz_decoder", "fuzz_decoder", "--cases 1000000", 12),
     Measurement("fuzz_server", "fuzz_server", "--requests 20000", 8),
     Measurement(
