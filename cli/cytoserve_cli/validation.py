@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from cytoserve_files import shown
 from cytoserve_files.selection import Skipped, any_lost
 from cytoserve_reports import tables
 from cytoserve_reports.text import NOTICE
-from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning, promises
+from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning, promises, published_sets
 from cytoserve_validation.anomalies import sentences as anomaly_sentences
 from cytoserve_validation.errors import BadSetting
 from rich.console import Console
@@ -162,6 +162,10 @@ def validate_command(
         Path | None,
         typer.Option("--strangers", help="Folder of cells that the model has no class for, a folder a kind (or none)."),
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", help="FOLDER is a published set with strangers in it: aml_lmu or mll23."),
+    ] = None,
     url: o.Url = None,
     um_per_pixel: o.Scale = None,
     confidence: Annotated[
@@ -188,20 +192,29 @@ def validate_command(
     check_scale(um_per_pixel)
     tls = tls_of(url, tls_ca, tls_cert, tls_key, tls_server_name)
     documents.refuse_to_overwrite(report)
-    everything = labelled.scan(folder)
+    if published and strangers:
+        raise typer.BadParameter("--published takes the strangers from the set itself: leave out --strangers")
+    kinds = None
+    if published:
+        everything, kinds = _published(folder, published)
+    else:
+        everything = labelled.scan(folder)
     table = labelled.read_groups(groups, everything) if groups else None
     cells, hashes = labelled.without_repeats(everything, labelled.file_hashes(everything.files))
-    anomaly_files, anomalies_ignored = labelled.scan_unlabelled(strangers) if strangers else ((), ())
+    anomaly_files: tuple[Path, ...] = tuple(kinds or ())
+    anomalies_ignored: tuple[Skipped, ...] = ()
+    if strangers:
+        anomaly_files, anomalies_ignored = labelled.scan_unlabelled(strangers)
     ignored = (*cells.ignored, *anomalies_ignored)
     with connected(url, tls, notes, timeout) as client, bars(notes) as bar:
         info = client.info()
         labelled.check_classes(cells, info.classes)
         classify = partial(client.classify, um_per_pixel=um_per_pixel, budget=budget, site=site, one_sample=False)
         analysis = classify(cells.files, on_progress=partial(bar, "cells"))
-        other = classify(anomaly_files, on_progress=partial(bar, "strangers")) if strangers else None
+        other = classify(anomaly_files, on_progress=partial(bar, "strangers")) if anomaly_files else None
     found, failed = answers.of_labelled(analysis, cells)
     anomalous, anomalies_failed = (
-        answers.of_anomalies(other, anomaly_files, strangers) if strangers and other else (None, [])
+        answers.of_anomalies(other, anomaly_files, strangers or folder, kinds) if other else (None, [])
     )
     source = documents.MeasuredSet(
         name=shown(folder.resolve().name),
@@ -221,6 +234,12 @@ def validate_command(
     _print_report(whole, ignored, report, out)
     incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
+
+
+def _published(folder: Path, name: str) -> tuple[labelled.LabelledCells, Mapping[Path, str]]:
+    """Return the labelled cells of a published set, and its strangers with their kinds."""
+    found = published_sets.divided(folder, name)
+    return found.cells, found.strangers
 
 
 def _in_force(info: ServiceInfo, site: str | None) -> Any:

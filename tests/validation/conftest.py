@@ -71,7 +71,8 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         for label, count in counts.items():
             folder = tmp_path / name / label
             folder.mkdir(parents=True, exist_ok=True)
-            shown = CLASSES.index((shown_as or {}).get(label, label)) if label in CLASSES else 0
+            named = (shown_as or {}).get(label, label)
+            shown = CLASSES.index(named) if named in CLASSES else 0
             for i in range(count):
                 pixels = np.full((40, 40, 3), (20 * shown, i % 256, (7 * i + i // 256) % 256), np.uint8)
                 pixels[-1, -1] = len(label) + lamp  # so that no file is a copy of another class's, or scanner's

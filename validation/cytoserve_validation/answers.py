@@ -85,9 +85,17 @@ def of_labelled(analysis: CellsAnalysis, cells: LabelledCells) -> tuple[Answered
     return arrays(analysis, names, truth), failures(analysis, names)
 
 
-def of_anomalies(analysis: CellsAnalysis, files: Sequence[Path], folder: Path) -> tuple[Answered, list[dict[str, str]]]:
-    """Return the answers about the images of anomalies below a folder (see `arrays`), and those without a label."""
-    names = {shown(file): shown(f"{folder.name}/{file.relative_to(folder).as_posix()}") for file in files}
+def of_anomalies(
+    analysis: CellsAnalysis, files: Sequence[Path], folder: Path, kinds: Mapping[Path, str] | None = None
+) -> tuple[Answered, list[dict[str, str]]]:
+    """Return the answers about the images of anomalies below a folder (see `arrays`), and those without a label.
+
+    ``kinds`` has the kind of each file where the folders of the files are not named by it.
+    """
+    where = {file: file.relative_to(folder).as_posix() for file in files}
+    if kinds is not None:
+        where = {file: f"{kinds[file]}/{path}" for file, path in where.items()}
+    names = {shown(file): shown(f"{folder.name}/{path}") for file, path in where.items()}
     return arrays(analysis, names, None), failures(analysis, names)
 
 
