@@ -61,14 +61,14 @@ BARS: Final = (
         "client_ms_per_field",
         "the caller's processor time a field, gRPC itself included, ms",
         5,
-        cause="gRPC and a thread for each image are in the figure; next step: no thread for a call of one image",
+        cause="gRPC is in the figure: of a message that carries the field, and of an answer with every cell in it",
     ),
     Bar(
         "memory_ratio",
         "server's memory after 10,000 cells / after 100",
         1.02,
-        cause="Arenas and caches of nine processes fill in the first thousands of cells; whether it goes on is what "
-        "the soak tells ([reliability.md](reliability.md#soak))",
+        cause="Memory that the allocators of the denoiser's process keep; giving it back costs a third of the speed "
+        "([lessons.md](lessons.md)). How it goes on: [100,000 cells](reliability.md#100000-cells)",
     ),
     Bar("ready_after_seconds", "start to ready, first inference included, s", 15),
 )
@@ -86,42 +86,4 @@ def limits() -> str:
     return said + "\n\n" + table(["measure", "bar", "measured", "met"], [bar.row(found) for bar in BARS])
 
 
-def slide() -> str:
-    """Return what a whole slide took."""
-    found: dict[str, Any] = json.loads((RESULTS / "slide.json").read_text(encoding="utf-8"))
-    width, height = found["pixels"]
-    memory = found["client_mib"]
-    rows = [
-        [f"seconds until {found['wanted']} white cells (aim 10)", f"{found['seconds']}"],
-        ["slide", f"{width} x {height} px, {found['area_mm2']} mm2, {found['file_mib']} MiB"],
-        ["regions in all, and answered", f"{found['regions']}, {found['regions_answered']}"],
-        ["regions passed over, because cells lie on each other", f"{found['regions_not_single']}"],
-        ["seconds a region", f"{found['seconds_a_region']}"],
-        ["seconds to read, judge and encode one", f"{found['seconds_to_read_a_region']}"],
-        ["client's memory, MiB: after a quarter, at the end", f"{memory['after_a_quarter']}, {memory['in_the_end']}"],
-    ]
-    return table(["what", "figure"], rows)
-
-
-def long_film() -> str:
-    """Return what a folder of 2,000 fields took."""
-    found: dict[str, Any] = json.loads((RESULTS / "long_film.json").read_text(encoding="utf-8"))
-    client, server, written = found["client_mib"], found["server_mib"], found["file_mib"]
-
-    def memory(one: dict[str, float]) -> str:
-        return f"{one['after_a_tenth']:.0f}, {one['after_a_half']:.0f}, {one['after_all']:.0f}"
-
-    seconds = f"{found['seconds_until_the_last_answer']}, {found['seconds']}"
-    rows = [
-        ["fields sent; answered; failed", f"{found['fields']}; {found['answered']}; {len(found['failures'])}"],
-        ["cells; of them to review", f"{found['cells']['all']}; {found['cells']['to_review']}"],
-        ["seconds, to the last answer and with all files", seconds],
-        ["server's memory after a tenth, a half, all, MiB", memory(server)],
-        ["command's memory the same, MiB", memory(client)],
-        ["command's memory at most, while it writes, MiB", f"{found['client_mib_most']:.0f}"],
-        ["files, MiB", ", ".join(f"{name} {size}" for name, size in written.items())],
-    ]
-    return table(["what", "figure"], rows)
-
-
-PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits, "slide": slide, "long_film": long_film}
+PARTS: Final[dict[str, Callable[[], str]]] = {"limits": limits}

@@ -18,7 +18,7 @@ from typing import Final
 
 from cytoserve_files import write_text
 
-from benchmarks import evidence_page, figures, limits_figures, model_card
+from benchmarks import evidence_page, figures, limits_figures, long_figures, model_card
 from benchmarks.results import ROOT
 
 MARKED: Final = (
@@ -30,7 +30,7 @@ MARKED: Final = (
     "models/reference/MODEL_CARD.md",
 )
 EVIDENCE: Final = "docs/evidence.md"
-PARTS: Final = {**figures.PARTS, **limits_figures.PARTS, **model_card.PARTS}
+PARTS: Final = {**figures.PARTS, **limits_figures.PARTS, **long_figures.PARTS, **model_card.PARTS}
 MARK: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
