@@ -85,12 +85,19 @@ class FilmSource:
                 return found
         return file_of(answer)
 
-    def skipped(self) -> list[Skipped]:
-        """What was given and not looked at."""
+    def skipped(self, analysis: SmearAnalysis) -> list[Skipped]:
+        """What was given and has no answer in the analysis, nor a failure, nor a reason to be skipped there."""
+        sources = {one.source for one in (*analysis.fields, *analysis.failures)}
+        sources |= {one.source for one in analysis.skipped}
         if self.films:
-            return [item for film in self.films for item in film.skipped(self.interrupted)]
+            return [item for film in self.films for item in film.skipped(self.interrupted, sources)]
         reason = INTERRUPTED if self.interrupted else ENOUGH_CELLS
-        return [Skipped(shown(file), reason, f"not sent: {ENDED[reason]}") for file in self.files[self.taken :]]
+        what = ("not waited for" if place < self.taken else "not sent" for place in range(len(self.files)))
+        return [
+            Skipped(shown(file), reason, f"{state}: {ENDED[reason]}")
+            for file, state in zip(self.files, what, strict=True)
+            if shown(file) not in sources
+        ]
 
 
 def slides_among(paths: Sequence[Path]) -> list[Path]:
@@ -210,7 +217,7 @@ def analyze_film(
     whole = analysis.model_copy(
         update={
             "failures": (*analysis.failures, *unreadable),
-            "skipped": (*analysis.skipped, *source.skipped()),
+            "skipped": (*analysis.skipped, *source.skipped(analysis)),
         }
     )
     return whole, unfinished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -58,15 +58,21 @@ class FilmTally:
         """Regions that nobody has looked at."""
         return self.regions - self.empty - self.not_single - self.read - len(self.unreadable)
 
-    def skipped(self, name: str, interrupted: bool = False) -> list[Skipped]:
-        """Return what a report says about the regions without an answer that are no failures."""
+    def skipped(self, name: str, interrupted: bool = False, unanswered: int = 0) -> list[Skipped]:
+        """Return what a report says about the regions without an answer that are no failures.
+
+        ``unanswered`` is how many of those that were read to be sent have no answer, because nobody waited for it.
+        """
         out = []
         if self.not_single:
             message = f"{self.not_single} of {self.regions} regions hold no single layer of cells; they were not sent"
             out.append(Skipped(name, NOT_MONOLAYER, message))
+        reason = INTERRUPTED if interrupted else ENOUGH_CELLS
         if self.left:
-            reason = INTERRUPTED if interrupted else ENOUGH_CELLS
             message = f"{self.left} of {self.regions} regions were not looked at: {ENDED[reason]}"
+            out.append(Skipped(name, reason, message))
+        if unanswered:
+            message = f"{unanswered} of {self.regions} regions were sent and not waited for: {ENDED[reason]}"
             out.append(Skipped(name, reason, message))
         return out
 
@@ -143,9 +149,13 @@ class Film:
         except RegionUnreadable as error:
             raise OSError(str(error)) from error
 
-    def skipped(self, interrupted: bool = False) -> list[Skipped]:
-        """Return what a report says about the regions without an answer that are no failures."""
-        return self.tally.skipped(self.slide.name, interrupted)
+    def skipped(self, interrupted: bool = False, answered: Collection[str] | None = None) -> list[Skipped]:
+        """Return what a report says about the regions without an answer that are no failures.
+
+        ``answered`` are the sources of fields and failures; None: all that was read to be sent has its answer.
+        """
+        unanswered = 0 if answered is None else len(self._sent.keys() - set(answered))
+        return self.tally.skipped(self.slide.name, interrupted, unanswered)
 
     @cached_property
     def _seen(self) -> tuple[Pixels, float] | None:

@@ -42,6 +42,11 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def regions_in(report: dict[str, Any]) -> int:
+    """Return how many regions the skipped parts of a report speak of."""
+    return sum(int(item["message"].split()[0]) for item in report["skipped"])
+
+
 def in_the_core(server: FakeServer) -> None:
     """Let every field have two neutrophils and a platelet in the middle of it."""
 
@@ -64,8 +69,10 @@ def test_a_slide_is_read_until_enough_white_cells_are_found(server: FakeServer, 
     assert white >= 6
     assert len(report["fields"]) == white / 2 < 12
     assert {field["region"]["slide"] for field in report["fields"]} == {str(slide)}
-    (skipped,) = report["skipped"]
-    assert skipped["reason"] == "enough_cells"
+    assert {item["reason"] for item in report["skipped"]} == {"enough_cells"}
+    assert len(report["fields"]) + regions_in(report) == 12, (
+        "each region is answered or counted, also what was under way"
+    )
     assert "regions were not looked at: enough cells had been found" in " ".join(result.output.split())
     assert {call.um_per_pixel[0] for call in server.fake.calls} == {SCALE}
 
@@ -121,7 +128,8 @@ def test_a_film_of_files_stops_too(server: FakeServer, pictures: list[Path], tmp
     reasons = [item["reason"] for item in report["skipped"]]
     assert 2 <= len(report["fields"]) < 9
     assert set(reasons) == {"enough_cells"}
-    assert len(reasons) + len(report["fields"]) <= 9
+    named = [*(item["source"] for item in report["skipped"]), *(field["source"] for field in report["fields"])]
+    assert sorted(named) == sorted(map(str, pictures)), "each is answered or named, once, also what was under way"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,8 @@ def test_an_interrupted_film_is_reported_as_far_as_it_was_read(
     assert result.exit_code == 130
     assert len(report["fields"]) == 3
     assert report["differential"]["neutrophil"]["count"] == 6
-    assert [item["reason"] for item in report["skipped"]] == ["interrupted"]
+    assert {item["reason"] for item in report["skipped"]} == {"interrupted"}
+    assert 3 + regions_in(report) == 12
 
 
 def test_a_damaged_slide_is_named(tmp_path: Path) -> None:
