@@ -87,8 +87,8 @@ class FilmSource:
 
     def skipped(self, analysis: SmearAnalysis) -> list[Skipped]:
         """What was given and has no answer in the analysis, nor a failure, nor a reason to be skipped there."""
-        sources = {one.source for one in (*analysis.fields, *analysis.failures)}
-        sources |= {one.source for one in analysis.skipped}
+        sources = {answer.source for answer in analysis.fields}
+        sources |= {one.source for one in analysis.failures} | {one.source for one in analysis.skipped}
         if self.films:
             return [item for film in self.films for item in film.skipped(self.interrupted, sources)]
         reason = INTERRUPTED if self.interrupted else ENOUGH_CELLS

@@ -46,6 +46,18 @@ def test_answers_come_as_they_are_ready_and_the_result_is_in_order(server: FakeS
         assert [field.source for field in stream.result().fields] == ["f0", "f1", "f2", "f3"]
 
 
+def test_what_an_earlier_stream_was_told_is_not_asked_again(server: FakeServer, open_client: Open) -> None:
+    server.fake.on_smear = lambda call: smear([number_of(call) % 8] * 2)
+    client = open_client(server.url)
+    with client.analyze_stream(images(3), 0.15) as first:
+        answered = {answer.source: answer for answer in first}
+    server.fake.calls.clear()
+    with client.analyze_stream(images(6), 0.15, answered=answered) as stream:
+        assert sorted(answer.source for answer in stream) == [f"f{number}" for number in range(6)]
+    assert sorted(number_of(call) for call in server.fake.calls) == [3, 4, 5]
+    assert stream.result() == client.analyze(images(6), 0.15)
+
+
 def test_no_more_is_read_ahead_than_travels(server: FakeServer, open_client: Open) -> None:
     """A generator of a million fields costs what is under way."""
     read = 0
