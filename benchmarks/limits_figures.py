@@ -61,8 +61,8 @@ BARS: Final = (
         "client_ms_per_field",
         "the caller's processor time a field, gRPC itself included, ms",
         5,
-        cause="gRPC is in the figure, with the field in its message and every cell in its answer; next step: a profile of "
-        "how the answer becomes objects",
+        cause="gRPC is in the figure, with the field in its message and every cell in its answer; next step: a "
+        "profile of how the answer becomes objects",
     ),
     Bar(
         "memory_ratio",

@@ -123,7 +123,7 @@ def test_classify_a_folder(server: FakeServer, tmp_path: Path) -> None:
     result = run("classify", folder, "--url", server.url, "--json", tmp_path / "out.json")
     assert result.exit_code == 0, result.output
     assert "20 cell(s)" in result.output
-    assert "2 cell(s) to review" in result.output
+    assert "3 cell(s) to review" in result.output
     document = CellsAnalysis.model_validate_json((tmp_path / "out.json").read_text())
     assert [Path(cell.source).name for cell in document.cells] == [f"cell-{i:02}.png" for i in range(20)]
 
