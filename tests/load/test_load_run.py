@@ -21,6 +21,8 @@ from fake_server import Call, FakeServer, Refuse, cells  # noqa: E402
 if importlib.util.find_spec("locust") is None:
     pytest.skip("needs the extra 'load'", allow_module_level=True)
 
+from load_shapes import CELLS  # noqa: E402
+
 
 def load(out: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     command = [sys.executable, str(HERE / "run.py"), "--out", str(out), *words]
@@ -63,7 +65,7 @@ def test_a_shape_that_expects_refusals_takes_them_and_nothing_else(tmp_path: Pat
     status = grpc.StatusCode.UNAVAILABLE
 
     def now_and_then(call: Call) -> dict[str, object]:
-        if len(call.files) == 16:
+        if len(call.files) == max(CELLS.sizes):
             raise Refuse(status, "[cytoserve:unavailable] more work waits")
         return cells([6] * len(call.files))
 

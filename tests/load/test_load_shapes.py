@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from load_shapes import CELLS, SHAPES, SLIDE, STAT_CELL, STREAMS, Shape, arrivals, peak, steady, step
+from cytoserve_client import Client
+from load_shapes import CELLS, CELLS_PER_REQUEST, SHAPES, SLIDE, STAT_CELL, STREAMS, Shape, arrivals, peak, steady, step
 
 CAPACITY = dict.fromkeys(STREAMS, 100.0)
 
@@ -69,3 +70,8 @@ def test_callers_share_the_load() -> None:
 
 def test_a_stream_without_load_sends_nothing() -> None:
     assert arrivals(replace(SHAPES["mixed"], rates={CELLS: steady(0.0)}), 60, CAPACITY) == []
+
+
+def test_requests_are_as_large_as_those_of_our_client() -> None:
+    with Client("127.0.0.1:1") as client:
+        assert client.config.cells_per_request == CELLS_PER_REQUEST == max(CELLS.sizes) == SLIDE.sizes[0]
