@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.results import RESULTS
+from benchmarks.figures import read
 from benchmarks.text import table
 
 
@@ -77,7 +76,7 @@ BARS: Final = (
 
 def limits() -> str:
     """Return the table with the sentence that says what was measured."""
-    found: dict[str, Any] = json.loads((RESULTS / "limits.json").read_text(encoding="utf-8"))
+    found = read("limits")
     said = (
         f"{found['evaluations_per_cell']} evaluations a cell, as Triton counts them. A film of 200 cells takes "
         f"{found['film_seconds']} s ({found['cells_per_second']} cells a second), during which the caller uses "

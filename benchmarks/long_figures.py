@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from benchmarks.results import RESULTS
+from benchmarks.figures import read
 from benchmarks.text import table
 
 
 def slide() -> str:
     """Return what a whole slide took."""
-    found: dict[str, Any] = json.loads((RESULTS / "slide.json").read_text(encoding="utf-8"))
+    found = read("slide")
     width, height = found["pixels"]
     memory = found["client_mib"]
     rows = [
@@ -29,7 +28,7 @@ def slide() -> str:
 
 def long_film() -> str:
     """Return what a folder of 2,000 fields took."""
-    found: dict[str, Any] = json.loads((RESULTS / "long_film.json").read_text(encoding="utf-8"))
+    found = read("long_film")
     client, server, written = found["client_mib"], found["server_mib"], found["file_mib"]
 
     def memory(one: dict[str, float]) -> str:
@@ -37,7 +36,7 @@ def long_film() -> str:
 
     seconds = f"{found['seconds_until_the_last_answer']}, {found['seconds']}"
     rows = [
-        ["fields sent; answered; failed", f"{found['fields']}; {found['answered']}; {len(found['failures'])}"],
+        ["fields sent; answered; failed", f"{found['fields']}; {found['answered']}; {found['failed']}"],
         ["cells; of them to review", f"{found['cells']['all']}; {found['cells']['to_review']}"],
         ["seconds, to the last answer and with all files", seconds],
         ["server's memory after a tenth, a half, all, MiB", memory(server)],
@@ -50,7 +49,7 @@ def long_film() -> str:
 
 def replay() -> str:
     """Return what 100,000 cells in a row did to a server."""
-    found: dict[str, Any] = json.loads((RESULTS / "replay.json").read_text(encoding="utf-8"))
+    found = read("replay")
     said = (
         f"{found['cells']} cells ({found['different_cells']} different ones) in {found['requests']} requests and "
         f"{found['seconds'] / 60:.0f} minutes, at {100 * found['share_of_capacity']:.0f} % of the "

@@ -58,14 +58,15 @@ def write_fields(folder: Path, files: list[Path], count: int) -> None:
         list(pool.map(write, range(count)))
 
 
-def watch(process: subprocess.Popen[bytes], server: LocalServer, kept: Path) -> list[tuple[int, float, float]]:
-    """Return answers kept, the command's MiB and the server's MiB, again and again until the command ends."""
+def watch(process: subprocess.Popen[bytes], server: LocalServer, kept: Path) -> list[tuple[float, int, float, float]]:
+    """Return seconds gone, answers kept, the command's MiB and the server's, again and again until the command ends."""
     assert server.pid is not None
-    seen, command = [], psutil.Process(process.pid)
+    seen, command, began = [], psutil.Process(process.pid), time.monotonic()
     while process.poll() is None:
         if kept.exists():
             try:
-                seen.append((kept.read_bytes().count(b"\n") - 1, _mib(command), resident_mib(server.pid)))
+                answers = kept.read_bytes().count(b"\n") - 1
+                seen.append((time.monotonic() - began, answers, _mib(command), resident_mib(server.pid)))
             except (FileNotFoundError, psutil.NoSuchProcess):
                 break
         time.sleep(EVERY_S)
@@ -96,18 +97,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise SystemExit(f"the command failed: exit code {process.returncode}")
         report = json.loads((out / "json").read_text(encoding="utf-8"))
         written = {name: round((out / name).stat().st_size / 2**20, 1) for name in ("json", "csv", "report")}
-    done, client_mib, server_mib = np.array(seen).T
+    gone, done, client_mib, server_mib = np.array(seen).T
     answered = len(report["fields"])
     answering = done < answered
     return {
         "fields": args.fields,
         "answered": answered,
-        "failures": [{key: one[key] for key in ("source", "error")} for one in report["failures"]][:10],
+        "failed": len(report["failures"]),
         "skipped": len(report["skipped"]),
         "cells": {"all": sum(len(one["cells"]) for one in report["fields"]), "to_review": len(report["review"])},
         "exit_code": process.returncode,
         "seconds": round(seconds, 1),
-        "seconds_until_the_last_answer": round(float(EVERY_S * answering.sum()), 1),
+        "seconds_until_the_last_answer": round(float(gone[~answering][0]), 1),
         "file_mib": written,
         "client_mib": _at_parts(done[answering], client_mib[answering], answered),
         "client_mib_most": round(float(client_mib.max()), 1),

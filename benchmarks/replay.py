@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 
 from benchmarks.results import Benchmark, DataRead, Inputs, run, served_weights
 from benchmarks.server_state import ServerState, state_of
-from benchmarks.soak import WrongAnswer
+from benchmarks.soak import WrongAnswer, substance
 from benchmarks.trend import TOLERATED, Trend
 
 CELLS: Final = 100_000
@@ -83,13 +83,7 @@ class Replay:
         if len(result.cells) != len(images):
             raise WrongAnswer(f"{len(images)} images, {len(result.cells)} answers: {result.failures[:1]}")
         for image, cell in zip(images, result.cells, strict=True):
-            known = self.known[image.name]
-            if (cell.source, cell.label, cell.decision, cell.reasons) != (
-                image.name,
-                known.label,
-                known.decision,
-                known.reasons,
-            ):
+            if cell.source != image.name or substance(cell) != substance(self.known[image.name]):
                 raise WrongAnswer(f"another answer than before for {image.name}: {cell.label}, {cell.decision}")
 
     def arrived(self, began: float, at: float, chosen: Sequence[int]) -> None:
@@ -198,8 +192,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ends = [float(len(plan) * (window + 1) / WINDOWS) for window in range(WINDOWS)]
 
     def held(name: str, tolerated: float = 0.0) -> dict[str, Any]:
-        read: Callable[[ServerState], Any] = lambda state: getattr(state, name)  # noqa: E731
-        return flat(requests, [float(read(state)) for _, state in states], tolerated)
+        return flat(requests, [float(getattr(state, name)) for _, state in states], tolerated)
 
     return {
         "cells": sum(len(chosen) for _, chosen in plan),

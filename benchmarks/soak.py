@@ -103,12 +103,13 @@ class Work:
         for failure in result.failures:
             self.outcomes[failure.error] += 1
         for cell in result.cells:
-            if _substance(cell) != _substance(self.known[cell.source][1]):
-                raise WrongAnswer(f"another answer than before: {_substance(cell)}")
+            if substance(cell) != substance(self.known[cell.source][1]):
+                raise WrongAnswer(f"another answer than before: {substance(cell)}")
             self.outcomes["answered"] += 1
 
 
-def _substance(cell: CellAnswer) -> tuple[Any, ...]:
+def substance(cell: CellAnswer) -> tuple[Any, ...]:
+    """Return what makes two answers about a cell the same."""
     return cell.label, cell.decision, cell.reasons
 
 

@@ -27,6 +27,7 @@ from cytoserve_cli.film import SLIDE_CELLS, FilmCall, analyze_film, doubt_scale,
 from cytoserve_cli.formats import FormatOutputs
 from cytoserve_cli.mounts import need
 from cytoserve_cli.outputs import check_outputs, write_json, write_overlays, write_page
+from cytoserve_cli.resume import Terms, UnfinishedFilm
 from cytoserve_cli.terminal import bars, consoles
 
 analyze_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -91,12 +92,16 @@ def analyze(
     quiet = len(selected.files) < 2 and not slides
     with film_of(selected.files, bool(slides), um_per_pixel) as source:
         with connected(url, tls, notes, timeout) as client, bars(notes, quiet=quiet) as report:
-            service = client.info() if formats.wanted or page is not None or audit is not None else None
+            asked = formats.wanted or any(path is not None for path in (page, audit, resume))
+            service = client.info() if asked else None
             unfinished = None
+            if resume is not None and service is not None:
+                terms = Terms.of(service, source.um_per_pixel, chosen)
+                unfinished = UnfinishedFilm(resume, selected.files, terms)
             if slides or cells is not None or resume is not None:
                 wanted = SLIDE_CELLS if slides and cells is None else cells
-                call = FilmCall(wanted, sample, chosen.arguments, resume)
-                analysis, unfinished = analyze_film(client, source, call, report)
+                call = FilmCall(wanted, sample, chosen.arguments, unfinished)
+                analysis = analyze_film(client, source, call, report)
             else:
                 analysis = client.analyze(
                     selected.files,

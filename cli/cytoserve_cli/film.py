@@ -20,7 +20,7 @@ from cytoserve_reports.page.pictures import file_of
 from rich.console import Console
 
 from cytoserve_cli.mounts import need
-from cytoserve_cli.resume import Terms, UnfinishedFilm
+from cytoserve_cli.resume import UnfinishedFilm
 from cytoserve_cli.terminal import Report, plain
 
 if TYPE_CHECKING:
@@ -92,10 +92,9 @@ class FilmSource:
         if self.films:
             return [item for film in self.films for item in film.skipped(self.interrupted, sources)]
         reason = INTERRUPTED if self.interrupted else ENOUGH_CELLS
-        what = ("not waited for" if place < self.taken else "not sent" for place in range(len(self.files)))
         return [
-            Skipped(shown(file), reason, f"{state}: {ENDED[reason]}")
-            for file, state in zip(self.files, what, strict=True)
+            Skipped(shown(file), reason, f"{'not waited for' if place < self.taken else 'not sent'}: {ENDED[reason]}")
+            for place, file in enumerate(self.files)
             if shown(file) not in sources
         ]
 
@@ -169,30 +168,25 @@ class FilmCall:
         White cells after which it has been read enough; None: it is read to its end.
     sample : str or None
     options : Arguments
-    resume : Path or None
-        Where answers are kept as they come.
+    unfinished : UnfinishedFilm or None
+        Keeps the answers as they come.
     """
 
     cells: int | None
     sample: str | None
     options: Arguments
-    resume: Path | None = None
+    unfinished: UnfinishedFilm | None = None
 
 
-def analyze_film(
-    client: Client, source: FilmSource, call: FilmCall, report: Report
-) -> tuple[SmearAnalysis, UnfinishedFilm | None]:
+def analyze_film(client: Client, source: FilmSource, call: FilmCall, report: Report) -> SmearAnalysis:
     """Send fields until so many white cells have a class, or none is left; after Ctrl-C, what was found counts.
 
     Raises
     ------
-    BadParameter
-        See `UnfinishedFilm`.
     OSError
         An answer could not be kept.
     """
-    unfinished = _unfinished(client, source, call)
-    found = done = 0
+    unfinished, found, done = call.unfinished, 0, 0
     answered = None if unfinished is None else unfinished.answered
     with client.analyze_stream(source.images(), source.um_per_pixel, answered=answered, **call.options) as stream:
         try:
@@ -214,20 +208,12 @@ def analyze_film(
             source.interrupted = True
     analysis = stream.result(call.sample, source.placed)
     unreadable = [failure for film in source.films for failure in film.tally.unreadable]
-    whole = analysis.model_copy(
+    return analysis.model_copy(
         update={
             "failures": (*analysis.failures, *unreadable),
             "skipped": (*analysis.skipped, *source.skipped(analysis)),
         }
     )
-    return whole, unfinished
-
-
-def _unfinished(client: Client, source: FilmSource, call: FilmCall) -> UnfinishedFilm | None:
-    if call.resume is None:
-        return None
-    terms = Terms.of(client.info(), source.um_per_pixel, call.options)
-    return UnfinishedFilm(call.resume, source.files, terms)
 
 
 def white_cells_in(answer: FieldAnalysis) -> int:

@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import typer
 from cytoserve_client import Failure, FieldAnalysis, ModelInfo, ServiceInfo
-from cytoserve_client.options import Arguments
+from cytoserve_client.options import Options
 from cytoserve_client.results import Frozen
 from cytoserve_contract.codes import ErrorCode
-from cytoserve_contract.parameters import HOME_SITE
-from cytoserve_files import append_line, open_regular, read_bytes, shown, write_bytes
-from cytoserve_files.selection import digest_of
+from cytoserve_files import append_line, read_bytes, shown, write_bytes
+from cytoserve_reports.audit import input_hashes
 from pydantic import ValidationError
 from rich.console import Console
 
 from cytoserve_cli.terminal import plain
-
-SCHEMA: Final = "cytoserve.unfinished_film/1"
 
 PASSING: Final = frozenset(code.value for code in ErrorCode if code.retryable)
 """Failures that another call may not meet."""
@@ -36,7 +32,7 @@ PASSING: Final = frozenset(code.value for code in ErrorCode if code.retryable)
 class Terms(Frozen):
     """What the answers of one film have in common: answers of two models, or of two calibrations, are no sample."""
 
-    schema_name: Literal["cytoserve.unfinished_film/1"] = SCHEMA
+    schema_name: Literal["cytoserve.unfinished_film/1"] = "cytoserve.unfinished_film/1"
     model: ModelInfo
     site: str
     calibration_sha256: str | None
@@ -46,18 +42,17 @@ class Terms(Frozen):
     classes: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, service: ServiceInfo, um_per_pixel: float | None, options: Arguments) -> Terms:
+    def of(cls, service: ServiceInfo, um_per_pixel: float | None, options: Options) -> Terms:
         """Return the terms of a call."""
-        name = options["site"] or HOME_SITE
-        site = service.site(name)
+        site = service.site(options.site_name)
         return cls(
             model=service.model,
-            site=name,
+            site=options.site_name,
             calibration_sha256=None if site is None else site.content_sha256,
             um_per_pixel=um_per_pixel,
-            budget=options["budget"],
-            alpha=options["alpha"],
-            classes=options["classes"],
+            budget=options.budget,
+            alpha=options.alpha,
+            classes=options.classes,
         )
 
     def differences(self, other: Terms) -> list[str]:
@@ -99,7 +94,7 @@ class UnfinishedFilm:
 
     def __init__(self, path: Path, files: Sequence[Path], terms: Terms) -> None:
         self.path = path
-        self._hashes = {shown(file): digest_of(partial(open_regular, file)) for file in files}
+        self._hashes = dict(zip(map(shown, files), input_hashes(files), strict=True))
         kept = self._read(terms)
         self.answered: Mapping[str, FieldAnalysis] = {
             one.answer.source: one.answer for one in kept if one.file_sha256 == self._hash_of(one.answer.source)

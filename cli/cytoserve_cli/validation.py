@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from cytoserve_reports.text import NOTICE
 from cytoserve_validation import answers, calibrate, familiarity, labelled, pictures, planning, promises, published_sets
 from cytoserve_validation.anomalies import sentences as anomaly_sentences
 from cytoserve_validation.errors import BadSetting
+from cytoserve_validation.published_sets import PUBLISHED
 from rich.console import Console
 from rich.table import Table
 
@@ -164,7 +165,7 @@ def validate_command(
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option("--published", help="FOLDER is a published set with strangers in it: aml_lmu or mll23."),
+        typer.Option("--published", help=f"FOLDER is a published set with strangers in it: {', '.join(PUBLISHED)}."),
     ] = None,
     url: o.Url = None,
     um_per_pixel: o.Scale = None,
@@ -196,7 +197,8 @@ def validate_command(
         raise typer.BadParameter("--published takes the strangers from the set itself: leave out --strangers")
     kinds = None
     if published:
-        everything, kinds = _published(folder, published)
+        found_set = published_sets.divided(folder, published)
+        everything, kinds = found_set.cells, found_set.strangers
     else:
         everything = labelled.scan(folder)
     table = labelled.read_groups(groups, everything) if groups else None
@@ -234,12 +236,6 @@ def validate_command(
     _print_report(whole, ignored, report, out)
     incomplete = failed or anomalies_failed or any_lost(ignored)
     raise typer.Exit(exit_codes.SOME_FAILED if incomplete else exit_codes.OK)
-
-
-def _published(folder: Path, name: str) -> tuple[labelled.LabelledCells, Mapping[Path, str]]:
-    """Return the labelled cells of a published set, and its strangers with their kinds."""
-    found = published_sets.divided(folder, name)
-    return found.cells, found.strangers
 
 
 def _in_force(info: ServiceInfo, site: str | None) -> Any:

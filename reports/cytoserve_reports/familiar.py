@@ -44,15 +44,20 @@ def first_line(familiarity: SampleFamiliarity | None, cells: Iterable[ScoredCell
     """
     if familiarity is not None:
         return FirstLine(familiarity.headline, familiarity.rejected or familiarity.unfamiliar == familiarity.cells)
-    compared = [cell for cell in cells if cell.familiarity is not None]
+    compared, unfamiliar = compared_alone(cells)
     if not compared:
         return FirstLine(f"Not compared: there is no cell to compare with the calibration of site '{site}'.", False)
-    unfamiliar = sum(is_unfamiliar(cell) for cell in compared)
     return FirstLine(
-        f"Not one sample: each cell was compared by itself with the calibration of site '{site}' ({len(compared)} "
+        f"Not one sample: each cell was compared by itself with the calibration of site '{site}' ({compared} "
         f"cell(s), {unfamiliar} unfamiliar).",
-        unfamiliar == len(compared),
+        unfamiliar == compared,
     )
+
+
+def compared_alone(cells: Iterable[ScoredCell]) -> tuple[int, int]:
+    """Return how many cells were compared, and how many of them are unfamiliar, each by itself."""
+    compared = [cell for cell in cells if cell.familiarity is not None]
+    return len(compared), sum(is_unfamiliar(cell) for cell in compared)
 
 
 def is_unfamiliar(cell: ScoredCell) -> bool:

@@ -84,7 +84,7 @@ def test_after_a_kill_the_same_command_goes_on(server: FakeServer, pictures: lis
     assert not kept.exists()
 
 
-def half_done(server: FakeServer, pictures: list[Path], kept: Path, *words: object) -> set[bytes]:
+def half_done(server: FakeServer, pictures: list[Path], kept: Path) -> set[bytes]:
     """Run a film of which every other field is refused for now; return the contents that have no answer yet."""
     refused = {path.read_bytes() for path in pictures[::2]}
 
@@ -94,7 +94,7 @@ def half_done(server: FakeServer, pictures: list[Path], kept: Path, *words: obje
         return answered_differently(call)
 
     server.fake.on_smear = judge
-    result = run("analyze", *pictures, "--url", server.url, "--resume", kept, *words)
+    result = run("analyze", *pictures, "--url", server.url, "--resume", kept)
     assert result.exit_code == 3, result.output
     assert "the same command goes on from there" in " ".join(result.output.split())
     server.fake.on_smear = answered_differently

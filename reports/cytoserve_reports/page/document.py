@@ -16,7 +16,7 @@ from cytoserve_contract.names import VERDICTS
 from cytoserve_files.selection import SYSTEM_FILE
 
 from cytoserve_reports.differential import OUTSIDE_DENOMINATOR, ClassCount, is_small, unlabelled, white_cells
-from cytoserve_reports.familiar import first_line, is_unfamiliar
+from cytoserve_reports.familiar import compared_alone, first_line, is_unfamiliar
 from cytoserve_reports.novelty import STRANGE_LEVEL
 from cytoserve_reports.page.language import PageTexts, visible
 from cytoserve_reports.page.pictures import FieldPicture, PictureShare, ReadField, field_picture, file_of
@@ -390,11 +390,10 @@ def familiar_sentence(
     ``cells`` are looked at where they were not judged as one sample.
     """
     if familiarity is None:
-        compared = [cell for cell in cells if cell.familiarity is not None]
+        compared, unfamiliar = compared_alone(cells)
         if not compared:
             return texts("familiar.not_compared", site=visible(site))
-        unfamiliar = sum(is_unfamiliar(cell) for cell in compared)
-        return texts("familiar.not_one", site=visible(site), cells=len(compared), unfamiliar=unfamiliar)
+        return texts("familiar.not_one", site=visible(site), cells=compared, unfamiliar=unfamiliar)
     key = "known"
     if familiarity.rejected:
         key = "rejected"
