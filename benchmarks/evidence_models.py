@@ -242,6 +242,62 @@ def unseen(results: Results) -> Section:
     return Section("unseen", "A class that was never seen", UNSEEN, criteria, "\n\n".join(parts))
 
 
+def left_site(results: Results) -> Section:
+    """Return the section on sites that a training never saw, against a classifier of the same cells."""
+    title = "A site that was never seen, against a classifier"
+    found = results.get("leave_site_out")
+    if found is None:
+        return Section("left_site", title, ("leave_site_out",), [], "")
+    criteria = [
+        Criterion(
+            "mean over the sites left out, denoiser ahead of the classifier by at least 10 points of balanced accuracy",
+            f"{100 * found['mean_ahead']:+.1f} points ({percent(found['mean']['denoiser'])} and "
+            f"{percent(found['mean']['classifier'])})",
+            found["mean_ahead"] >= 0.1,
+        ),
+        *(
+            Criterion(
+                "bcisc left out: balanced accuracy at least 0.80",
+                _figure(one["denoiser"]["balanced_accuracy"]),
+                one["denoiser"]["balanced_accuracy"]["value"] >= 0.8,
+            )
+            for one in found["runs"]
+            if one["site"] == "bcisc"
+        ),
+    ]
+    rows = [
+        [
+            f"`{one['data']}`, {one['cells']} cells"
+            + (f" of {one['slides']} subjects or slides" if one["slides"] else ""),
+            ", ".join(f"{name} {cells}" for name, cells in one["trained_on"].items()),
+            _figure(one["denoiser"]["balanced_accuracy"]),
+            _figure(one["classifier"]["balanced_accuracy"]),
+            f"{100 * one['ahead']['value']:+.1f} [{100 * one['ahead']['low']:+.1f}, {100 * one['ahead']['high']:+.1f}]",
+            " / ".join(_figure(one[key]["wrong_among_surer"]) for key in ("denoiser", "classifier")),
+            " / ".join(percent(one["at_home"][key]) for key in ("denoiser", "classifier")),
+        ]
+        for one in found["runs"]
+    ]
+    head = ["left out", "cells trained on", "denoiser", "classifier", "points ahead"]
+    head += ["wrong among the surer half (denoiser / classifier)", "at home (denoiser / classifier)"]
+    training = found["runs"][0]["training"]
+    return Section(
+        "left_site",
+        title,
+        ("leave_site_out",),
+        criteria,
+        f"Balanced accuracy among the five classes that all sites have. A training from nothing of {training['steps']} "
+        f"steps for each site, which saw no cell, no stain and no empty window of it (seed {training['seed']}). The "
+        "classifier is a ResNet-18 of about as many weights, trained on as many draws of the same cells with the same "
+        "augmentation; both see every cell in its four quarter turns. At home: validation cells of the sites "
+        f"that were trained on.\n\n{table(head, rows)}",
+    )
+
+
+def _figure(row: dict[str, Any]) -> str:
+    return percent(row["value"], (row["low"], row["high"]))
+
+
 def _auc(row: dict[str, Any]) -> str:
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 

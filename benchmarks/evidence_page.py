@@ -131,6 +131,7 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
     models.external_site,
     own_sites,
     mixture,
+    models.left_site,
     models.unseen,
     away,
     familiarity,

@@ -107,6 +107,19 @@ def short_run(what: str) -> str:
     )
 
 
+LEFT_SITES: Final = ("pbc", "bcisc", "chula_wbc")
+SITE_TRAINED: Final = "three trainings without a site each, 21 min on two idle cores, and a classifier beside each"
+
+
+def runs_without_a_site() -> str:
+    """Return the trainings that `leave_site_out` measures, one a line."""
+    return "\n$ ".join(
+        f"cytoserve train denoiser --leave-site {site} --margin-weight 0.05 --time-mean=-0.6 --learning-rate 8e-4 "
+        f"--steps 4000 --out runs/left_{site}"
+        for site in LEFT_SITES
+    )
+
+
 MEASUREMENTS: Final = (
     Measurement("pbc_test", "accuracy", "DATA/pbc/test --um-per-pixel 0.18", 5),
     Measurement("bccd_cells", "accuracy", "DATA/bccd_cells", 3),
@@ -151,6 +164,14 @@ MEASUREMENTS: Final = (
     *(
         Measurement(f"unseen_{what}", "unseen", f"runs/hidden_{what}", 2, TRAINED, first=short_run(what))
         for what in LEFT_OUT
+    ),
+    Measurement(
+        "leave_site_out",
+        "leave_site_out",
+        " ".join(f"runs/left_{site}" for site in LEFT_SITES),
+        40,
+        SITE_TRAINED,
+        first=runs_without_a_site(),
     ),
     Measurement("slide", "slide", "DATA", 4),
     Measurement("long_film", "long_film", "DATA", 5),

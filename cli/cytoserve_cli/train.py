@@ -54,6 +54,9 @@ def denoiser(
     leave_out: Annotated[
         str, typer.Option(help="Classes to leave out, joined by commas, to measure how they stand out.")
     ] = "",
+    leave_site: Annotated[
+        str, typer.Option(help="Site of which nothing is to be seen, to measure what the others teach about it.")
+    ] = "",
     mild: Annotated[bool, typer.Option(help="Mild augmentation from the beginning, for a short run at home.")] = False,
     margin_weight: Annotated[float, typer.Option(help="Weight of the margin between classes.")] = 0.03,
     time_mean: Annotated[float, typer.Option(help="Mean of the logit of the timesteps; lower is less noise.")] = -0.3,
@@ -65,13 +68,16 @@ def denoiser(
     """Train the denoiser, which answers all classes in one pass; resumable (about 100 minutes on two idle cores)."""
     check_output_folder(out)
     from cytoserve_training.cells import left_out
-    from cytoserve_training.denoiser_train import MILD, DenoiserTrainConfig, train
+    from cytoserve_training.denoiser_train import train
     from cytoserve_training.sites import SITES
+    from cytoserve_training.train_config import MILD, DenoiserTrainConfig
 
     chosen = tuple(name.strip() for name in sites.split(",") if name.strip()) or tuple(SITES)
-    unknown = [name for name in chosen if name not in SITES]
-    if unknown:
-        raise typer.BadParameter(f"--sites names {', '.join(unknown)}; known are {', '.join(SITES)}")
+    for option, named in (("--sites", chosen), ("--leave-site", (leave_site,) if leave_site else ())):
+        if unknown := [name for name in named if name not in SITES]:
+            raise typer.BadParameter(f"{option} names {', '.join(unknown)}; known are {', '.join(SITES)}")
+    if set(chosen) == {leave_site}:
+        raise typer.BadParameter(f"--leave-site {leave_site} leaves no site to train on")
     try:
         left_out(leave_out)
     except ValueError as error:
@@ -87,6 +93,7 @@ def denoiser(
         start_from=start_from,
         trunk=trunk,
         leave_out=leave_out,
+        leave_site=leave_site,
         learning_rate=learning_rate,
         seed=seed,
         device=device,

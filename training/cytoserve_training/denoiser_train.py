@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from cytoserve_files import output_file, write_text
@@ -23,8 +23,8 @@ from diffusers import UNet2DConditionModel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from cytoserve_training.augment import Augmentation
-from cytoserve_training.cells import CLASSES, cut, join, left_out, without
+from cytoserve_training.batches import Batches
+from cytoserve_training.cells import CLASSES, cut
 from cytoserve_training.denoiser import (
     TRAIN_TIMESTEPS,
     ClassMargin,
@@ -37,56 +37,8 @@ from cytoserve_training.denoiser import (
     take_trunk,
 )
 from cytoserve_training.plots import plot_metrics
-from cytoserve_training.sites import SITES, load_site
-from cytoserve_training.stains import read_stains
-from cytoserve_training.strangers import empty_windows, make_strangers
-
-MILD: Final = (-1.0, 0.0)
-"""``settling`` of a run that has settled when it begins."""
-
-
-@dataclass(frozen=True)
-class DenoiserTrainConfig:
-    """Everything a run depends on besides the data; written beside its checkpoints.
-
-    ``data`` holds the folders of all sites. ``start_from`` names the folder of an earlier run whose autoencoder,
-    averaged weights and margin scales this one begins with; ``trunk`` that of a checkpoint whose denoiser is told a
-    class, from which all but the class is taken (`take_trunk`), and its autoencoder. Timesteps are drawn as
-    ``sigmoid(N(time_mean, time_spread))`` of the schedule: more often where the bank of noise samples lies. A share
-    ``strangers`` of a batch is no cell of any class. From the share ``settling[0]`` of the steps on ever fewer cells
-    get the wide ranges of the augmentation, foreign stains and faults of scanners; from ``settling[1]`` on only
-    ``settled`` times as many as first. The network has learned by then that stain is not a class, and the cells that
-    it will see most are those of its own sites.
-    ``encoder_cells`` augmented cells fit the autoencoder. ``leave_out`` names classes, parted by commas, that are not
-    trained on.
-    """
-
-    data: str = "../shared/data"
-    out: str = "runs/denoiser"
-    sites: tuple[str, ...] = tuple(SITES)
-    start_from: str = ""
-    trunk: str = ""
-    steps: int = 8000
-    batch: int = 64
-    strangers: float = 0.125
-    margin_weight: float = 0.03
-    settling: tuple[float, float] = (0.5, 0.75)
-    settled: float = 0.15
-    time_mean: float = -0.3
-    time_spread: float = 0.9
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 1e-5
-    warmup: int = 200
-    weight_decay: float = 0.01
-    ema: float = 0.999
-    encoder_cells: int = 3000
-    seed: int = 20261126
-    leave_out: str = ""
-    save_every: int = 200
-    validate_every: int = 500
-    validation_cells_per_class: int = 40
-    device: str = "cpu"
-    threads: int = 2
+from cytoserve_training.sites import load_site
+from cytoserve_training.train_config import DenoiserTrainConfig
 
 
 class Trainer:
@@ -101,18 +53,13 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(config.device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        data = Path(config.data)
-        sets = [without(load_site(data, name, "train"), left_out(config.leave_out)) for name in config.sites]
-        self.cells = join(sets)
-        self.sampling = torch.cat(
-            [SITES[name].share * _balance(one.labels) for name, one in zip(config.sites, sets, strict=True)]
-        )
+        self.batches = Batches(config, self.generator)
         self.validation = {
-            name: load_site(data, name, "val", config.validation_cells_per_class if name == "pbc" else None)
-            for name in config.sites
+            name: load_site(
+                Path(config.data), name, "val", config.validation_cells_per_class if name == "pbc" else None
+            )
+            for name in config.seen_sites()
         }
-        self.stains = read_stains(data)
-        self.empty, self.empty_gains = empty_windows(data)
         self.autoencoder = self._fit_autoencoder().to(self.device)
         self.mask = self.autoencoder.patch_mask().to(self.device)
         deviation = self.autoencoder.inverse.norm(dim=0)
@@ -145,7 +92,7 @@ class Trainer:
             autoencoder = PatchPCAAutoencoder.load(Path(before) / "vae")
             autoencoder.save(self.out / "vae")
             return autoencoder
-        crops, _ = self.crops(self.config.encoder_cells)
+        crops, _ = self.batches.cells_only(self.config.encoder_cells, self.done)
         autoencoder = PatchPCAAutoencoder()
         autoencoder.fit(crops)
         autoencoder.save(self.out / "vae")
@@ -158,34 +105,14 @@ class Trainer:
             network.load_state_dict(state["average"])
         self.margin.load_state_dict(state["margin"])
 
-    def augmentation(self) -> Augmentation:
-        """Return the ranges at this step: wide, and settling towards the end."""
-        begins, ends = self.config.settling
-        left = (ends - self.step / max(1, self.config.steps)) / (ends - begins)
-        return Augmentation().rarer(self.config.settled + (1 - self.config.settled) * min(1.0, max(0.0, left)))
-
-    def crops(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw ``count`` augmented cells, sites by share, classes balanced by square root: ``(crops, labels)``."""
-        rows = torch.multinomial(self.sampling, count, replacement=True, generator=self.generator)
-        crops = cut(
-            self.cells.images[rows], self.cells.gains[rows], self.augmentation(), self.generator, foreign=self.stains
-        )
-        return crops, self.cells.labels[rows]
-
-    def strangers(self, count: int, crops: Tensor, labels: Tensor) -> Tensor:
-        """Return ``count`` crops that are no cell of any class, made of the batch's own (`make_strangers`)."""
-        empty = crops[:0]
-        if len(self.empty):
-            rows = torch.randint(len(self.empty), (-(-count // 4),), generator=self.generator)
-            empty = cut(self.empty[rows], self.empty_gains[rows], self.augmentation(), self.generator)
-        return make_strangers(crops[:count], labels[:count], empty, self.generator)
+    @property
+    def done(self) -> float:
+        """Share of the steps that are done."""
+        return self.step / max(1, self.config.steps)
 
     def batch(self) -> tuple[Tensor, Tensor, int]:
         """Draw a batch: its latents, the labels of its cells, and how many of its rows, the last, are strangers."""
-        strange = round(self.config.batch * self.config.strangers)
-        crops, labels = self.crops(self.config.batch - strange)
-        if strange:
-            crops = torch.cat([crops, self.strangers(strange, crops, labels)])
+        crops, labels, strange = self.batches.draw(self.done)
         with torch.no_grad():
             latents = self.autoencoder.encode(crops.to(self.device))
         return latents, labels.to(self.device), strange
@@ -337,13 +264,6 @@ def class_errors(
             prediction = predict_all(unet, noisy.to(memory_format=torch.channels_last), timestep, classes)
         out.append(class_errors_of(prediction, target, channel_weight, mask))
     return torch.cat(out).reshape(cells, count, classes)
-
-
-def _balance(labels: Tensor) -> Tensor:
-    """Return (N,) sampling weights with sum 1: classes by the square root of their size."""
-    counts = torch.bincount(labels, minlength=len(CLASSES)).float().clamp(min=1)
-    weight = counts.rsqrt()[labels]
-    return weight / weight.sum()
 
 
 def _rows(path: Path) -> Iterator[dict[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cytoserve_training.denoiser_train import DenoiserTrainConfig
+from cytoserve_training.train_config import DenoiserTrainConfig
 
 
 def reference_runs(

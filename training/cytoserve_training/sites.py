@@ -27,12 +27,14 @@ class TrainingSite:
     """Cells of one site.
 
     ``share`` is its part of a training batch, relative to the other sites'; ``um_per_pixel`` the scale of its files;
-    ``files`` finds the files of a part below the folder of all data.
+    ``files`` finds the files of a part below the folder of all data; ``laboratory`` names the folders, below the same,
+    of all that shows its microscope or may do so.
     """
 
     share: float
     um_per_pixel: float
     files: Callable[[Path, Part], list[Path]]
+    laboratory: tuple[str, ...]
 
 
 def _pbc(data: Path, part: Part) -> list[Path]:
@@ -49,11 +51,16 @@ def _chula(data: Path, part: Part) -> list[Path]:
 
 
 SITES: Final = {
-    "pbc": TrainingSite(0.72, PBC_UM_PER_PIXEL, _pbc),
-    "bcisc": TrainingSite(0.14, 0.134, _bcisc),
-    "chula_wbc": TrainingSite(0.14, 0.10, _chula),
+    "pbc": TrainingSite(0.72, PBC_UM_PER_PIXEL, _pbc, ("pbc",)),
+    "bcisc": TrainingSite(0.14, 0.134, _bcisc, ("bcisc",)),
+    "chula_wbc": TrainingSite(0.14, 0.10, _chula, ("chula_wbc", "chula_rbc")),
 }
 """By name. The shares of the small sites are a trial's: with them 523 cells were enough, and PBC lost little."""
+
+
+def shows(site: str, folder: str) -> bool:
+    """Return whether a folder below that of all data shows, or may show, the microscope of a site; no site: False."""
+    return bool(site) and Path(folder).parts[0] in SITES[site].laboratory
 
 
 def load_site(data: Path, name: str, part: Part, per_class: int | None = None) -> CellSet:

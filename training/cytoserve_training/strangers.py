@@ -20,14 +20,16 @@ from cytoserve_training.detector_data import read_yolo
 from cytoserve_training.pictures import read_rgb
 from cytoserve_training.sites import CHULA_HELD_OUT
 
+WINDOWS = "chula_wbc/fields"
+"""Folder, below that of all data, of the fields that windows without a white cell are cut from."""
 FIELD_UM_PER_PIXEL = 0.15
-"""Scale of the fields in ``chula_wbc/fields``."""
+"""Scale of those fields."""
 PATCH: int = 24
 """Side of the squares that are shuffled, pixels."""
 
 
 def empty_windows(data: Path, seed: int = 0, tries: int = 6) -> tuple[Tensor, Tensor]:
-    """Cut windows without a white cell from the labelled fields of ``chula_wbc``: red cells, platelets, dirt, nothing.
+    """Cut windows without a white cell from the labelled fields of `WINDOWS`: red cells, platelets, dirt, nothing.
 
     Returns
     -------
@@ -36,19 +38,24 @@ def empty_windows(data: Path, seed: int = 0, tries: int = 6) -> tuple[Tensor, Te
     """
     draw = np.random.default_rng(seed)
     images, gains = [], []
-    for file in sorted((data / "chula_wbc" / "fields" / "images").glob("*")):
+    for file in sorted((data / WINDOWS / "images").glob("*")):
         if file.stem.split("_")[0] in CHULA_HELD_OUT:
             continue
         picture = read_rgb(file)
         field = np.asarray(picture)
-        boxes, _ = read_yolo(data / "chula_wbc" / "fields" / "labels" / f"{file.stem}.txt", picture.size)
+        boxes, _ = read_yolo(data / WINDOWS / "labels" / f"{file.stem}.txt", picture.size)
         center = _empty_center(np.array(boxes).reshape(-1, 4), field.shape[:2], draw, tries)
         if center is not None:
             images.append(window_of(field, center, FIELD_UM_PER_PIXEL))
             gains.append(background_gain(field))
     if not images:
-        return torch.zeros(0, STORED_SIDE, STORED_SIDE, 3, dtype=torch.uint8), torch.zeros(0, 3)
+        return no_windows()
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(gains))
+
+
+def no_windows() -> tuple[Tensor, Tensor]:
+    """Return what `empty_windows` returns where there is no field to cut from."""
+    return torch.zeros(0, STORED_SIDE, STORED_SIDE, 3, dtype=torch.uint8), torch.zeros(0, 3)
 
 
 def _empty_center(
