@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cytoserve_scoring.constants import BACKGROUND_PERCENTILE, WHITE_GAIN_LIMITS, WHITE_LEVEL
+from cytoserve_scoring.vision.order_statistics import percentile
 from cytoserve_scoring.vision.stain import normalise_stain
 
 _SAMPLES = 40_000
@@ -31,7 +32,7 @@ def background_level(field: NDArray[np.uint8]) -> NDArray[np.float32]:
     stride = max(1, int(np.sqrt(field.shape[0] * field.shape[1] / _SAMPLES)))
     sample = field[::stride, ::stride].reshape(-1, 3)
     green = sample[:, 1]
-    background = sample[green >= np.percentile(green, BACKGROUND_PERCENTILE)]
+    background = sample[green >= percentile(green, BACKGROUND_PERCENTILE)]
     level: NDArray[np.float32] = np.maximum(np.median(background, axis=0), 1.0)
     return level
 
@@ -114,19 +115,35 @@ def resample(
     x1, y1 = int(np.ceil(center[0] + half)) + margin, int(np.ceil(center[1] + half)) + margin
     rows = np.clip(np.arange(y0, y1), 0, field.shape[0] - 1)
     cols = np.clip(np.arange(x0, x1), 0, field.shape[1] - 1)
-    window = field[rows[:, None], cols[None, :]].astype(np.float32)
+    window = field.take(rows, axis=0).take(cols, axis=1).astype(np.float32)
     if sigma > 0:
         window = ndimage.gaussian_filter(window, sigma=(sigma, sigma, 0), mode="nearest")
     grid = (np.arange(size) + 0.5) * step - half
     at_y = center[1] + grid - 0.5 - y0
     at_x = center[0] + grid - 0.5 - x0
-    out = np.empty((size, size, 3), np.float32)
-    yy, xx = np.meshgrid(at_y, at_x, indexing="ij")
-    for channel in range(3):
-        out[..., channel] = ndimage.map_coordinates(window[..., channel], (yy, xx), order=1, mode="nearest")
+    out = _bilinear(window, at_y, at_x)
     beyond_y = (center[1] + grid < 0) | (center[1] + grid > field.shape[0])
     beyond_x = (center[0] + grid < 0) | (center[0] + grid > field.shape[1])
     return out, beyond_y[:, None] | beyond_x[None, :]
+
+
+def _bilinear(window: NDArray[np.float32], at_y: NDArray[np.float64], at_x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the (Y, X, C) samples of an (H, W, C) window at every pair of places within it, bilinear.
+
+    What ``scipy.ndimage.map_coordinates`` of order 1 returns, to the last bit: the same products in double, added in
+    the same order. On a grid of rows and columns, all channels at once, it takes half the time.
+    """
+    y, x = np.floor(at_y).astype(np.intp), np.floor(at_x).astype(np.intp)
+    down, right = (at_y - y)[:, None, None], (at_x - x)[None, :, None]
+    out = np.zeros((len(y), len(x), window.shape[2]))
+    for rows, weight in ((y, 1 - down), (y + 1, down)):
+        line = window.take(rows, axis=0).astype(np.float64)
+        line *= weight
+        for columns, share in ((x, 1 - right), (x + 1, right)):
+            part = line.take(columns, axis=1)
+            part *= share
+            out += part
+    return out.astype(np.float32)
 
 
 def normalised(

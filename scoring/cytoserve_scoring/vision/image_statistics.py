@@ -6,7 +6,7 @@ Lamp, stain, focus, noise and compression leave their mark in the numbers of :mo
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from cytoserve_contract.image_statistics import IMAGE_STATISTIC_NAMES
@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from cytoserve_scoring.constants import WHITE_LEVEL
 from cytoserve_scoring.vision.crops import gain_of, normalised, resample
+from cytoserve_scoring.vision.order_statistics import median, percentiles
 
 Floats = NDArray[np.float32]
 
@@ -114,7 +115,7 @@ def _densities(crop: Floats, lamp: Floats) -> Floats:
         [
             centre[order[-int(NUCLEAR_PART * len(order)) :]].mean(axis=0),
             centre[order[low:high]].mean(axis=0),
-            ring[total >= np.median(total)].mean(axis=0),
+            ring[total >= median(total)].mean(axis=0),
         ]
     )
     return found
@@ -142,10 +143,10 @@ def _source_noise(window: Floats) -> Floats:
     grey = window @ LUMINANCE
     rough = _roughness(grey)
     blue, red = (_roughness(window[..., c] - window[..., 1]) for c in (2, 0))
-    levels = [*np.percentile(rough, (50, 99)), np.median(blue), np.median(red)]
+    levels: list[np.floating[Any]] = [*percentiles(rough, 50, 99), median(blue), median(red)]
     columns, rows = (np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis) for axis in (1, 0))
-    at_blocks = np.median(columns[JPEG_BLOCK - 1 :: JPEG_BLOCK]) + np.median(rows[JPEG_BLOCK - 1 :: JPEG_BLOCK])
-    everywhere = np.median(columns) + np.median(rows)
+    at_blocks = median(columns[JPEG_BLOCK - 1 :: JPEG_BLOCK]) + median(rows[JPEG_BLOCK - 1 :: JPEG_BLOCK])
+    everywhere = median(columns) + median(rows)
     blocks = (at_blocks + 0.05) / (everywhere + 0.05)
     return np.log(np.array([*(level + 0.05 for level in levels), blocks], np.float32))
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from cytoserve_scoring.vision.order_statistics import percentile, percentiles
+
 GRID_SIDE: Final = 1200
 """Most points of the grid along a side."""
 
@@ -86,7 +88,7 @@ def find_outside(field: NDArray[np.uint8]) -> Outside | None:
 
 def _surround(brightest: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the dark areas that reach the picture's edge."""
-    limit = max(DARK_LEAST, DARK_PART * float(np.percentile(brightest, 90)))
+    limit = max(DARK_LEAST, DARK_PART * float(percentile(brightest, 90)))
     dark = brightest < limit
     if dark.all() or not any(side.any() for side in (dark[0], dark[-1], dark[:, 0], dark[:, -1])):
         return np.zeros(brightest.shape, np.bool_)
@@ -139,8 +141,9 @@ def _is_flat(sample: NDArray[np.uint8], area: NDArray[np.bool_]) -> bool:
     """Say whether an area is large and of one colour throughout."""
     if area.mean() < FLAT_PART:
         return False
-    low, high = np.percentile(sample[area], (1, 99), axis=0)
-    return bool((high - low).max() <= FLAT_WHOLE_RANGE)
+    inside = sample[area]
+    spans = (percentiles(inside[:, channel], 1, 99) for channel in range(3))
+    return all(high - low <= FLAT_WHOLE_RANGE for low, high in spans)
 
 
 def _hull_area(lit: NDArray[np.bool_]) -> float:

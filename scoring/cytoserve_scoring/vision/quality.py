@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cytoserve_scoring.vision.order_statistics import percentile, percentiles
+
 DARK_LEVEL: Final = 60.0
 """A crop whose 95th percentile of luminance (its background) stays below this is too dark."""
 
@@ -37,12 +39,12 @@ def sharpness(grey: NDArray[np.float32]) -> float:
     neither a pale stain nor a dim lamp changes it. 0 for an empty crop.
     """
     grey = ndimage.gaussian_filter(grey, 0.5)
-    low, high = np.percentile(grey, (1, 99))
+    low, high = percentiles(grey, 1, 99)
     spread = float(high - low)
     if spread < 1.0:
         return 0.0
     rows, columns = np.gradient(grey)
-    return float(np.percentile(np.hypot(rows, columns), 99)) / spread
+    return float(percentile(np.hypot(rows, columns), 99)) / spread
 
 
 def poor_image(crop: NDArray[np.uint8]) -> bool:
@@ -53,7 +55,7 @@ def poor_image(crop: NDArray[np.uint8]) -> bool:
     crop : (h, w, 3) ndarray of uint8, at the denoiser's scale
     """
     grey = luminance(crop)
-    low, high = np.percentile(grey, [5, 95])
+    low, high = percentiles(grey, 5, 95)
     if high < DARK_LEVEL or high - low < LEAST_CONTRAST:
         return True
     center = crop[_middle(crop.shape[0], crop.shape[1])]

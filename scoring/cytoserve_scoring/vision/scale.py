@@ -22,9 +22,11 @@ from cytoserve_contract.limits import (
 )
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
+from scipy.spatial import cKDTree
 
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
+from cytoserve_scoring.vision.order_statistics import percentile
 
 GUESS_RANGE: Final = (0.035, 0.45)
 """A guess is bounded to this range, micrometres per pixel."""
@@ -52,6 +54,8 @@ LARGEST_HOLE_PX: Final = 800
 """A hole in the foreground larger than this part of the image, and than this many pixels, is never a pale centre."""
 
 _PEAK_MARGIN: Final = 2
+_BINS: Final = 128
+"""Of the histogram that a threshold is taken from."""
 _TILE: Final = 1024
 
 
@@ -269,14 +273,24 @@ def optical_density(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
         if step > 1:
             part = part.reshape(rows, step, columns, step).mean(axis=(1, 3), dtype=np.float32)
         small = ndimage.gaussian_filter(part.astype(np.float32), 1)
-        background = np.percentile(small, 95, keepdims=True)  # an array: double precision from here on
+        background = np.full((1, 1), percentile(small, 95))  # an array: double precision from here on
         plane[...] = -np.log(np.maximum(small, 4.0) / np.maximum(background, 8.0))
     return density.transpose(1, 2, 0), step
 
 
+def _histogram(values: NDArray[np.float32], high: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return counts and edges of `_BINS` equal bins of values in 0..high, as ``numpy.histogram`` does, quicker."""
+    edges = np.linspace(0.0, high, _BINS + 1, dtype=np.float32)
+    at = np.minimum((values * np.float32(_BINS / high)).astype(np.intp), _BINS - 1)
+    # rounding may have put a value beside its bin: the edges decide, and the last bin has both of its own
+    at -= values < edges.take(at)
+    at += (values >= edges.take(at + 1)) & (at < _BINS - 1)
+    return np.bincount(at, minlength=_BINS), edges
+
+
 def _otsu(values: NDArray[np.float32], high: float) -> float:
     """Return Otsu's threshold of values in 0..high."""
-    counts, edges = np.histogram(np.clip(values, 0, high), bins=128, range=(0.0, high))
+    counts, edges = _histogram(np.clip(values, 0, high).ravel(), high)
     centers = (edges[1:] + edges[:-1]) / 2
     below, mass = np.cumsum(counts), np.cumsum(counts * centers)
     above = below[-1] - below
@@ -293,7 +307,7 @@ def cell_masks(density: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray
     if not cells.any():
         return cells, cells
     # Haemoglobin hardly absorbs red light, nuclear stain does.
-    usual = np.percentile(density[..., 0][cells], 30)
+    usual = percentile(density[..., 0][cells], 30)
     return cells, density[..., 0] > max(0.32, 2.2 * float(usual))
 
 
@@ -313,16 +327,27 @@ def _fill_small_holes(cells: NDArray[np.bool_], radius: float) -> NDArray[np.boo
     return np.asarray(cells | small[holes], np.bool_)
 
 
-def _peaks(cells: NDArray[np.bool_], to_nucleus: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the radii of the discs inscribed in ``cells`` that hold no nucleus and lie clear of the edge."""
+def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the radii of the discs inscribed in ``cells`` that hold no ``nucleus`` and lie clear of the edge."""
     inner = ndimage.gaussian_filter(ndimage.distance_transform_edt(cells), 1.0)
     peak = (inner == ndimage.maximum_filter(inner, size=9)) & (inner > 4)
     edge = np.zeros_like(peak)
     edge[_PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1, _PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1] = True
     peak &= edge
-    if to_nucleus is not None:
-        peak &= to_nucleus > 0.8 * inner
-    return np.asarray(inner[peak] + 0.5, np.float64)
+    peak &= ~nucleus
+    radii = inner[peak]
+    if len(radii) and nucleus.any():
+        # asked at the few peaks only: a distance at every pixel takes four times as long
+        away, _ = cKDTree(np.argwhere(_rim(nucleus))).query(np.argwhere(peak))
+        radii = radii[away > 0.8 * radii]
+    return np.asarray(radii + 0.5, np.float64)
+
+
+def _rim(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of an area that have one beside them that is not of it: the nearest to any outside."""
+    padded = np.pad(area, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(area & ~inner, np.bool_)
 
 
 def red_radii(tile: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -337,7 +362,6 @@ def red_radii_of(density: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the radii (pixels of ``density``) of discs that look like red cells in an (h, w, 2) optical density."""
     cells, nucleus = cell_masks(density)
     nucleus = ndimage.binary_opening(nucleus, iterations=2)
-    to_nucleus = ndimage.distance_transform_edt(~nucleus) if nucleus.any() else None
     # Start from filling every hole and come down: starting from none, a hollow cell would count as its own rim.
     radius = float("inf")
     before, radii = None, np.zeros(0)
@@ -345,7 +369,7 @@ def red_radii_of(density: NDArray[np.float32]) -> NDArray[np.float64]:
         filled = _fill_small_holes(cells, 0.7 * radius)
         if before is not None and np.array_equal(filled, before):
             break
-        radii = _peaks(filled, to_nucleus)
+        radii = _peaks(filled, nucleus)
         if len(radii) == 0:
             break
         before, radius = filled, typical_diameter(radii) / 2
