@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cytoserve_scoring.vision.crops import _bilinear
-from cytoserve_scoring.vision.scale import _histogram, _peaks, _rim
+from cytoserve_scoring.vision.lit_area import FLAT_RANGE, _flat_corners
+from cytoserve_scoring.vision.scale import _depth, _histogram, _peaks, _rim
+from cytoserve_scoring.vision.smoothing import smoothed
 from cytoserve_scoring.vision.stain import _frame
 from scipy import ndimage
 
@@ -32,6 +34,30 @@ def test_counts_and_edges_are_numpys(high: float):
         expected, known = np.histogram(clipped, bins=128, range=(0.0, high))
         assert np.array_equal(counts, expected)
         assert np.array_equal(found, known)
+
+
+@pytest.mark.parametrize("sigma", [0.17, 0.5, 1.0, 2.3])
+@pytest.mark.parametrize("mode", ["reflect", "nearest"])
+def test_smoothing_is_scipys(sigma: float, mode: str):
+    rng = np.random.default_rng(3)
+    for picture in (rng.uniform(0, 255, (40, 37, 3)).astype(np.float32), rng.normal(size=(5, 64))):
+        expected = ndimage.gaussian_filter(picture, (sigma, sigma, 0)[: picture.ndim], mode=mode)
+        assert np.array_equal(smoothed(picture, sigma, mode), expected)
+
+
+@pytest.mark.parametrize("above", [-9.0, -0.5, 1.0, 9.0])
+def test_depth_is_scipys_distance(above: float):
+    area = blobs(4, above)
+    assert np.array_equal(_depth(area), ndimage.distance_transform_edt(area))
+
+
+def test_flat_corners_are_counted_one_by_one():
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        sample = rng.integers(100, 100 + rng.integers(2, 6), (7, 9, 3), dtype=np.uint8)
+        four = [sample[np.ix_(rows, columns)] for rows in ([0, 1], [-2, -1]) for columns in ([0, 1], [-2, -1])]
+        flat = [int((part.max(axis=(0, 1)) - part.min(axis=(0, 1))).max()) <= FLAT_RANGE for part in four]
+        assert _flat_corners(sample) == sum(flat)
 
 
 def blobs(seed: int, above: float, size: tuple[int, int] = (160, 150)) -> np.ndarray:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cytoserve_scoring.constants import BACKGROUND_PERCENTILE, WHITE_GAIN_LIMITS, WHITE_LEVEL
 from cytoserve_scoring.vision.order_statistics import percentile
+from cytoserve_scoring.vision.smoothing import smoothed
 from cytoserve_scoring.vision.stain import normalise_stain
 
 _SAMPLES = 40_000
@@ -117,7 +117,7 @@ def resample(
     cols = np.clip(np.arange(x0, x1), 0, field.shape[1] - 1)
     window = field.take(rows, axis=0).take(cols, axis=1).astype(np.float32)
     if sigma > 0:
-        window = ndimage.gaussian_filter(window, sigma=(sigma, sigma, 0), mode="nearest")
+        window = smoothed(window, sigma, "nearest")
     grid = (np.arange(size) + 0.5) * step - half
     at_y = center[1] + grid - 0.5 - y0
     at_x = center[0] + grid - 0.5 - x0

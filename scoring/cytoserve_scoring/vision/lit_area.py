@@ -104,8 +104,7 @@ def _surround(brightest: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _flat_surround(sample: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return areas of one colour that fill corners and leave one convex area (white letterbox, round cut-outs)."""
     nothing = np.zeros(sample.shape[:2], np.bool_)
-    corners_of = [np.ix_(rows, columns) for rows in ([0, 1], [-2, -1]) for columns in ([0, 1], [-2, -1])]
-    if min(sample.shape[:2]) > 1 and sum(_range(sample[four]) <= FLAT_RANGE for four in corners_of) < FLAT_CORNERS:
+    if min(sample.shape[:2]) > 1 and _flat_corners(sample) < FLAT_CORNERS:
         return nothing  # ordinary pictures: what follows costs more than all other checks
     pieces, _ = ndimage.label(_spread(sample) <= FLAT_RANGE)
     corners = pieces[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -132,9 +131,12 @@ def _spread(sample: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
 
 
-def _range(part: NDArray[np.uint8]) -> int:
-    """Return the largest range of a channel over (h, w, 3) pixels."""
-    return int((part.max(axis=(0, 1)) - part.min(axis=(0, 1))).max())
+def _flat_corners(sample: NDArray[np.uint8]) -> int:
+    """Return in how many corners the outermost 2 x 2 pixels differ by no more than `FLAT_RANGE` in any channel."""
+    ends = np.array([0, 1, -2, -1])
+    four = sample[ends[:, None], ends].reshape(2, 2, 2, 2, 3)
+    apart = four.max(axis=(1, 3)) - four.min(axis=(1, 3))
+    return int(np.count_nonzero((apart <= FLAT_RANGE).all(axis=2)))
 
 
 def _is_flat(sample: NDArray[np.uint8], area: NDArray[np.bool_]) -> bool:

@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cytoserve_scoring.vision.order_statistics import percentile, percentiles
+from cytoserve_scoring.vision.smoothing import smoothed
 
 DARK_LEVEL: Final = 60.0
 """A crop whose 95th percentile of luminance (its background) stays below this is too dark."""
@@ -38,7 +38,7 @@ def sharpness(grey: NDArray[np.float32]) -> float:
     The 99th percentile of the luminance gradient (central differences) over the spread of the luminance, so that
     neither a pale stain nor a dim lamp changes it. 0 for an empty crop.
     """
-    grey = ndimage.gaussian_filter(grey, 0.5)
+    grey = smoothed(grey, 0.5)
     low, high = percentiles(grey, 1, 99)
     spread = float(high - low)
     if spread < 1.0:

@@ -27,6 +27,7 @@ from scipy.spatial import cKDTree
 from cytoserve_scoring.constants import RED_CELL_DIAMETER_UM
 from cytoserve_scoring.errors import BadScale, BadShape, TooManyPixels
 from cytoserve_scoring.vision.order_statistics import percentile
+from cytoserve_scoring.vision.smoothing import smoothed
 
 GUESS_RANGE: Final = (0.035, 0.45)
 """A guess is bounded to this range, micrometres per pixel."""
@@ -272,7 +273,7 @@ def optical_density(tile: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
         part = tile[: rows * step, : columns * step, channel]
         if step > 1:
             part = part.reshape(rows, step, columns, step).mean(axis=(1, 3), dtype=np.float32)
-        small = ndimage.gaussian_filter(part.astype(np.float32), 1)
+        small = smoothed(part.astype(np.float32), 1.0)
         background = np.full((1, 1), percentile(small, 95))  # an array: double precision from here on
         plane[...] = -np.log(np.maximum(small, 4.0) / np.maximum(background, 8.0))
     return density.transpose(1, 2, 0), step
@@ -313,7 +314,7 @@ def cell_masks(density: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray
 
 def nuclear_matter(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return what absorbs most red light in an image of one cell, by a threshold of its own (pale stains too)."""
-    red_light = ndimage.gaussian_filter(density[..., 0], 1.0)
+    red_light = smoothed(density[..., 0], 1.0)
     return np.asarray(red_light > max(_otsu(red_light, 1.2), 0.15), np.bool_)
 
 
@@ -329,7 +330,7 @@ def _fill_small_holes(cells: NDArray[np.bool_], radius: float) -> NDArray[np.boo
 
 def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the radii of the discs inscribed in ``cells`` that hold no ``nucleus`` and lie clear of the edge."""
-    inner = ndimage.gaussian_filter(ndimage.distance_transform_edt(cells), 1.0)
+    inner = smoothed(_depth(cells), 1.0)
     peak = (inner == ndimage.maximum_filter(inner, size=9)) & (inner > 4)
     edge = np.zeros_like(peak)
     edge[_PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1, _PEAK_MARGIN + 1 : -_PEAK_MARGIN - 1] = True
@@ -341,6 +342,19 @@ def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.f
         away, _ = cKDTree(np.argwhere(_rim(nucleus))).query(np.argwhere(peak))
         radii = radii[away > 0.8 * radii]
     return np.asarray(radii + 0.5, np.float64)
+
+
+def _depth(area: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return how far each pixel of an area is from the nearest outside, pixels.
+
+    ``scipy.ndimage.distance_transform_edt``, but that the squares are summed in whole numbers, which is quicker.
+    """
+    if area.all():
+        return np.asarray(ndimage.distance_transform_edt(area), np.float64)
+    y, x = ndimage.distance_transform_edt(area, return_distances=False, return_indices=True)
+    y -= np.arange(area.shape[0], dtype=np.int32)[:, None]
+    x -= np.arange(area.shape[1], dtype=np.int32)
+    return np.asarray(np.sqrt(y * y + x * x), np.float64)
 
 
 def _rim(area: NDArray[np.bool_]) -> NDArray[np.bool_]:

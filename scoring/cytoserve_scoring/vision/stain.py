@@ -10,6 +10,7 @@ Training makes the same change to its augmented crops (``cytoserve_training.augm
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -35,10 +36,12 @@ MOST_TOWARDS_EOSIN: Final = 0.12
 """Longest change towards eosin: beyond it, the two dyes cannot be separated and noise is amplified."""
 
 
+@lru_cache
 def nuclear_disc(size: int = CROP_SIZE) -> NDArray[np.bool_]:
     """Return the (size, size) bool mask of the pixels among which nuclear ones are searched."""
     offset = np.arange(size) - (size - 1) / 2
     inside: NDArray[np.bool_] = offset[:, None] ** 2 + offset[None, :] ** 2 < (NUCLEAR_RADIUS * size) ** 2
+    inside.flags.writeable = False
     return inside
 
 
