@@ -4,6 +4,10 @@
 
 It sees the crops themselves, not the latents, and as many steps of as many cells, under the same augmentation: what
 differs is that it learns to tell the classes apart, and not to predict noise under each.
+
+References
+----------
+Tsutsui et al. 2023, "Benchmarking White Blood Cell Classification Under Domain Shift", arXiv 2303.01777.
 """
 
 from __future__ import annotations
@@ -26,12 +30,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-WIDTHS: Final = (48, 96, 192, 384)
-"""Channels of the four stages: 6.3 million weights, where the denoiser has 5.6 million."""
+WIDTHS: Final = (32, 64, 128, 256)
+"""Channels of the four stages: 2.8 million weights. It trains three times as fast as the denoiser."""
+GROUPS: Final = 16
 LEARNING_RATE: Final = 2e-3
 SAVE_EVERY: Final = 500
 WEIGHTS: Final = "classifier.pt"
 """File in the folder of the denoiser's run."""
+
+
+def norm(channels: int) -> nn.Module:
+    """Return group normalisation: batch normalisation fails under another stain (Tsutsui et al. 2023)."""
+    return nn.GroupNorm(GROUPS, channels)
 
 
 class ResidualBlock(nn.Module):
@@ -40,12 +50,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(out)
+        self.first_norm = norm(out)
         self.second = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(out)
+        self.second_norm = norm(out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), norm(out))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the (B, out, h, w) features of (B, channels, H, W)."""
@@ -54,10 +64,10 @@ class ResidualBlock(nn.Module):
 
 
 def build_classifier() -> nn.Sequential:
-    """Return a ResNet-18 (He et al. 2016) of three quarters of its width: (B, 3, 96, 96) in 0..1 to (B, K) logits."""
+    """Return a ResNet-18 (He et al. 2016) of half its width: (B, 3, 96, 96) in 0..1 to (B, K) logits."""
     layers: list[nn.Module] = [
         nn.Conv2d(3, WIDTHS[0], 7, 2, 3, bias=False),
-        nn.BatchNorm2d(WIDTHS[0]),
+        norm(WIDTHS[0]),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
     ]
