@@ -318,14 +318,21 @@ def nuclear_matter(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(red_light > max(_otsu(red_light, 1.2), 0.15), np.bool_)
 
 
-def _fill_small_holes(cells: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Fill holes no larger than a disc of ``radius``: pale centres, but not the gaps between cells."""
-    holes, count = ndimage.label(~cells)
-    area = np.bincount(holes.ravel(), minlength=count + 1)
-    small = area <= np.minimum(np.pi * radius**2, max(LARGEST_HOLE * cells.size, LARGEST_HOLE_PX))
-    small[0] = False
-    small[np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]])] = False
-    return np.asarray(cells | small[holes], np.bool_)
+class _Holes:
+    """The holes in a mask of cells, none of which reaches the picture's edge."""
+
+    def __init__(self, cells: NDArray[np.bool_]) -> None:
+        self._cells = cells
+        self._of, count = ndimage.label(~cells)
+        self._area = np.bincount(self._of.ravel(), minlength=count + 1).astype(np.float64)
+        self._area[0] = np.inf
+        self._area[np.concatenate([self._of[0], self._of[-1], self._of[:, 0], self._of[:, -1]])] = np.inf
+
+    def filled(self, radius: float) -> NDArray[np.bool_]:
+        """Fill those no larger than a disc of ``radius``: pale centres, but not the gaps between cells."""
+        most = max(LARGEST_HOLE * self._cells.size, LARGEST_HOLE_PX)
+        small = self._area <= min(np.pi * radius**2, most)
+        return np.asarray(self._cells | small[self._of], np.bool_) if small.any() else self._cells
 
 
 def _peaks(cells: NDArray[np.bool_], nucleus: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -378,9 +385,9 @@ def red_radii_of(density: NDArray[np.float32]) -> NDArray[np.float64]:
     nucleus = ndimage.binary_opening(nucleus, iterations=2)
     # Start from filling every hole and come down: starting from none, a hollow cell would count as its own rim.
     radius = float("inf")
-    before, radii = None, np.zeros(0)
+    before, radii, holes = None, np.zeros(0), _Holes(cells)
     for _ in range(3):
-        filled = _fill_small_holes(cells, 0.7 * radius)
+        filled = holes.filled(0.7 * radius)
         if before is not None and np.array_equal(filled, before):
             break
         radii = _peaks(filled, nucleus)
