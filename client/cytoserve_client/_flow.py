@@ -155,10 +155,10 @@ class Flows:
         def sent() -> Flow[list[CellAnswer | CytoserveClientError]]:
             request_id = _plan.new_id()
             scales = [scale for _, _, scale in group]
-            request = _plan.image_request(_wire.CELL_MODEL, images, scales, options, request_id)
+            request = _plan.image_request(options.cell_model, images, scales, options, request_id)
             source = images[0].name if len(images) == 1 else None
             call = Call(_wire.INFER, request, options.timeout, source, request_id)
-            answer = yield from self._answered(call, _wire.CELL_MODEL, options, served)
+            answer = yield from self._answered(call, options.cell_model, options, served)
             return _plan.read_cells(answer, served.model, images, request_id)
 
         result = yield from self._caught(sent(), single=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_contract.models import CELL_ANALYSIS, MODELS, SERVICE_INFO, SMEAR_ANALYSIS
+from cytoserve_contract.models import CELL_ANALYSIS, MODELS, SERVICE_INFO, SMEAR_ANALYSIS, STAT_CELL_ANALYSIS
 from cytoserve_contract.tensors import TensorSpec
 from cytoserve_contract.values import NOT_COMPUTED
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Call:
 
 SMEAR_MODEL: Final = SMEAR_ANALYSIS.name
 CELL_MODEL: Final = CELL_ANALYSIS.name
+STAT_CELL_MODEL: Final = STAT_CELL_ANALYSIS.name
 INFO_MODEL: Final = SERVICE_INFO.name
 
 _UNUSED: Final = frozenset({"CELL_FLAGS"})

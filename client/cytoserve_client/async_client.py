@@ -134,7 +134,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Classify single-cell images; see `Client.classify`."""
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
-        served = await self._run(self._flows.served(_wire.CELL_MODEL, options))
+        served = await self._run(self._flows.served(options.cell_model, options))
         parts = await in_tasks(
             lambda chunk: self._run(self._flows.chunk(chunk, options, served)),
             job.chunks,

@@ -153,7 +153,7 @@ class Client(BaseClient[SyncTransport]):
             every cell gets it, with probability 1: only ``scores`` and ``anomaly`` carry information then.
         priority : {"routine", "stat"}
             ``stat`` goes before what waits as ``routine`` in the server's queues; what runs already is finished
-            first. Models without priority levels treat both alike.
+            first. For single cells (`classify`) the server has instances that serve ``stat`` alone.
         site : str, optional
             Whose calibration decides, one of ``info().site_names``; ``home``, the model's own, when not given.
         one_sample : bool
@@ -302,7 +302,7 @@ class Client(BaseClient[SyncTransport]):
         """
         options = Options.of(timeout, self.config.timeout, budget, alpha, classes, priority, site, one_sample)
         job = CellsJob.of(images, um_per_pixel, self.config.cells_per_request)
-        served = self._run(self._flows.served(_wire.CELL_MODEL, options))
+        served = self._run(self._flows.served(options.cell_model, options))
         parts = in_threads(
             lambda chunk: self._run(self._flows.chunk(chunk, options, served)),
             job.chunks,

@@ -10,11 +10,12 @@ from cytoserve_contract.parameters import HOME_SITE, MAX_SITE_NAME
 
 from cytoserve_client._config import check_timeout
 from cytoserve_client._contract import ServiceInfo
-from cytoserve_client._wire import Parameter
+from cytoserve_client._wire import CELL_MODEL, STAT_CELL_MODEL, Parameter
 from cytoserve_client.errors import BadParameter
 
 Priority = Literal["routine", "stat"]
-"""``stat``: before every ``routine`` request that waits in the same queue. What runs already is not interrupted."""
+"""``stat``: before every ``routine`` request that waits in the same queue. What runs already is not interrupted, but
+single cells have a lane that no routine request enters."""
 
 PRIORITY_LEVELS: Final[dict[Priority, int]] = {"routine": 0, "stat": 1}
 """Triton's numbers: 0 is the model's own default, 1 the most urgent. A model without levels serves all alike."""
@@ -86,6 +87,11 @@ class Options:
             "priority": self.priority,
             "site": self.site,
         }
+
+    @property
+    def cell_model(self) -> str:
+        """The ensemble that single cells are sent to: each lane has its own."""
+        return STAT_CELL_MODEL if self.priority == "stat" else CELL_MODEL
 
     @property
     def site_name(self) -> str:

@@ -385,11 +385,37 @@ CELL_ANALYSIS: Final = ensemble(
     (CELL_DECODER, ENCODER, SCORER),
 )
 
+_RESERVED: Final = (
+    "An instance of its own, which no routine request holds: what runs is not interrupted, so a priority alone would "
+    "wait."
+)
+
+STAT_CELL_DECODER: Final = replace(
+    CELL_DECODER,
+    name="stat_cell_decoder",
+    meaning="`cell_decoder` of the stat lane.",
+    deployment=replace(_FIRST_STEP, note=_RESERVED),
+)
+
+STAT_SCORER: Final = replace(
+    SCORER,
+    name="stat_scorer",
+    meaning="`scorer` of the stat lane; it reads the files of `scorer`.",
+    deployment=replace(SCORER.deployment, instances=1, note=_RESERVED),
+)
+
+STAT_CELL_ANALYSIS: Final = ensemble(
+    "stat_cell_analysis",
+    "`cell_analysis` of the stat lane: no routine request is before it in decoder and scorer.",
+    (STAT_CELL_DECODER, ENCODER, STAT_SCORER),
+)
+
 MODELS: Final[dict[str, ModelSpec]] = {
     model.name: model
     for model in (
-        *(SMEAR_ANALYSIS, CELL_ANALYSIS, SERVICE_INFO),
+        *(SMEAR_ANALYSIS, CELL_ANALYSIS, STAT_CELL_ANALYSIS, SERVICE_INFO),
         *(FIELD_DECODER, SEGMENTER, CELL_EXTRACTOR, CELL_DECODER, ENCODER, DENOISER, SCORER),
+        *(STAT_CELL_DECODER, STAT_SCORER),
         *(DECODER, NOISE_PREDICTOR),
     )
 }

@@ -42,7 +42,7 @@ ALWAYS: Final = ("scorer", "service_info")
 """Python models that fit every checkpoint."""
 
 WHOLE_FIELD: Final = ("field_decoder", "cell_extractor", "smear_analysis")
-CELLS: Final = ("cell_decoder", "cell_analysis")
+CELLS: Final = ("cell_decoder", "cell_analysis", "stat_cell_decoder", "stat_scorer", "stat_cell_analysis")
 """Python models and ensembles that cut crops of the release's size, so they fit checkpoints of that crop only."""
 
 

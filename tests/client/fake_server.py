@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 import numpy as np
 from cytoserve_contract.limits import MAX_FILE_BYTES, MAX_MESSAGE_BYTES
-from cytoserve_contract.models import CELL_ANALYSIS, SCORER, SMEAR_ANALYSIS
+from cytoserve_contract.models import CELL_ANALYSIS, SCORER, SMEAR_ANALYSIS, STAT_CELL_ANALYSIS
 from cytoserve_contract.parameters import HOME_SITE
 from cytoserve_contract.tensors import DATATYPES, TensorSpec
 from cytoserve_contract.values import FLAG_SEGMENTED_WHITE_CELL, NOT_COMPUTED
@@ -66,7 +66,8 @@ INFO = {
 }
 INPUTS = {spec.name: spec.datatype for spec in SMEAR_ANALYSIS.inputs}
 OUTPUTS = {
-    model.name: {spec.name: spec.datatype for spec in model.outputs} for model in (SMEAR_ANALYSIS, CELL_ANALYSIS)
+    model.name: {spec.name: spec.datatype for spec in model.outputs}
+    for model in (SMEAR_ANALYSIS, CELL_ANALYSIS, STAT_CELL_ANALYSIS)
 }
 
 

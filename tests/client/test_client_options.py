@@ -34,6 +34,17 @@ def test_what_was_chosen_is_sent_and_nothing_else(server: FakeServer, open_clien
     ]
 
 
+def test_single_cells_go_by_their_lane(server: FakeServer, open_client: Open) -> None:
+    client = open_client(server.url)
+    for method in METHODS:
+        for priority in ("routine", "stat"):
+            getattr(client, method)(b"x", priority=priority)
+    assert [call.model for call in server.fake.calls] == [
+        *("smear_analysis", "smear_analysis"),
+        *("cell_analysis", "stat_cell_analysis"),
+    ]
+
+
 def test_parameters_travel_as_tritons_own_client_sends_them(server: FakeServer, open_client: Open) -> None:
     open_client(server.url).analyze(b"x", budget=4, alpha=0.02, classes=list(CLASSES[:2]), priority="stat")
     image = triton.InferInput("IMAGE", [1], "BYTES")

@@ -1,4 +1,4 @@
-"""Stat before routine: a request of priority 1 is taken before those that wait, through the ensemble."""
+"""Stat before routine: priority 1 is taken before what waits, and single cells have a lane that waits for nothing."""
 
 from __future__ import annotations
 
@@ -44,38 +44,81 @@ def pending(server: LocalServer) -> int:
     )
 
 
+class Sender:
+    """Sends requests whose scoring takes seconds, and notes in which order they come back."""
+
+    def __init__(self, client: grpc.InferenceServerClient) -> None:
+        self.client = client
+        self.order: list[str] = []
+        self._ended = threading.Semaphore(0)
+
+    def send(self, name: str, cells: int, budget: int, priority: int, model: str = "cell_analysis") -> object:
+        def note(result: object, error: object) -> None:
+            self.order.append(name if error is None else f"{name}: {error}")
+            self._ended.release()
+
+        work = {"budget": budget, "alpha": 0.0}
+        return self.client.async_infer(model, inputs(cells), note, priority=priority, parameters=work)
+
+    def until(self, name: str) -> list[str]:
+        """Wait for an answer; return those that came before it."""
+        while name not in self.order:
+            assert self._ended.acquire(timeout=120)
+        return self.order[: self.order.index(name)]
+
+
+def wait_for_pending(server: LocalServer, count: int) -> None:
+    until = time.monotonic() + 60
+    while pending(server) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("own_server")
 def test_a_stat_request_overtakes_the_routine_ones_that_wait() -> None:
-    order: list[str] = []
-    ended = threading.Semaphore(0)
-
-    def send(client: grpc.InferenceServerClient, name: str, cells: int, budget: int, priority: int) -> object:
-        def note(result: object, error: object) -> None:
-            order.append(name if error is None else f"{name}: {error}")
-            ended.release()
-
-        work = {"budget": budget, "alpha": 0.0}
-        return client.async_infer("cell_analysis", inputs(cells), note, priority=priority, parameters=work)
-
     with (
         LocalServer(
             model_repository=ROOT / "model_repository", scorer_instances=1, onnx_threads=1, max_wait_s=600
         ) as server,
         grpc.InferenceServerClient(server.grpc_url) as client,
     ):
+        sender = Sender(client)
         # each is seconds of scoring, so that they wait however slowly the steps before hand them on
-        calls = [send(client, f"routine {index}", 64, 8, (0, ROUTINE)[index % 2]) for index in range(8)]
-        until = time.monotonic() + 60
-        while pending(server) < 5:
-            assert time.monotonic() < until, order
-            time.sleep(0.02)
-        send(client, "stat", 1, 1, STAT)
-        while "stat" not in order:
-            assert ended.acquire(timeout=120)
-        came = order.index("stat")
+        calls = [sender.send(f"routine {index}", 64, 8, (0, ROUTINE)[index % 2]) for index in range(8)]
+        wait_for_pending(server, 5)
+        sender.send("stat", 1, 1, STAT)
+        before = sender.until("stat")
         for call in calls:
             call.cancel()  # type: ignore[attr-defined]
     # one is being scored when it comes, and a second may be by the time it has passed decoder and encoder
-    assert came <= 4, order
-    assert all(name.startswith("routine") for name in order[:came])
+    assert len(before) <= 4, before
+    assert all(name.startswith("routine") for name in before)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("own_server")
+def test_the_stat_lane_waits_for_no_routine_request_that_runs() -> None:
+    """Every scorer of the routine lane has the largest request that there is, and more of them wait."""
+    with (
+        LocalServer(model_repository=ROOT / "model_repository", max_wait_s=3600) as server,
+        grpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        sender = Sender(client)
+        calls = [sender.send(f"routine {index}", 256, 8, ROUTINE) for index in range(4)]
+        wait_for_pending(server, 1)
+        for index in range(3):
+            sender.send(f"stat {index}", 1, 8, STAT, "stat_cell_analysis")
+            assert [name for name in sender.until(f"stat {index}") if name.startswith("routine")] == []
+        for call in calls:
+            call.cancel()  # type: ignore[attr-defined]
+
+
+@pytest.mark.integration
+def test_both_lanes_give_the_same_answer(connection: grpc.InferenceServerClient) -> None:
+    usual, stat = (
+        connection.infer(model, inputs(5), parameters={"budget": 4}, client_timeout=60)
+        for model in ("cell_analysis", "stat_cell_analysis")
+    )
+    for output in usual.get_response().outputs:
+        assert np.array_equal(usual.as_numpy(output.name), stat.as_numpy(output.name)), output.name

@@ -29,6 +29,9 @@ MODELS = [
     "service_info",
     "smear_analysis",
     "cell_analysis",
+    "stat_cell_decoder",
+    "stat_scorer",
+    "stat_cell_analysis",
 ]
 LATENT = (24, 16, 16)
 PER_CELL = (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cytoserve_contract.models import CELL_ANALYSIS, SMEAR_ANALYSIS
+from cytoserve_contract.models import CELL_ANALYSIS, SMEAR_ANALYSIS, STAT_CELL_ANALYSIS
 from cytoserve_contract.parameters import PRIORITY_LEVELS
 
 SEED: Final = 7
@@ -52,7 +52,7 @@ class Stream:
 FIELD: Final = Stream("routine field", SMEAR_ANALYSIS.name)
 CELLS: Final = Stream("routine cells", CELL_ANALYSIS.name, (1, 2, 4, 8))
 SINGLE: Final = Stream("single cell", CELL_ANALYSIS.name, (1,))
-STAT_CELL: Final = Stream("stat cell", CELL_ANALYSIS.name, (1,), STAT)
+STAT_CELL: Final = Stream("stat cell", STAT_CELL_ANALYSIS.name, (1,), STAT)
 SLIDE: Final = Stream("slide of 200 cells", CELL_ANALYSIS.name, (CELLS_PER_REQUEST,), burst=200 // CELLS_PER_REQUEST)
 STREAMS: Final = {stream.name: stream for stream in (FIELD, CELLS, SINGLE, STAT_CELL, SLIDE)}
 

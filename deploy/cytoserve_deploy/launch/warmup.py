@@ -59,9 +59,9 @@ def picture_inputs(picture: bytes, um_per_pixel: float) -> list[Any]:
 
 
 def warm_up(grpc_url: str, timeout_s: float) -> None:
-    """Send one drawn cell through ``cell_analysis`` and one empty field through ``smear_analysis``.
+    """Send one drawn cell through each lane for cells and one empty field through ``smear_analysis``.
 
-    A repository of a CytoDiffusion checkpoint holds neither: there one empty crop goes through ``encoder`` and
+    A repository of a CytoDiffusion checkpoint holds none of them: there one empty crop goes through ``encoder`` and
     ``scorer``. Each request has `timeout_s` seconds.
 
     Raises
@@ -71,7 +71,11 @@ def warm_up(grpc_url: str, timeout_s: float) -> None:
     """
     from tritonclient.utils import InferenceServerException
 
-    requests = (("cell_analysis", cell_png(), 0.18), ("smear_analysis", field_png(), 0.15))
+    requests = (
+        ("cell_analysis", cell_png(), 0.18),
+        ("stat_cell_analysis", cell_png(), 0.18),
+        ("smear_analysis", field_png(), 0.15),
+    )
     with triton_client(grpc_url) as client:
         model = "scorer"
         try:

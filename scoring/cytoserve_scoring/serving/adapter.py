@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 from cytoserve_contract.codes import CODES, marked
-from cytoserve_contract.models import MODELS
+from cytoserve_contract.models import MODELS, STAT_CELL_DECODER
 from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_CALIBRATION, ENV_DRAIN_FILE, ENV_MAX_WAIT_S
 from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
@@ -146,7 +146,8 @@ class FirstStep(TritonModel):
         assert self.admission is not None
         deadline = request.deadline()
         chosen(request.parameter("site"), self._sites)
-        ticket = self.admission.enter(units, deadline, stat=bool(request.parameter("stat")))
+        stat = self.name == STAT_CELL_DECODER.name or bool(request.parameter("stat"))
+        ticket = self.admission.enter(units, deadline, stat)
         try:
             yield deadline, ticket
         except BaseException:
