@@ -65,8 +65,8 @@ PARAMETERS: Final[dict[str, ParameterSpec]] = {
         ParameterSpec(
             "stat",
             "integer",
-            "1: let in where routine requests are refused; send Triton's `priority` 1 too, which no model sees, and single "
-            "cells to `stat_cell_analysis`, which has instances of its own",
+            "1: let in where routine requests are refused; send Triton's `priority` 1 too, which no model sees, and "
+            "single cells to `stat_cell_analysis`, which has instances of its own",
             0,
             1,
             "0, routine",
