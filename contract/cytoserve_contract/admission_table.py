@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 COLUMNS: Final = 4
-TICKET, UNITS, UNTIL, IS_STAT = range(COLUMNS)
+TICKET, UNITS, UNTIL, LANE = range(COLUMNS)
 """Columns of a request: its ticket (0: the row is free), its work, the moment on the monotonic clock at which it is
-given up for lost, and whether it is of the stat lane."""
+given up for lost, and its lane."""
+
+ROUTINE, STAT, RESERVED = range(3)
+"""Lanes: `RESERVED` is stat with instances of its own, which wait for nothing routine."""

@@ -15,7 +15,15 @@ from cytoserve_contract.names import ENV_DRAIN_FILE
 from cytoserve_contract.parameters import PARAMETERS
 from cytoserve_contract.values import FLAG_INVALID, NOT_COMPUTED
 from cytoserve_scoring.errors import BadParameter, BadShape, DeadlineExceeded, Unavailable
-from cytoserve_scoring.serving.adapter import NO_DEADLINE, Request, complete, micrometres, refused_by_callee
+from cytoserve_scoring.serving import adapter
+from cytoserve_scoring.serving.adapter import (
+    NO_DEADLINE,
+    Request,
+    TritonModel,
+    complete,
+    micrometres,
+    refused_by_callee,
+)
 from cytoserve_scoring.serving.outputs import OutputMismatch, encode, texts
 from cytoserve_scoring.serving.service import describe
 from cytoserve_scoring.vision.cells import decode_cells
@@ -77,6 +85,36 @@ def test_nothing_is_begun_while_the_server_drains(tmp_path: Path, monkeypatch: p
     with pytest.raises(Unavailable, match="send it again"):
         Request(Sent(deadline_ms=50)).deadline()
     Request(Sent()).check(NO_DEADLINE)  # what has begun goes on
+
+
+class UnderWay:
+    """An admission in which stat cells are under way for so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def is_stat_waiting(self) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+
+@pytest.mark.parametrize(("name", "paused"), [("scorer", True), ("cell_decoder", True), ("stat_scorer", False)])
+def test_routine_work_gives_way_until_the_stat_cells_are_done(name: str, paused: bool) -> None:
+    model = TritonModel()
+    model.name, model.admission = name, UnderWay(3)  # type: ignore[assignment]
+    model.give_way()
+    assert (model.admission.looks < 0) is paused  # type: ignore[union-attr]
+
+
+def test_routine_work_goes_on_however_many_stat_cells_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "GIVE_WAY_S", 0.02)
+    model = TritonModel()
+    model.name, model.admission = "scorer", UnderWay(10**9)  # type: ignore[assignment]
+    began = time.monotonic()
+    model.give_way()
+    assert time.monotonic() - began >= 0.02
+    model.admission = None
+    model.give_way()  # a model that neither begins nor ends a request knows nothing of others
 
 
 def test_a_message_never_outgrows_the_header_that_carries_it() -> None:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cytoserve_contract.admission_table import RESERVED, ROUTINE, STAT
 from cytoserve_scoring.errors import Unavailable
 from cytoserve_scoring.serving.admission import (
     KNOWN_SECONDS,
@@ -40,9 +41,9 @@ def server(tmp_path: Path, clock: Clock) -> Admission:
     return Admission(tmp_path / "under_way", 5.0, clock)
 
 
-def fill(server: Admission, seconds: float, units: float = 10.0, stat: bool = False) -> list[float]:
+def fill(server: Admission, seconds: float, units: float = 10.0, lane: int = ROUTINE) -> list[float]:
     """Let so many seconds of work in."""
-    return [server.enter(units, NEVER, stat) for _ in range(round(seconds / (units * PACE)))]
+    return [server.enter(units, NEVER, lane) for _ in range(round(seconds / (units * PACE)))]
 
 
 def test_work_is_let_in_until_its_wait_is_too_long(server: Admission) -> None:
@@ -65,12 +66,29 @@ def test_what_would_miss_its_deadline_is_refused_at_once(server: Admission, cloc
     server.enter(1.0, clock.now + 4.0)
 
 
-def test_the_stat_lane_is_open_when_routine_is_full(server: Admission, clock: Clock) -> None:
+@pytest.mark.parametrize("lane", [STAT, RESERVED])
+def test_the_stat_lane_is_open_when_routine_is_full(server: Admission, clock: Clock, lane: int) -> None:
     fill(server, 5.5)
-    server.enter(1.0, clock.now + 1.0, stat=True)
-    fill(server, 5.0 * STAT_FACTOR, stat=True)
-    with pytest.raises(Unavailable):
-        server.enter(1.0, NEVER, stat=True)
+    server.enter(1.0, clock.now + 1.0, lane)
+    fill(server, 5.0 * STAT_FACTOR, lane=lane)
+    for either in (STAT, RESERVED):  # they wait for each other where they share instances, and are counted together
+        with pytest.raises(Unavailable):
+            server.enter(1.0, NEVER, either)
+
+
+def test_routine_work_pauses_for_the_reserved_lane_only(server: Admission, clock: Clock, tmp_path: Path) -> None:
+    other = Admission(tmp_path / "under_way", 5.0, clock)
+    fill(server, 1.0)
+    server.enter(1.0, NEVER, STAT)
+    assert not other.is_stat_waiting(), "a stat field may wait for the very instance that would pause"
+    ticket = server.enter(1.0, NEVER, RESERVED)
+    assert other.is_stat_waiting()
+    server.leave(ticket)
+    assert not other.is_stat_waiting()
+    server.enter(1.0, NEVER, RESERVED)  # is never heard of again
+    clock.now += 3600
+    assert not other.is_stat_waiting()
+    assert not Admission(None, 5.0, clock).is_stat_waiting()
 
 
 def test_a_ticket_says_when_its_request_is_due_and_is_nobody_elses(server: Admission, clock: Clock) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cytoserve_contract.admission_table import RESERVED, ROUTINE, STAT
 from cytoserve_contract.codes import CODES, marked
-from cytoserve_contract.models import MODELS, STAT_CELL_DECODER
+from cytoserve_contract.models import MODELS, STAT_CELL_DECODER, STAT_SCORER
 from cytoserve_contract.names import ENV_ADMISSION_FILE, ENV_CALIBRATION, ENV_DRAIN_FILE, ENV_MAX_WAIT_S
 from cytoserve_contract.parameters import PARAMETERS, ParameterSpec
 from numpy.typing import NDArray
@@ -36,8 +37,16 @@ NOT_NOW: Final = ("server not ready", "server is stopping", "no available versio
 DEAD: Final = "is not healthy"
 """In what it says of a model whose process has died (``Stub process 'denoiser_0_0' is not healthy``)."""
 
+GIVE_WAY_S: Final = 0.5
+"""Longest pause of routine work at one place for stat cells: it goes on, slowly, however many of them come."""
+GLANCE_S: Final = 0.002
+"""How often it looks whether they are done."""
+
 NO_ROOM: Final = "shared memory pool"
 """In what Triton's Python backend says when ``/dev/shm`` is full: ``Failed to increase the shared memory pool``."""
+
+
+RESERVED_MODELS: Final = frozenset((STAT_CELL_DECODER.name, STAT_SCORER.name))
 
 
 class TritonModel:
@@ -117,6 +126,22 @@ class TritonModel:
             text = f"{self.name} failed with {type(error).__name__}; see the server's log"
             return pb_utils.InferenceResponse(error=codes(marked(CytoserveError.code, text), codes.INTERNAL))
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether this is a model of the lane that no routine request enters."""
+        return self.name in RESERVED_MODELS
+
+    def give_way(self) -> None:
+        """Pause, as a model that serves all, while stat cells of the reserved lane are under way.
+
+        They share the processor, and the denoiser, with what runs already. Called between two cells, or two calls.
+        """
+        if self.admission is None or self.is_reserved:
+            return
+        until = time.monotonic() + GIVE_WAY_S
+        while self.admission.is_stat_waiting() and time.monotonic() < until:
+            time.sleep(GLANCE_S)
+
     def ended(self, tensors: Tensors) -> None:
         """Note, in the last step of an ensemble, that the request of these inputs has ended, however it did."""
         if self.admission is not None and (sent := tensors.get("DEADLINE")) is not None and sent.size == 1:
@@ -146,8 +171,8 @@ class FirstStep(TritonModel):
         assert self.admission is not None
         deadline = request.deadline()
         chosen(request.parameter("site"), self._sites)
-        stat = self.name == STAT_CELL_DECODER.name or bool(request.parameter("stat"))
-        ticket = self.admission.enter(units, deadline, stat)
+        lane = RESERVED if self.is_reserved else STAT if request.parameter("stat") else ROUTINE
+        ticket = self.admission.enter(units, deadline, lane)
         try:
             yield deadline, ticket
         except BaseException:

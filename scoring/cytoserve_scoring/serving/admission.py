@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from cytoserve_contract.admission_table import COLUMNS, IS_STAT, TICKET, UNITS, UNTIL
+from cytoserve_contract.admission_table import COLUMNS, LANE, RESERVED, ROUTINE, TICKET, UNITS, UNTIL
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import Unavailable
@@ -87,7 +87,7 @@ class Admission:
             self._memory = mmap.mmap(self._descriptor, size)
             self._rows = np.frombuffer(self._memory, np.float64).reshape(ROWS + 1, COLUMNS)
 
-    def enter(self, units: float, deadline: float, stat: bool = False) -> float:
+    def enter(self, units: float, deadline: float, lane: int = ROUTINE) -> float:
         """Let a request in and return its ticket, which is `leave`'s argument.
 
         Parameters
@@ -96,8 +96,8 @@ class Admission:
             Its work.
         deadline : float
             Moment it is due; infinite if it may take any time.
-        stat : bool
-            Whether it is taken before routine requests.
+        lane : int
+            One of `cytoserve_contract.admission_table`: stat is taken before routine requests.
 
         Raises
         ------
@@ -113,10 +113,10 @@ class Admission:
             if not table[:, TICKET].any():
                 head[2] = 0.0
             pace = self._pace(head)
-            in_lane = table[table[:, IS_STAT] == 1.0] if stat else table
+            in_lane = table if lane == ROUTINE else table[table[:, LANE] != ROUTINE]
             ahead = float(in_lane[:, UNITS].sum()) * pace
             free = np.flatnonzero(table[:, TICKET] == 0.0)
-            longest = self.max_wait_s * (STAT_FACTOR if stat else 1.0)
+            longest = self.max_wait_s * (1.0 if lane == ROUTINE else STAT_FACTOR)
             if not len(free) or (ahead > 0 and (ahead > longest or now + ahead + units * pace > deadline)):
                 raise Unavailable(
                     f"{OVERLOADED}: about {ahead:.1f} s of it; send the request again later, or give it more time"
@@ -124,7 +124,7 @@ class Admission:
             head[3] += 1.0
             ticket = _ticket(deadline, head[3], table[:, TICKET])
             lost = now + LOST_FACTOR * (ahead + units * pace) + LOST_S
-            table[free[0]] = ticket, units, min(lost, deadline), float(stat)
+            table[free[0]] = ticket, units, min(lost, deadline), float(lane)
             return ticket
 
     def leave(self, ticket: float) -> None:
@@ -143,6 +143,16 @@ class Admission:
             if head[2] and others:
                 _measure(head, units, min(now - head[2], LOST_FACTOR * units * self._pace(head)))
             head[2] = now if others else 0.0  # speed is measured only while requests compete
+
+    def is_stat_waiting(self) -> bool:
+        """Return whether a request of the reserved lane is under way, for which routine work may pause.
+
+        It takes no lock: a row that is being written costs a moment.
+        """
+        if self._rows is None:
+            return False
+        table = self._rows[1:]
+        return bool(((table[:, LANE] == RESERVED) & (table[:, UNTIL] > self._clock())).any())
 
     def units(self) -> float:
         """Return the work under way."""

@@ -18,7 +18,12 @@ class CellDecoder(FirstStep):
         files = list(tensors["IMAGE"].reshape(-1))
         with self.admitted(request, REQUEST_UNITS + len(files)) as (deadline, ticket):
             scales = micrometres(tensors["UM_PER_PIXEL"], len(files))
-            cells = decode_cells(files, scales, lambda: request.check(deadline))
+
+            def check() -> None:
+                self.give_way()
+                request.check(deadline)
+
+            cells = decode_cells(files, scales, check)
         self.meter.images(cells.error)
         self.meter.memory()
         return {

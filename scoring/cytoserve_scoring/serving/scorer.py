@@ -37,6 +37,7 @@ class Scorer(TritonModel):
         site = self.sites.chosen(request.parameter("site"))
 
         def check() -> None:
+            self.give_way()
             request.check(deadline)
 
         def evaluate(
