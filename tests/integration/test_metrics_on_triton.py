@@ -196,7 +196,7 @@ def test_processes_add_up(server: LocalServer, change: Callable[..., float]) -> 
     assert change("cytoserve_confidence_ratio_count") == 36
     assert change("cytoserve_evaluations_total") == sum(answer["EVALUATIONS"].sum() for answer in told)
     assert change("cytoserve_images_total", model="cell_decoder") == 36
-    workers = [p for p in stub_processes(server.pid) if "_scorer" in p or "/scorer/" in p]
+    workers = [p for p in stub_processes(server.pid) if "/models0/scorer/" in p]
     assert len(workers) == 2, "the test means nothing with one process"
 
 
