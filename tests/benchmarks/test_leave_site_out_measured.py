@@ -88,7 +88,7 @@ def test_the_opponent_goes_on_as_if_it_had_not_been_interrupted(left: Path, monk
     kept = classifier.ClassifierTraining._train_step
 
     def cut_short(self: classifier.ClassifierTraining, batches: object) -> None:
-        if self.step == 2:
+        if self.step == 1:
             self.save()
             raise KeyboardInterrupt
         kept(self, batches)
