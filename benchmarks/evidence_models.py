@@ -289,8 +289,8 @@ def left_site(results: Results) -> Section:
         f"Balanced accuracy among the five classes that all sites have. A training from nothing of {training['steps']} "
         f"steps for each site, which saw no cell, no stain and no empty window of it (seed {training['seed']}). The "
         "classifier is a ResNet-18 of half its width with group normalisation, trained on half as many draws of the "
-        "same cells with the same augmentation; both see every cell in its four quarter turns. At home: validation cells of "
-        f"the sites that were trained on.\n\n{table(head, rows)}",
+        "same cells with the same augmentation; both see every cell in its four quarter turns. At home: validation "
+        f"cells of the sites that were trained on.\n\n{table(head, rows)}",
     )
 
 
