@@ -90,7 +90,7 @@ def read_stains(data: Path, folders: Sequence[str] = FOLDERS) -> Stains:
 
 def nuclear_density(density: Tensor) -> Tensor:
     """Return the (B, 3) mean optical density of the densest pixels about the centre of (B, 3, H, W) densities."""
-    inside = density.flatten(2)[:, :, torch.from_numpy(nuclear_disc(density.shape[-1])).flatten()]
+    inside = density.flatten(2)[:, :, torch.tensor(nuclear_disc(density.shape[-1])).flatten()]
     densest = inside.sum(1).topk(int(NUCLEAR_SHARE * inside.shape[2]), dim=1).indices
     return inside.gather(2, densest[:, None].expand(-1, 3, -1)).mean(2)
 
