@@ -11,7 +11,14 @@ import struct
 from typing import Any, Final
 
 import numpy as np
-from cytoserve_contract.models import CELL_ANALYSIS, MODELS, SMEAR_ANALYSIS
+from cytoserve_contract.models import (
+    CELL_ANALYSIS,
+    MODELS,
+    SMEAR_ANALYSIS,
+    STAT_CELL_ANALYSIS,
+    STAT_CELL_DECODER,
+    STAT_SCORER,
+)
 from cytoserve_contract.parameters import PARAMETERS
 from cytoserve_contract.tensors import DATATYPES, REFERENCE_SIZES, TensorSpec
 from hypothesis import strategies as st
@@ -19,8 +26,11 @@ from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks.fuzz_seeds import mutated, seeds
 
-STEPS: Final = ("field_decoder", "segmenter", "cell_extractor", "cell_decoder", "encoder", "scorer", "denoiser")
-ENSEMBLES: Final = (SMEAR_ANALYSIS.name, CELL_ANALYSIS.name)
+STEPS: Final = (
+    *("field_decoder", "segmenter", "cell_extractor", "cell_decoder", "encoder", "scorer", "denoiser"),
+    *(STAT_CELL_DECODER.name, STAT_SCORER.name),
+)
+ENSEMBLES: Final = (SMEAR_ANALYSIS.name, CELL_ANALYSIS.name, STAT_CELL_ANALYSIS.name)
 SIZES: Final = st.sampled_from((0, 1, 1, 1, 2, 3, 32))
 NUMBERS: Final = st.sampled_from((0.0, 1.0, -1.0, 0.18, 1e-30, 3e38, -3e38, np.nan, np.inf, -np.inf, 255.0, 2.0**31))
 SEED_FILES: Final = tuple(seeds())

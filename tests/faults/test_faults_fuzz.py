@@ -103,7 +103,7 @@ class TestGuidedByCoverage:
 
 
 @pytest.mark.integration
-def test_every_tensor_of_both_ensembles_and_of_their_steps(server: LocalServer) -> None:
+def test_every_tensor_of_the_ensembles_and_of_their_steps(server: LocalServer) -> None:
     found = fuzz_server.fuzz(server, REQUESTS)
     assert found["requests"] >= REQUESTS
     assert set(found["models"]) == {*fuzz_server_models()}
