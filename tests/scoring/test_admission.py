@@ -12,6 +12,7 @@ from cytoserve_scoring.errors import Unavailable
 from cytoserve_scoring.serving.admission import (
     KNOWN_SECONDS,
     KNOWN_UNITS,
+    LOST_FACTOR,
     LOST_S,
     OVERLOADED,
     ROWS,
@@ -85,9 +86,10 @@ def test_routine_work_pauses_for_the_reserved_lane_only(server: Admission, clock
     assert other.is_stat_waiting()
     server.leave(ticket)
     assert not other.is_stat_waiting()
-    server.enter(1.0, NEVER, RESERVED)  # is never heard of again
-    clock.now += 3600
-    assert not other.is_stat_waiting()
+    server.enter(1.0, NEVER, RESERVED)  # is cancelled, and never heard of again
+    assert other.is_stat_waiting()
+    clock.now += LOST_FACTOR * 2 * PACE
+    assert not other.is_stat_waiting(), "long before it is given up for lost"
     assert not Admission(None, 5.0, clock).is_stat_waiting()
 
 

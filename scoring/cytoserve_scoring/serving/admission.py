@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from cytoserve_contract.admission_table import COLUMNS, LANE, RESERVED, ROUTINE, TICKET, UNITS, UNTIL
+from cytoserve_contract.admission_table import COLUMNS, LANE, PAUSE, RESERVED, ROUTINE, TICKET, UNITS, UNTIL
 from numpy.typing import NDArray
 
 from cytoserve_scoring.errors import Unavailable
@@ -123,8 +123,8 @@ class Admission:
                 )
             head[3] += 1.0
             ticket = _ticket(deadline, head[3], table[:, TICKET])
-            lost = now + LOST_FACTOR * (ahead + units * pace) + LOST_S
-            table[free[0]] = ticket, units, min(lost, deadline), float(lane)
+            late = now + LOST_FACTOR * (ahead + units * pace)
+            table[free[0]] = ticket, units, min(late + LOST_S, deadline), lane, late if lane == RESERVED else 0.0
             return ticket
 
     def leave(self, ticket: float) -> None:
@@ -147,12 +147,10 @@ class Admission:
     def is_stat_waiting(self) -> bool:
         """Return whether a request of the reserved lane is under way, for which routine work may pause.
 
-        It takes no lock: a row that is being written costs a moment.
+        One that takes `LOST_FACTOR` times the time expected for it counts no more: it was cancelled, or needs no help.
+        No lock is taken: a row that is being written costs a moment.
         """
-        if self._rows is None:
-            return False
-        table = self._rows[1:]
-        return bool(((table[:, LANE] == RESERVED) & (table[:, UNTIL] > self._clock())).any())
+        return self._rows is not None and bool((self._rows[1:, PAUSE] > self._clock()).any())
 
     def units(self) -> float:
         """Return the work under way."""
