@@ -258,7 +258,7 @@ def left_site(results: Results) -> Section:
         *(
             Criterion(
                 "bcisc left out: balanced accuracy at least 0.80",
-                _figure(one["denoiser"]["balanced_accuracy"]),
+                figure(one["denoiser"]["balanced_accuracy"]),
                 one["denoiser"]["balanced_accuracy"]["value"] >= 0.8,
             )
             for one in found["runs"]
@@ -270,10 +270,10 @@ def left_site(results: Results) -> Section:
             f"`{one['data']}`, {one['cells']} cells"
             + (f" of {one['slides']} subjects or slides" if one["slides"] else ""),
             ", ".join(f"{name} {cells}" for name, cells in one["trained_on"].items()),
-            _figure(one["denoiser"]["balanced_accuracy"]),
-            _figure(one["classifier"]["balanced_accuracy"]),
+            figure(one["denoiser"]["balanced_accuracy"]),
+            figure(one["classifier"]["balanced_accuracy"]),
             f"{100 * one['ahead']['value']:+.1f} [{100 * one['ahead']['low']:+.1f}, {100 * one['ahead']['high']:+.1f}]",
-            " / ".join(_figure(one[key]["wrong_among_surer"]) for key in ("denoiser", "classifier")),
+            " / ".join(figure(one[key]["wrong_among_surer"]) for key in ("denoiser", "classifier")),
             " / ".join(percent(one["at_home"][key]) for key in ("denoiser", "classifier")),
         ]
         for one in found["runs"]
@@ -294,7 +294,8 @@ def left_site(results: Results) -> Section:
     )
 
 
-def _figure(row: dict[str, Any]) -> str:
+def figure(row: dict[str, Any]) -> str:
+    """Return an `Interval` of the results in per cent."""
     return percent(row["value"], (row["low"], row["high"]))
 
 

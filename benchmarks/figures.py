@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.evidence_away import home_and_away
-from benchmarks.evidence_models import LEARNED, UNSEEN
+from benchmarks.evidence_models import LEARNED, UNSEEN, figure
 from benchmarks.load_figures import load_text
 from benchmarks.results import RESULTS, ROOT
 from benchmarks.text import percent, table
@@ -79,6 +79,7 @@ def classification() -> str:
         *(site(read(name), label) for name, (label, _) in LEARNED.items()),
         ["external site: another microscope and stain, no cell of it in training", both(away), external],
         ["the same cells, no scale given", both(unscaled), "the same"],
+        *left_sites(),
         *unseen(),
     ]
     return table(["what", "figure", "data"], rows)
@@ -87,6 +88,21 @@ def classification() -> str:
 def at_home_and_away() -> str:
     """Return the README's first table."""
     return home_and_away(read("away"), read("own_site"))
+
+
+def left_sites() -> list[list[str]]:
+    """Return a row for each site that a training was made without."""
+    rows = []
+    for one in read("leave_site_out")["runs"]:
+        ours, theirs = (figure(one[key]["balanced_accuracy"]) for key in ("denoiser", "classifier"))
+        rows.append(
+            [
+                f"`{one['site']}` left out of a training: balanced accuracy among five classes",
+                f"{ours}; a classifier trained on the same cells {theirs}",
+                f"`{one['data']}`, {one['cells']} cells; a shorter training of the same design on the other sites",
+            ]
+        )
+    return rows
 
 
 def unseen() -> list[list[str]]:
