@@ -3,8 +3,8 @@
     python -m benchmarks.classifier runs/left_bcisc
 
 It sees the crops themselves, not the latents, under the same augmentation: what differs is that it learns to tell the
-classes apart, and not to predict noise under each. It gets half as many steps of as many cells, which is enough: it
-knows its own sites as well as the denoiser does (docs/evidence.md).
+classes apart, and not to predict noise under each. It gets half as many steps of as many cells; how well either knows
+the sites that it was trained on stands beside the result (docs/evidence.md).
 
 References
 ----------
