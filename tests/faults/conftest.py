@@ -10,6 +10,7 @@ import pytest
 from cytoserve_client import Client
 from cytoserve_deploy.launch.local_server import LocalServer
 from known_cells import ROOT, KnownCells, asked, first_cells
+from known_races import told_by_name
 
 from benchmarks.server_state import ServerState, released, state_of
 
@@ -38,21 +39,32 @@ def running() -> Iterator[list[LocalServer]]:
 
 
 @pytest.fixture(scope="session")
-def known(running: list[LocalServer], cell_files: list[Path]) -> KnownCells:
+def start(running: list[LocalServer], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], LocalServer]:
+    """Return a function that starts one more server, whose log outlives it."""
+
+    def started() -> LocalServer:
+        log = tmp_path_factory.mktemp("server") / "tritonserver.log"
+        running.append(LocalServer(model_repository=ROOT / "model_repository", log_file=log).start())
+        return running[-1]
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def known(start: Callable[[], LocalServer], cell_files: list[Path]) -> KnownCells:
     """The cells with the answers of a server that nothing has happened to."""
-    running.append(LocalServer(model_repository=ROOT / "model_repository").start())
-    with Client(running[-1].grpc_url, timeout=120) as client:
+    server = start()
+    with Client(server.grpc_url, timeout=120) as client:
         cells = KnownCells.of(client, cell_files)
-    warm(running[-1], cells)
+    warm(server, cells)
     return cells
 
 
 @pytest.fixture
-def server(running: list[LocalServer], known: KnownCells) -> LocalServer:
+def server(running: list[LocalServer], start: Callable[[], LocalServer], known: KnownCells) -> LocalServer:
     """One server for all tests that it survives, used by several callers before: what is made once is there."""
     if not running[-1].is_alive():
-        running.append(LocalServer(model_repository=ROOT / "model_repository").start())
-        warm(running[-1], known)
+        warm(start(), known)
     return running[-1]
 
 
@@ -68,7 +80,7 @@ def gives_back(server: LocalServer) -> Iterator[ServerState]:
     """After the test the server is the same one, and holds no more than before it."""
     pid, before = server.pid, state_of(server)
     yield before
-    assert server.is_alive()
+    told_by_name(server)
     assert server.pid == pid
     released(server, before, threads=THREADS, files=FILES)
 
@@ -79,6 +91,7 @@ def ask_again(server: LocalServer, known: KnownCells) -> Callable[[Client], None
 
     def check(client: Client) -> None:
         images = known.images(range(len(known.files)))
+        told_by_name(server)
         client.wait_until_ready(15)  # gRPC waits up to 2 s between two attempts to connect
         assert known.check(client.classify(images, 0.18, timeout=60, one_sample=False), images) == len(images)
 

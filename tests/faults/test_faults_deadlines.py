@@ -1,13 +1,15 @@
 """Deadlines far too short, a thousand times; cancelling before, in the queue, during the work, and after it.
 
 Triton 2.51 has known races here (server issues 7840, 8078 and 8220: a request that ends while it is cancelled). A
-server that dies in one of these tests died of such a race; nothing else in them ends it.
+server that dies of a signal of its own in one of these tests died of such a race, and the test says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from cytoserve_client import AsyncClient, CellsAnalysis, Client, errors
 from cytoserve_deploy.launch.local_server import LocalServer
 from cytoserve_scoring.serving.admission import Admission
 from known_cells import ROOT, UM_PER_PIXEL, KnownCells, asked
+from known_races import told_by_name
 from tritonclient import grpc
 
 from benchmarks.server_state import wait_for
@@ -53,6 +56,21 @@ def test_a_thousand_calls_with_deadlines_of_1_to_50_ms(
         assert codes["deadline"] > CALLS / 4, codes
         assert max(late for _, late in outcomes) < LATE_S
         ask_again(client)
+
+
+@pytest.mark.parametrize(("signal_sent", "told"), [(signal.SIGSEGV, "xfailed"), (signal.SIGKILL, "failed")])
+def test_a_server_that_died_of_itself_is_told_from_one_that_was_ended(
+    start: Callable[[], LocalServer], signal_sent: signal.Signals, told: str
+) -> None:
+    server = start()
+    os.kill(server.pid, signal_sent)
+    until = time.monotonic() + 20
+    while server.is_alive():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    kinds = {"xfailed": pytest.xfail.Exception, "failed": pytest.fail.Exception}
+    with pytest.raises(kinds[told]):
+        told_by_name(server)
 
 
 def scored(server: LocalServer) -> int:
