@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cytoserve_contract import manifest as manifest_check
 from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
+from cytoserve_contract.models import SCORER, STAT_SCORER
 from cytoserve_files import write_text
 
 from cytoserve_export import manifest
@@ -151,9 +152,10 @@ def _copy_models(template: Path, staged: Path, checkpoint: Checkpoint) -> dict[s
     for name in (*ALWAYS, *(name for name in (*WHOLE_FIELD, *CELLS) if name not in left_out)):
         skip = shutil.ignore_patterns("__pycache__", "scoring.json", "service.json", "configs")
         shutil.copytree(template / name, staged / name, ignore=skip)
-    config = staged / "scorer" / "config.pbtxt"
     if list(geometry.latent_shape) != _template_latent(template):
-        write_text(config, refit(config, geometry.sizes()))
+        for config in (staged / name / "config.pbtxt" for name in (SCORER.name, STAT_SCORER.name)):
+            if config.exists():
+                write_text(config, refit(config, geometry.sizes()))
     return left_out
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 import pytest
 import torch
 from cytoserve_contract import manifest as manifest_check
+from cytoserve_contract.limits import CROP_SIZE, CROP_UM_PER_PIXEL
 from cytoserve_export import configs, errors, whole_repository
 from cytoserve_export.checkpoint import Checkpoint
 from cytoserve_export.configs import graph_config, refit
@@ -74,6 +76,16 @@ def test_what_it_holds(order: Order, made: dict[str, Any]) -> None:
     assert (told["cells"], told["offered"]) == (12, False)
     assert 0 < told["max_score_error"] < 1
     assert not list(order.target.parent.glob(".repository*"))
+
+
+def test_the_scorers_of_both_lanes_take_the_checkpoints_latents(tmp_path: Path) -> None:
+    """Where the crops are the release's and the autoencoder is another."""
+    shape = (6, 4, 4)
+    geometry = SimpleNamespace(size=CROP_SIZE, um_per_pixel=CROP_UM_PER_PIXEL, latent_shape=shape, sizes=lambda: SIZES)
+    checkpoint = SimpleNamespace(geometry=geometry, has_detector=False)
+    whole_repository._copy_models(TEMPLATE, tmp_path / "staged", checkpoint)  # type: ignore[arg-type]
+    for name in ("scorer", "stat_scorer"):
+        assert parse((tmp_path / "staged" / name / "config.pbtxt").read_text()).input[0].dims == [-1, *shape]
 
 
 def test_verification_recomputes(order: Order, made: dict[str, Any], copy: Path) -> None:
