@@ -125,8 +125,7 @@ class ClassifierTraining:
 
     def _train_step(self, batches: Batches) -> None:
         config, done = self.config, self.step / self.steps
-        count = config.batch - round(config.batch * config.strangers)
-        crops, labels = batches.cells_only(count, done)
+        crops, labels = batches.cells_only(config.batch - config.strange, done)
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.network(as_input(crops))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)

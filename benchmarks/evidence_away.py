@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cytoserve_contract.image_statistics import cause_in_words
 
-from benchmarks.text import Criterion, Section, percent, share, table
+from benchmarks.text import Criterion, Section, interval, percent, share, table
 
 KEY: Final = "away"
 TITLE: Final = "Away from home: what is accepted, with the check of familiar pictures and without"
@@ -119,11 +119,6 @@ def worst(counts: dict[str, int], draws: int, most: bool) -> str:
     """Return the set or pair with the most, or the fewest, that were refused."""
     name, count = (max if most else min)(counts.items(), key=lambda pair: pair[1])
     return f"{name}: {count} of {draws}"
-
-
-def interval(row: Row) -> str:
-    """Return a share of a validation report."""
-    return percent(row["value"], (row["low"], row["high"]))
 
 
 def check_cost(found: Row | None) -> Criterion:

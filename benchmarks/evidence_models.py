@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from benchmarks.measurements import ARCHIVE, Measurement
-from benchmarks.text import Criterion, Section, percent, points, recalls, share, table
+from benchmarks.text import Criterion, Section, interval, percent, points, recalls, share, table
 
 Results = dict[str, Any]
 
@@ -258,7 +258,7 @@ def left_site(results: Results) -> Section:
         *(
             Criterion(
                 "bcisc left out: balanced accuracy at least 0.80",
-                figure(one["denoiser"]["balanced_accuracy"]),
+                interval(one["denoiser"]["balanced_accuracy"]),
                 one["denoiser"]["balanced_accuracy"]["value"] >= 0.8,
             )
             for one in found["runs"]
@@ -270,10 +270,15 @@ def left_site(results: Results) -> Section:
             f"`{one['data']}`, {one['cells']} cells"
             + (f" of {one['slides']} subjects or slides" if one["slides"] else ""),
             ", ".join(f"{name} {cells}" for name, cells in one["trained_on"].items()),
-            figure(one["denoiser"]["balanced_accuracy"]),
-            figure(one["classifier"]["balanced_accuracy"]),
-            f"{100 * one['ahead']['value']:+.1f} [{100 * one['ahead']['low']:+.1f}, {100 * one['ahead']['high']:+.1f}]",
-            " / ".join(figure(one[key]["wrong_among_surer"]) for key in ("denoiser", "classifier")),
+            interval(one["denoiser"]["balanced_accuracy"]),
+            interval(one["classifier"]["balanced_accuracy"]),
+            points(
+                {
+                    "points": 100 * one["ahead"]["value"],
+                    "interval": [100 * one["ahead"][end] for end in ("low", "high")],
+                }
+            ),
+            " / ".join(interval(one[key]["wrong_among_surer"]) for key in ("denoiser", "classifier")),
             " / ".join(percent(one["at_home"][key]) for key in ("denoiser", "classifier")),
         ]
         for one in found["runs"]
@@ -292,11 +297,6 @@ def left_site(results: Results) -> Section:
         "same cells with the same augmentation; both see every cell in its four quarter turns. At home: validation "
         f"cells of the sites that were trained on.\n\n{table(head, rows)}",
     )
-
-
-def figure(row: dict[str, Any]) -> str:
-    """Return an `Interval` of the results in per cent."""
-    return percent(row["value"], (row["low"], row["high"]))
 
 
 def _auc(row: dict[str, Any]) -> str:

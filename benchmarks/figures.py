@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.evidence_away import home_and_away
-from benchmarks.evidence_models import LEARNED, UNSEEN, figure
+from benchmarks.evidence_models import LEARNED, UNSEEN
 from benchmarks.load_figures import load_text
 from benchmarks.results import RESULTS, ROOT
-from benchmarks.text import percent, table
+from benchmarks.text import interval, percent, table
 
 SCORING: Final = ROOT / "models" / "reference" / "scoring" / "scoring.json"
 
@@ -94,7 +94,7 @@ def left_sites() -> list[list[str]]:
     """Return a row for each site that a training was made without."""
     rows = []
     for one in read("leave_site_out")["runs"]:
-        ours, theirs = (figure(one[key]["balanced_accuracy"]) for key in ("denoiser", "classifier"))
+        ours, theirs = (interval(one[key]["balanced_accuracy"]) for key in ("denoiser", "classifier"))
         rows.append(
             [
                 f"`{one['site']}` left out of a training: balanced accuracy among five classes",

@@ -18,17 +18,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from cytoserve_scoring.constants import PBC_UM_PER_PIXEL
 from cytoserve_statistics.accuracy import balanced_accuracy_figure
 from cytoserve_statistics.resampling import SEED, Resampler, draw
-from cytoserve_training.cells import CLASSES, CellSet, cut, join, read_cells
+from cytoserve_training.cells import CLASSES, CellSet, cut, join, read_cells, without
 from cytoserve_training.checkpoint import NOT_SHOWN, PackConfig
 from cytoserve_training.sites import SITES, load_site
 from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.classifier import WEIGHTS, class_probabilities, classifier_of
-from benchmarks.familiarity import EXTERNAL, GROUPED, SCALES, group_of
+from benchmarks.familiarity import EXTERNAL, GROUPED, group_of
 from benchmarks.results import Benchmark, DataRead, Inputs, run
 from benchmarks.unseen import Denoised
 
@@ -116,9 +115,7 @@ def ahead(first: Answers, second: Answers, drawn: Resampler) -> dict[str, Any]:
 def at_home(data: Path, sites: tuple[str, ...]) -> CellSet:
     """Return the validation cells, among `SHARED`, of the sites that were trained on."""
     cells = join([load_site(data, site, "val") for site in sites])
-    kept = torch.from_numpy(in_shared(cells.labels) >= 0)
-    names = tuple(name for name, one in zip(cells.names, kept.tolist(), strict=True) if one)
-    return CellSet(cells.images[kept], cells.gains[kept], cells.labels[kept], names)
+    return without(cells, [name for name in CLASSES if name not in SHARED])
 
 
 def measure_run(folder: Path, data: Path, threads: int) -> dict[str, Any]:
@@ -127,16 +124,16 @@ def measure_run(folder: Path, data: Path, threads: int) -> dict[str, Any]:
     denoised, classifier = Denoised(folder, PackConfig(threads=threads)), classifier_of(folder)
     site = denoised.told["leave_site"]
     known = tuple(name for name in denoised.told["sites"] if name != site)
-    source, scale = files_of(data, site), SCALES.get(site, PBC_UM_PER_PIXEL)
+    source = files_of(data, site)
     drawn = resampler(site, source)
-    ours, theirs = both(denoised, classifier, read_cells(source.files, scale or PBC_UM_PER_PIXEL))
+    ours, theirs = both(denoised, classifier, read_cells(source.files, SITES[site].um_per_pixel))
     home = both(denoised, classifier, at_home(data, known))
     return {
         "site": site,
         "data": source.name,
         "cells": len(source.files),
         "slides": drawn.slides,
-        "trained_on": {name: len(load_site(data, name, "train")) for name in known},
+        "trained_on": {name: len(SITES[name].files(data, "train")) for name in known},
         "denoiser": ours.json(drawn),
         "classifier": theirs.json(drawn),
         "ahead": ahead(ours, theirs, drawn),

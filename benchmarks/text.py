@@ -79,6 +79,11 @@ def percent(value: float | None, interval: Sequence[float] | None = None, digits
     return f"{shown} [{100 * interval[0]:.{digits}f}, {100 * interval[1]:.{digits}f}]"
 
 
+def interval(row: dict[str, Any]) -> str:
+    """Return a share as `cytoserve_statistics.resampling.Interval` holds it, in per cent."""
+    return percent(row["value"], (row["low"], row["high"]))
+
+
 def share(row: dict[str, Any], digits: int = 1) -> str:
     """Return a share as the results hold it: ``3 of 40: 7.5 % [..]``."""
     if row["value"] is None:

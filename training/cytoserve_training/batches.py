@@ -62,7 +62,7 @@ class Batches:
 
     def draw(self, done: float) -> tuple[Tensor, Tensor, int]:
         """Draw a batch: its crops, the labels of its cells, and how many of its rows, the last, are strangers."""
-        strange = round(self.config.batch * self.config.strangers)
+        strange = self.config.strange
         crops, labels = self.cells_only(self.config.batch - strange, done)
         if strange:
             crops = torch.cat([crops, self.strangers(strange, crops, labels, done)])

@@ -55,6 +55,11 @@ class DenoiserTrainConfig:
     device: str = "cpu"
     threads: int = 2
 
+    @property
+    def strange(self) -> int:
+        """Rows of a batch, its last, that are strangers."""
+        return round(self.batch * self.strangers)
+
     def seen_sites(self) -> tuple[str, ...]:
         """Return the sites whose cells are trained on."""
         return tuple(name for name in self.sites if name != self.leave_site)
