@@ -21,6 +21,10 @@ from benchmarks.text import Criterion, Section, percent, recalls, table
 Results = dict[str, Any]
 
 NOTES: Final = Path(__file__).with_name("evidence_notes.json")
+ATTEMPTS: Final = Path(__file__).with_name("evidence_attempts.json")
+"""By section: what was tried to meet its criteria, and why that was not enough. Words only; figures are results'."""
+LEAST_ATTEMPTS: Final = 3
+"""Attempts of different kind before a criterion may be called out of reach."""
 
 HEAD: Final = """# Evidence
 
@@ -40,9 +44,10 @@ commands of the section, there."""
 
 
 def load(folder: Path = RESULTS) -> Results:
-    """Return every result by its name, and the notes under ``notes``."""
+    """Return every result by its name, the notes under ``notes`` and the attempts under ``attempts``."""
     found: Results = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    return {**found, "notes": json.loads(NOTES.read_text(encoding="utf-8"))}
+    words = {"notes": NOTES, "attempts": ATTEMPTS}
+    return {**found, **{name: json.loads(file.read_text(encoding="utf-8")) for name, file in words.items()}}
 
 
 def in_domain(results: Results) -> Section:
@@ -157,6 +162,21 @@ def measurement_row(one: Measurement, results: Results) -> list[str]:
     return [f"`{one.name}`", command, one.needs, time, made]
 
 
+def short_of(sections: list[Section], attempts: dict[str, dict[str, Any]]) -> str:
+    """Return what was tried for the criteria that are not met, and why it was not enough."""
+    parts = []
+    for section in sections:
+        missed = [one.text for one in section.criteria if one.met is False]
+        if not missed:
+            continue
+        told = attempts.get(section.key, {"tried": [], "cause": ""})
+        lines = [f"- Tried: {one}" for one in told["tried"]]
+        enough = len(lines) >= LEAST_ATTEMPTS and told["cause"]
+        lines.append(f"- Cause: {told['cause']}" if enough else "- Not yet tried three times in different ways.")
+        parts.append(f"### {section.title}\nNot met: {'; '.join(missed)}.\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) or "Every criterion is met."
+
+
 def page(results: Results) -> str:
     """Return the whole page.
 
@@ -166,10 +186,12 @@ def page(results: Results) -> str:
         A note belongs to no section.
     """
     notes: dict[str, list[str]] = results.get("notes", {})
+    attempts: dict[str, dict[str, Any]] = results.get("attempts", {})
     sections = [make(results) for make in SECTIONS]
-    unknown = sorted(set(notes) - {section.key for section in sections})
-    if unknown:
-        raise KeyError(f"{NOTES.name} has notes on {unknown}; sections are {[s.key for s in sections]}")
+    keys = [section.key for section in sections]
+    for file, words in ((NOTES, notes), (ATTEMPTS, attempts)):
+        if unknown := sorted(set(words) - set(keys)):
+            raise KeyError(f"{file.name} has words on {unknown}; sections are {keys}")
     overview = [
         [section.title, one.text, one.measured, one.verdict]
         for section in sections
@@ -180,6 +202,9 @@ def page(results: Results) -> str:
         HEAD,
         "## Acceptance criteria",
         table(["evidence", "acceptance criterion", "measured", "met"], overview),
+        "## What is short of its criterion, and why",
+        "Figures of each attempt are in [lessons.md](lessons.md).",
+        short_of(sections, attempts),
         "## Measurements",
         MEASURED,
         table(heads, [measurement_row(one, results) for one in MEASUREMENTS]),

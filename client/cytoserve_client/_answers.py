@@ -132,13 +132,17 @@ def _interval(row: NDArray[Any], i: int) -> tuple[float, float] | None:
 
 
 def _anomaly(row: NDArray[Any], i: int) -> Anomaly | None:
-    score, p_value, cells = map(_or_none, row)
+    score, p_value, of_kind, cells = map(_or_none, row)
     if score is None and p_value is None:
         return None
-    _need(p_value is None or 0 < p_value <= 1, f"p-value {p_value} of cell {i} is not above 0, up to 1")
-    _need((p_value is None) == (cells is None), f"ANOMALY of cell {i} has a p-value of no calibration cells")
+    for value in (p_value, of_kind):
+        _need(value is None or 0 < value <= 1, f"p-value {value} of cell {i} is not above 0, up to 1")
+    counted = {p_value is None, of_kind is None, cells is None}
+    _need(len(counted) == 1, f"ANOMALY of cell {i} has a p-value of no calibration cells")
     _need(cells is None or (cells >= 1 and cells.is_integer()), f"ANOMALY of cell {i} counts {cells} calibration cells")
-    return Anomaly(score=score, p_value=p_value, cells_of_kind=None if cells is None else int(cells))
+    return Anomaly(
+        score=score, p_value=p_value, p_value_of_kind=of_kind, cells_of_kind=None if cells is None else int(cells)
+    )
 
 
 def _familiarity(row: NDArray[Any], cause: str, i: int) -> Familiarity | None:

@@ -48,11 +48,14 @@ class ModelInfo(Frozen):
 
 
 class Anomaly(Frozen):
-    """How unlike its class's reference cells a cell is."""
+    """How strange a cell is, compared with the calibration cells."""
 
     score: float | None = Field(description="higher is stranger")
-    p_value: float | None = Field(description="share of reference cells at least as strange, 0 to 1")
-    cells_of_kind: int | None = Field(default=None, description="how many reference cells that counts")
+    p_value: float | None = Field(description="share of calibration cells at least as strange; decides about the cell")
+    p_value_of_kind: float | None = Field(
+        default=None, description="the same among those given the same class; samples are judged by it"
+    )
+    cells_of_kind: int | None = Field(default=None, description="how many calibration cells that counts")
 
 
 class Familiarity(Frozen):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from cytoserve_contract.anomaly import ANOMALY_COLUMNS
 from cytoserve_contract.image_statistics import DOMAIN_COLUMNS, IMAGE_STATISTIC_NAMES
 from cytoserve_contract.parameters import PRIORITY_LEVELS
 from cytoserve_contract.tensors import TensorSpec
@@ -285,9 +286,8 @@ SCORER: Final = ModelSpec(
         TensorSpec(
             "ANOMALY",
             "float32",
-            ("M", 3),
-            "squared distance to the ordinary patterns of the answered class; its conformal p-value; how many "
-            "calibration cells of that class the p-value counts",
+            ("M", len(ANOMALY_COLUMNS)),
+            "how strange the cell is: " + "; ".join(ANOMALY_COLUMNS.values()),
             low=0,
             may_lack=True,
         ),

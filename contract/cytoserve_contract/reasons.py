@@ -20,7 +20,7 @@ class Reason(str, Enum):
         member.urgency, member.explanation = urgency, explanation
         return member
 
-    ANOMALOUS = "anomalous", 1, "stranger than nearly all reference cells of the class it was given"
+    ANOMALOUS = "anomalous", 1, "stranger than nearly all calibration cells"
     KIND_CONFLICT = "kind_conflict", 2, "found as a white cell, but classified as a platelet"
     NEAR_TIE = "near_tie", 3, "the best two classes differ by less than the measurement can tell"
     AMBIGUOUS = "ambiguous", 3, "a second class has a considerable probability too"

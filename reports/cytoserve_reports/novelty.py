@@ -1,9 +1,10 @@
 """Does a sample hold more strange cells than ordinary samples do? One alarm for the sample, beside each cell's reason.
 
-Each cell is compared with the calibration cells of the class it was given (`anomalous`), and some ordinary cell is
-always among the strangest. What no single cell tells, their number does. Single cells are not picked out with control
-of false discoveries (Benjamini & Hochberg 1995): among n calibration cells no p-value is below 1 / (n + 1), so ten
-strange cells among two hundred could never be, with a hundred calibration cells of a class.
+Each cell is compared with the calibration cells (`anomalous`), and some ordinary cell is always among the strangest.
+What no single cell tells, their number does: of those that are stranger than nearly all calibration cells of the class
+they were given, so that a sample with many cells of an unclear class is not called out for it. Single cells are not
+picked out with control of false discoveries (Benjamini & Hochberg 1995): among n calibration cells no p-value is below
+1 / (n + 1), so ten strange cells among two hundred could never be, with a hundred calibration cells of a class.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def judge_novelty(cells: Iterable[ScoredCell], familiarity: SampleFamiliarity | 
     if familiarity is None or familiarity.rejected:
         return None
     compared = [
-        (cell.anomaly.p_value, (cell.label, cell.anomaly.cells_of_kind), cell.anomaly.cells_of_kind)
+        (cell.anomaly.p_value_of_kind, (cell.label, cell.anomaly.cells_of_kind), cell.anomaly.cells_of_kind)
         for cell in cells
-        if cell.anomaly is not None and cell.anomaly.p_value is not None and cell.anomaly.cells_of_kind
+        if cell.anomaly is not None and cell.anomaly.p_value_of_kind is not None and cell.anomaly.cells_of_kind
     ]
     if not compared:
         return None

@@ -96,7 +96,7 @@ def scored(labels: list[int], reviews: dict[int, str] | None = None) -> dict[str
         "POSTERIOR_INTERVAL": np.tile([0.75, 0.99], (m, 1)),
         "SCORES": np.ones((m, c)),
         "UNCERTAINTY": np.linspace(0.1, 0.9, m),
-        "ANOMALY": np.tile([1.5, NOT_COMPUTED, NOT_COMPUTED], (m, 1)),
+        "ANOMALY": np.tile([1.5, NOT_COMPUTED, NOT_COMPUTED, NOT_COMPUTED], (m, 1)),
         "DECISION": [int(row in reviews) for row in range(m)],
         "REASONS": [reviews.get(row, "").encode() for row in range(m)],
         "EVALUATIONS": np.full(m, 192),

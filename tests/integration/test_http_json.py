@@ -57,7 +57,7 @@ def test_a_cell_that_could_not_be_read_and_one_probe(server: LocalServer) -> Non
     answer = ask(server, "cell_analysis", [b"no image", cell_png()], 0.18, budget=1)
     classes = len(answer["POSTERIOR"]) // 2
     assert answer["LABEL"][0] == -1
-    for name, width in (("POSTERIOR", classes), ("SCORES", classes), ("CONFORMAL", classes), ("ANOMALY", 3)):
+    for name, width in (("POSTERIOR", classes), ("SCORES", classes), ("CONFORMAL", classes), ("ANOMALY", 4)):
         assert answer[name][:width] == [NOT_COMPUTED] * width, name
         assert all(value >= 0 for value in answer[name][width:]), name
     assert answer["UNCERTAINTY"][0] == answer["SCALE"][0] == NOT_COMPUTED

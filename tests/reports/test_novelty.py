@@ -18,11 +18,14 @@ from rich.console import Console
 
 
 def cells(strange: int, ordinary: int = 190, **changes: Any) -> list[Cell]:
-    """Return cells of one class: ordinary ones, 5 % of them among the strangest, and strange ones."""
+    """Return cells of one class: ordinary ones, 5 % of them among the strangest, and strange ones.
+
+    Every one is as strange as any among the cells of all classes, as those of an unclear class are: that is no alarm.
+    """
     usual = [1 / 800 + i / ordinary * 799 / 800 for i in range(ordinary)]
     made = many("neutrophil", strange + ordinary, **{"familiarity": known(), **changes})
     return [
-        cell.model_copy(update={"anomaly": Anomaly(score=1.0, p_value=p, cells_of_kind=799)})
+        cell.model_copy(update={"anomaly": Anomaly(score=1.0, p_value=0.02, p_value_of_kind=p, cells_of_kind=799)})
         for cell, p in zip(made, [0.01] * strange + usual, strict=True)
     ]
 

@@ -81,7 +81,12 @@ def test_json_is_that_of_the_specification_and_reads_back() -> None:
         *("detection_score", "scores", "conformal", "prediction_set_95", "probability_interval", "familiarity"),
     }
     assert document["fields"][0]["cells"][0]["probability"] is None
-    assert document["fields"][0]["cells"][1]["anomaly"] == {"score": 2.0, "p_value": None, "cells_of_kind": None}
+    assert document["fields"][0]["cells"][1]["anomaly"] == {
+        "score": 2.0,
+        "p_value": None,
+        "p_value_of_kind": None,
+        "cells_of_kind": None,
+    }
     assert set(document["differential"]["neutrophil"]) == {"count", "accepted", "review", "percent", "low", "high"}
     assert document["review"] == [[0, 1]]
     assert SampleReport.model_validate_json(analysis.model_dump_json()) == analysis

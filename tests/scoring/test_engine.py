@@ -123,10 +123,11 @@ def test_the_deadline_is_looked_at_between_rounds():
 
 
 def profile_of(ordinary, names):
-    """A profile whose mean for each of ``names`` is the pattern of the scores of the cell ``ordinary`` in the world."""
-    scores = ScoringEngine(make_config()).score(cells([ordinary]), np.zeros(1, np.int32), World()).scores
-    mean = pattern(scores)[0].tolist()
-    return [{"mean": {name: mean for name in names}, "precision": np.eye(3).tolist()}] * 8
+    """A profile whose mean for each of ``names`` is the pattern of the cell ``ordinary`` in the world."""
+    out = ScoringEngine(make_config()).score(cells([ordinary]), np.zeros(1, np.int32), World())
+    early = World()(cells([ordinary] * 2), np.arange(2), np.repeat(out.label, 2))[None]
+    mean = pattern(out.scores, early, 0.02)[0].tolist()
+    return [{"unit": 0.02, "mean": {name: mean for name in names}, "precision": np.eye(len(mean)).tolist()}] * 8
 
 
 def test_reasons_name_what_is_wrong():
@@ -144,7 +145,8 @@ def test_reasons_name_what_is_wrong():
     assert "kind_conflict" in out.reasons[2]
     strange = engine.score(cells([1.4]), np.zeros(1, np.int32), World())
     assert "anomalous" in strange.reasons[0]
-    assert strange.anomaly[0, 1] == pytest.approx(0.01)
+    # Among all 297 calibration cells, and among the 99 that were given its class.
+    assert strange.anomaly[0, 1:].tolist() == pytest.approx([1 / 298, 1 / 100, 99])
 
 
 def test_a_class_without_reference_cells_is_not_accepted_for_want_of_them():

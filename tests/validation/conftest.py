@@ -44,7 +44,7 @@ def by_colour(call: Any) -> dict[str, Any]:
         own = 1 + int(pixel[1]) / 1000
         answer["SCORES"][row] = own + 0.05 + int(pixel[2]) / 1e4
         answer["SCORES"][row, answer["LABEL"][row]] = own
-        answer["ANOMALY"][row] = own, 0.5, 1
+        answer["ANOMALY"][row] = own, 0.5, 0.5, 1
         answer["IMAGE_STATISTICS"][row] = statistics(pictures[row])
         answer["DOMAIN"][row] = 1, 0.5, 0.5, 200
         answer["DOMAIN_CAUSE"][row] = b"noise+"

@@ -125,7 +125,8 @@ def refit(config: RefitConfig) -> Path:
         Checkpoint, repository or data are not where they should be.
     """
     path = Path(config.checkpoint) / "scoring" / "scoring.json"
-    known = ScoringConfig.from_json(json.loads(read_text(path)))
+    # The profiles are fitted again, and may be of an earlier form.
+    known = ScoringConfig.from_json({**json.loads(read_text(path)), "anomaly_profile": None})
     graphs = ServedGraphs(Path(config.repository), config.pack.threads)
     racing, calibrating = measure_parts(config, graphs, known)
 

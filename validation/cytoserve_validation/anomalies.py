@@ -29,7 +29,7 @@ OF_PICTURE: Final = frozenset((Reason.UNFAMILIAR_IMAGE.value, Reason.UNFAMILIAR_
 def anomaly_scores(cells: Answered) -> dict[str, Doubles]:
     """Return every anomaly score, higher for anomalies, NaN where it is unknown.
 
-    ``anomaly_score``: squared distance to the ordinary patterns of the answered class (`Answered.anomaly`).
+    ``anomaly_score``: the served one (`Answered.anomaly`).
     ``p_value``: one minus it. ``zeta``: minus the published score.
     ``uncertainty``: one minus the top posterior.
     """

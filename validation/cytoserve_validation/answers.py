@@ -35,8 +35,8 @@ class Answered:
     posterior: Doubles  # (M, C)
     scores: Doubles  # (M, C) error per class, lower is better
     conformal: Doubles  # (M, C) p-values
-    anomaly: Doubles  # (M,) squared distance to the ordinary patterns of the answered class
-    p_value: Doubles  # (M,) share of reference cells with an anomaly score at least as high
+    anomaly: Doubles  # (M,) how strange a cell is, see `ANOMALY_COLUMNS` of the contract
+    p_value: Doubles  # (M,) share of all reference cells that are at least as strange
     evaluations: Integers  # (M,)
     accepted: Flags  # (M,)
     statistics: Doubles  # (M, S) image statistics, before colours are normalised

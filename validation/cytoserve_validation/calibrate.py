@@ -240,7 +240,7 @@ def posterior(cells: Answered, fitted: BudgetSettings) -> Doubles:
 def kept(cells: Answered, fitted: BudgetSettings, level: float, unfamiliar: Flags) -> Flags:
     """Return (M,) which calibration cells would be accepted under the new calibration, every reason counted.
 
-    The reasons of `OF_THE_FIT` are worked out again: the threshold, anomaly (each cell among the others of its class),
+    The reasons of `OF_THE_FIT` are worked out again: the threshold, anomaly (each cell among all others),
     ambiguity, and ``unfamiliar``, which must come of references that the cell did not help to make.
     """
     ranked = np.sort(posterior(cells, fitted), axis=1)[:, ::-1]
@@ -302,14 +302,12 @@ def _passed(cells: Answered, fitted: BudgetSettings) -> Flags:
 
 def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
     """Return which cells the references of all other cells do not call anomalous."""
-    values = [reference[cells.classes[label]] for label in cells.label]
-    # A cell stands in its own reference: with itself it counts for the 1 that a new cell's p-value adds.
-    p_values = [
-        np.count_nonzero(np.asarray(known) >= float(f"{own:.6g}")) / max(len(known), 1)
-        for own, known in zip(cells.anomaly, values, strict=True)
-    ]
+    known = np.sort([value for values in reference.values() for value in values])
+    own = np.array([float(f"{value:.6g}") for value in cells.anomaly])
+    # A cell stands in the reference itself: it counts for the 1 that a new cell's p-value adds.
+    p_values = (len(known) - np.searchsorted(known, own, side="left")) / max(len(known), 1)
     # A cell without an anomaly score is referred as not calibrated, so it is not among the accepted.
-    ordinary: Flags = (np.array(p_values) >= level) & np.isfinite(cells.anomaly)
+    ordinary: Flags = (p_values >= level) & np.isfinite(cells.anomaly)
     return ordinary
 
 
@@ -324,15 +322,15 @@ def warnings(fitted: BudgetSettings, classes: Sequence[str], level: float) -> li
     out = []
     true_cells, taken_cells = fitted.conformal_reference or {}, fitted.anomaly_reference or {}
     sets = math.ceil(1 / SET_ERROR) - 1
-    anomalies = math.floor(1 / level)
+    compared, anomalies = sum(map(len, taken_cells.values())), math.floor(1 / level)
+    if compared < anomalies:
+        out.append(f"{compared} cells have an anomaly score; below {anomalies} none can be flagged as anomalous")
     for name in classes:
-        true, taken = len(true_cells[name]), len(taken_cells[name])
+        true = len(true_cells[name])
         if true < sets:
             out.append(f"{name}: {true} cells; below {sets} it stays in every {1 - SET_ERROR:.0%} prediction set")
-        if taken == 0:
-            out.append(f"{name}: no cell was called so; cells called so get no anomaly p-value at this site")
-        elif taken < anomalies:
-            out.append(f"{name}: {taken} cells were called so; below {anomalies} none can be flagged as anomalous")
+        if not taken_cells[name]:
+            out.append(f"{name}: no cell was called so; cells called so get no anomaly p-value and are not accepted")
     if fitted.accept_threshold is None:
         out.append("no threshold keeps the promise on these cells: every cell goes to review")
     return out

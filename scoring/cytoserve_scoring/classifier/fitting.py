@@ -24,7 +24,7 @@ from scipy import optimize, special
 
 from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.replay import replay
-from cytoserve_scoring.classifier.score_profile import ScoreProfile
+from cytoserve_scoring.classifier.score_profile import ScoreProfile, early_errors
 from cytoserve_scoring.classifier.scores import CellScores, nonconformity
 from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
 from cytoserve_scoring.errors import BadShape
@@ -57,7 +57,7 @@ class LabelledAnswers:
     scores: NDArray[Any]
     """(M, C) floating, lower is better."""
     anomaly: NDArray[Any]
-    """(M,) floating, the out-of-distribution score: distance to the profile of the answered class."""
+    """(M,) floating, the out-of-distribution score (:mod:`.score_profile`)."""
     evaluations: NDArray[Any]
     """(M,) integer."""
 
@@ -234,8 +234,8 @@ def fit_profiles(
 ) -> tuple[ScoreProfile | None, ...]:
     """Return the score profile of each budget from 1 to P, None where it is not one of ``budgets``.
 
-    Fit them on other cells than those that :func:`fit` calibrates on: the distances of the latter are then
-    exchangeable with those of new cells, which a conformal p-value requires.
+    Fit them on other cells than those that :func:`fit` calibrates on: the scores of the latter are then exchangeable
+    with those of new cells, which a conformal p-value requires.
 
     Parameters
     ----------
@@ -247,7 +247,9 @@ def fit_profiles(
     for budget in budgets:
         answers = replay(config, errors, budget, turned)
         scored = answers.label >= 0
-        fitted[budget] = ScoreProfile.fit(answers.scores[scored], answers.label[scored], config.classes)
+        label = answers.label[scored]
+        early = early_errors(errors[scored, :budget], label)
+        fitted[budget] = ScoreProfile.fit(answers.scores[scored], early, label, config.classes)
     return tuple(fitted.get(budget) for budget in range(1, config.probes + 1))
 
 

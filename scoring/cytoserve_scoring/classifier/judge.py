@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from cytoserve_contract.anomaly import ANOMALY_COLUMNS
 from cytoserve_contract.image_statistics import DOMAIN_COLUMNS
 from cytoserve_contract.reasons import Reason
 from cytoserve_contract.values import (
@@ -17,6 +18,7 @@ from cytoserve_scoring.classifier.augmentation import revised
 from cytoserve_scoring.classifier.familiarity import Assessment
 from cytoserve_scoring.classifier.probe_interval import posterior_interval, probe_lags
 from cytoserve_scoring.classifier.race import Raced
+from cytoserve_scoring.classifier.score_profile import early_errors
 from cytoserve_scoring.classifier.scores import (
     CellScores,
     Floats,
@@ -65,7 +67,9 @@ def judge(
         best, scores = int(out.label[cell]), out.scores[cell]
         lags = probe_lags(raced.errors[cell], best, raced.augmented.get(cell))
         out.interval[cell] = posterior_interval(scores, best, lags, fitted.temperature, config.usual_spread)
-        out.anomaly[cell] = _anomaly(scores, config.classes[best], fitted)
+        out.anomaly[cell] = _anomaly(
+            scores, early_errors(raced.errors[[cell]], out.label[[cell]])[0], best, config, fitted
+        )
         out.conformal[cell] = _conformal(scores, config.classes, fitted)
         unfamiliar = None if assessment is None else bool(assessment.unfamiliar[cell])
         reasons = _reasons(out, cell, tie, int(flags[cell]), unfamiliar, config, terms)
@@ -82,7 +86,7 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
         interval=np.full((cells, 2), np.nan, np.float32),
         scores=np.full((cells, classes), np.nan, np.float32),
         uncertainty=np.full(cells, np.nan, np.float32),
-        anomaly=np.full((cells, 3), np.nan, np.float32),
+        anomaly=np.full((cells, len(ANOMALY_COLUMNS)), np.nan, np.float32),
         conformal=np.full((cells, classes), np.nan, np.float32),
         domain=np.full((cells, len(DOMAIN_COLUMNS)), np.nan, np.float32),
         domain_cause=[""] * cells,
@@ -92,16 +96,26 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
     )
 
 
-def _anomaly(scores: Floats, name: str, fitted: BudgetSettings) -> tuple[float, float, float]:
-    """Return the out-of-distribution score of a cell answered ``name``, its p-value and how many cells that counts.
+def _anomaly(
+    scores: Floats, early: NDArray[np.float64], best: int, config: ScoringConfig, fitted: BudgetSettings
+) -> tuple[float, ...]:
+    """Return ``ANOMALY_COLUMNS`` of a cell; NaN where it is not known.
 
-    NaN where it is not known.
+    A class that no calibration cell was answered with has no p-value at all, though other classes have: whether its
+    cells are as strange as theirs was not seen.
     """
-    distance = float("nan") if fitted.profile is None else fitted.profile.distance(scores, name)
-    reference = fitted.anomaly_reference.get(name) if fitted.anomaly_reference else None
-    if not reference or np.isnan(distance):
-        return distance, float("nan"), float("nan")
-    return distance, conformal_p_value(float(np.float32(distance)), reference), len(reference)
+    name = config.classes[best]
+    score = float("nan") if fitted.profile is None else fitted.profile.score(scores, early, name)
+    of_kind = fitted.anomaly_reference.get(name) if fitted.anomaly_reference else None
+    if not of_kind or np.isnan(score):
+        return score, float("nan"), float("nan"), float("nan")
+    value = float(np.float32(score))
+    return (
+        score,
+        conformal_p_value(value, fitted.all_anomalies),
+        conformal_p_value(value, of_kind),
+        len(of_kind),
+    )
 
 
 def _conformal(scores: Floats, classes: tuple[str, ...], fitted: BudgetSettings) -> list[float]:

@@ -27,8 +27,8 @@ class CellScores:
     uncertainty: Floats
     """(M,) float32, one minus the top posterior."""
     anomaly: Floats
-    """(M, 2) float32, out-of-distribution score, the squared distance to the ordinary patterns of the answered. class
-    (:mod:`.score_profile`), and its p-value (NaN where there is no profile or no reference)"""
+    """(M, 4) float32, `ANOMALY_COLUMNS` of the contract: the out-of-distribution score (:mod:`.score_profile`) and its
+    p-values. (NaN where there is no profile or no reference)"""
     conformal: Floats
     """(M, C) float32, conformal p-value of each class; the prediction set at level eps is ``{c: p_c > eps}``. (NaN
     where no reference is given)"""

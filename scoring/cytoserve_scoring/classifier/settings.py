@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,11 @@ class BudgetSettings:
     """Out-of-distribution scores by the class the cells were answered with; None: no cell is checked for anomaly."""
     conformal_reference: Reference | None = None
     """Nonconformities under the true class; None: no prediction sets."""
+
+    @cached_property
+    def all_anomalies(self) -> tuple[float, ...]:
+        """The out-of-distribution scores of all calibration cells, sorted."""
+        return tuple(sorted(value for values in (self.anomaly_reference or {}).values() for value in values))
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from cytoserve_scoring.classifier.familiarity import FamiliarPictures
 from cytoserve_scoring.errors import CytoserveError
 
 SCHEMA: Final = names.CALIBRATION
-RULES: Final = 4
+RULES: Final = 5
 """Version of the rules by which the engine comes to an answer, raised whenever other answers come of the same errors.
 2: a near tie is augmented over the noise samples that both classes saw, wherever one was dropped. 3: a cell whose
 picture is unfamiliar is referred. 4: the tie statistic of few noise samples counts the usual spread;
-where an evaluation answers all classes, none is dropped."""
+where an evaluation answers all classes, none is dropped. 5: the anomaly score counts
+indecision and the errors themselves, and is compared with all calibration cells."""
 
 PROCEDURE: Final = (
     "classes",
