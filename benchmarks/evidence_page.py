@@ -170,10 +170,12 @@ def short_of(sections: list[Section], attempts: dict[str, dict[str, Any]]) -> st
         if not missed:
             continue
         told = attempts.get(section.key, {"tried": [], "cause": ""})
-        lines = [f"- Tried: {one}" for one in told["tried"]]
-        enough = len(lines) >= LEAST_ATTEMPTS and told["cause"]
-        lines.append(f"- Cause: {told['cause']}" if enough else "- Not yet tried three times in different ways.")
-        parts.append(f"### {section.title}\nNot met: {'; '.join(missed)}.\n\n" + "\n".join(lines))
+        lines = [f"- Tried: {one}." for one in told["tried"]]
+        if len(lines) < LEAST_ATTEMPTS:
+            lines.append("- Not yet tried three times in different ways.")
+        if told["cause"]:
+            lines.append(f"- Cause: {told['cause']}")
+        parts.append(f"**{section.title}.** Not met: {'; '.join(missed)}.\n\n" + "\n".join(lines))
     return "\n\n".join(parts) or "Every criterion is met."
 
 
