@@ -61,7 +61,7 @@ def test_the_review_list_shows_sets_and_explains_each_reason_once(server: FakeSe
     ]
     for words in (
         "95 % set: the classes that cannot be excluded",
-        "anomalous: stranger than nearly all reference cells",
+        "anomalous: stranger than nearly all calibration cells",
         "near tie: the best two classes differ by less",
         "not calibrated: no threshold was calibrated",
         "new one: a reason that this release of the client does not know",
