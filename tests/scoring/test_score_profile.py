@@ -60,7 +60,7 @@ def test_the_unit_is_told_by_the_usual_lead():
 
 
 def test_the_score_is_a_students_density_and_the_indecision():
-    """Scipy's density, of as many degrees of freedom as the pattern has numbers, up to a constant."""
+    """Half the logarithm of SciPy's density, of as many degrees of freedom as the pattern has numbers."""
     scores, early, label = ordinary(500, 1)
     profile = ScoreProfile.fit(scores, early, label, CLASSES)
     values = pattern(scores, early, profile.unit)

@@ -25,7 +25,7 @@ from cytoserve_scoring.classifier.fitting import (
     error_bound,
     fit_budget,
 )
-from cytoserve_scoring.classifier.settings import BudgetSettings, Reference, ScoringConfig
+from cytoserve_scoring.classifier.settings import BudgetSettings, ScoringConfig
 from cytoserve_scoring.serving import site as site_file
 from cytoserve_statistics.referral_band import everything_referred, expected_referral
 from numpy.typing import NDArray
@@ -244,7 +244,7 @@ def kept(cells: Answered, fitted: BudgetSettings, level: float, unfamiliar: Flag
     ambiguity, and ``unfamiliar``, which must come of references that the cell did not help to make.
     """
     ranked = np.sort(posterior(cells, fitted), axis=1)[:, ::-1]
-    out = _passed(cells, fitted) & ~unfamiliar & _ordinary(cells, fitted.anomaly_reference or {}, level)
+    out = _passed(cells, fitted) & ~unfamiliar & _ordinary(cells, fitted.all_anomalies, level)
     if ranked.shape[1] > 1:
         out &= ranked[:, 1] < AMBIGUOUS_FROM
     out &= np.array([set(reasons) <= OF_THE_FIT for reasons in cells.reasons])
@@ -300,9 +300,8 @@ def _passed(cells: Answered, fitted: BudgetSettings) -> Flags:
     return found
 
 
-def _ordinary(cells: Answered, reference: Reference, level: float) -> Flags:
-    """Return which cells the references of all other cells do not call anomalous."""
-    known = np.sort([value for values in reference.values() for value in values])
+def _ordinary(cells: Answered, known: Doubles, level: float) -> Flags:
+    """Return which cells the sorted scores of all cells, ``known``, do not call anomalous."""
     own = np.array([float(f"{value:.6g}") for value in cells.anomaly])
     # A cell stands in the reference itself: it counts for the 1 that a new cell's p-value adds.
     p_values = (len(known) - np.searchsorted(known, own, side="left")) / max(len(known), 1)
@@ -322,7 +321,7 @@ def warnings(fitted: BudgetSettings, classes: Sequence[str], level: float) -> li
     out = []
     true_cells, taken_cells = fitted.conformal_reference or {}, fitted.anomaly_reference or {}
     sets = math.ceil(1 / SET_ERROR) - 1
-    compared, anomalies = sum(map(len, taken_cells.values())), math.floor(1 / level)
+    compared, anomalies = len(fitted.all_anomalies), math.floor(1 / level)
     if compared < anomalies:
         out.append(f"{compared} cells have an anomaly score; below {anomalies} none can be flagged as anomalous")
     for name in classes:

@@ -63,13 +63,12 @@ def judge(
         out.scores[cell], out.label[cell], statistic[cell] = revised(out.scores[cell], pair, config.usual_spread)
     out.posterior[scored] = softmax_posterior(out.scores[scored], fitted.temperature)
     out.uncertainty[scored] = 1.0 - out.posterior[scored].max(axis=1)
+    early = early_errors(raced.errors, out.label)
     for cell, tie in statistic.items():
         best, scores = int(out.label[cell]), out.scores[cell]
         lags = probe_lags(raced.errors[cell], best, raced.augmented.get(cell))
         out.interval[cell] = posterior_interval(scores, best, lags, fitted.temperature, config.usual_spread)
-        out.anomaly[cell] = _anomaly(
-            scores, early_errors(raced.errors[[cell]], out.label[[cell]])[0], best, config, fitted
-        )
+        out.anomaly[cell] = _anomaly(scores, early[cell], config.classes[best], fitted)
         out.conformal[cell] = _conformal(scores, config.classes, fitted)
         unfamiliar = None if assessment is None else bool(assessment.unfamiliar[cell])
         reasons = _reasons(out, cell, tie, int(flags[cell]), unfamiliar, config, terms)
@@ -96,15 +95,12 @@ def _unscored(cells: int, classes: int, evaluations: NDArray[np.int32]) -> CellS
     )
 
 
-def _anomaly(
-    scores: Floats, early: NDArray[np.float64], best: int, config: ScoringConfig, fitted: BudgetSettings
-) -> tuple[float, ...]:
-    """Return ``ANOMALY_COLUMNS`` of a cell; NaN where it is not known.
+def _anomaly(scores: Floats, early: NDArray[np.float64], name: str, fitted: BudgetSettings) -> tuple[float, ...]:
+    """Return ``ANOMALY_COLUMNS`` of a cell answered ``name``; NaN where it is not known.
 
     A class that no calibration cell was answered with has no p-value at all, though other classes have: whether its
     cells are as strange as theirs was not seen.
     """
-    name = config.classes[best]
     score = float("nan") if fitted.profile is None else fitted.profile.score(scores, early, name)
     of_kind = fitted.anomaly_reference.get(name) if fitted.anomaly_reference else None
     if not of_kind or np.isnan(score):

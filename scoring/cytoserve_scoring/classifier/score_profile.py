@@ -3,14 +3,15 @@
 Two things speak for a kind that the model never learned, and each is blind where the other sees (docs/lessons.md,
 "Strangers"). The *pattern*: which classes come how close behind the winner, and how well the winner predicts the noise,
 differ from what is usual for that class. The *indecision*: no class leads by much, which training asks of strangers.
-Their logarithms are added, as those of two likelihood ratios are:
+Their logarithms are added, as those of likelihoods are:
 
 ``(d / 2) log(1 + D / d) + log(1 + (1 - p) / 10^-6)``
 
 ``D`` is the squared Mahalanobis distance of the pattern's ``d`` numbers to the mean of the answered class, under a
-covariance shared by all classes (Lee et al. 2018, equation 2); the first term is minus the logarithm of a Student
-density, because some hundred cells do not tell how thin the tails are. ``1 - p`` is even for strangers and piled up at
-zero for ordinary cells, where its density falls about as its inverse.
+covariance shared by all classes (Lee et al. 2018, equation 2); the first term is half of minus the logarithm of a
+Student density of ``d`` degrees of freedom, because some hundred cells do not tell how thin the tails are. ``1 - p`` is
+even for strangers and piled up at zero for ordinary cells, where its density falls about as its inverse. The half, the
+unit and the softening were chosen among a few values on hidden classes (docs/lessons.md).
 
 The published zeta (Deltadahl et al. 2025) keeps one sum of the pattern.
 """

@@ -52,7 +52,7 @@ def softmax_posterior(scores: Floats, temperature: float) -> Floats:
     return posterior
 
 
-def conformal_p_value(error: float, reference: tuple[float, ...]) -> float:
+def conformal_p_value(error: float, reference: ArrayLike) -> float:
     """Return the one of `conformal_p_values` that belongs to one value."""
     return float(conformal_p_values(error, reference))
 

@@ -38,9 +38,9 @@ class BudgetSettings:
     """Nonconformities under the true class; None: no prediction sets."""
 
     @cached_property
-    def all_anomalies(self) -> tuple[float, ...]:
-        """The out-of-distribution scores of all calibration cells, sorted."""
-        return tuple(sorted(value for values in (self.anomaly_reference or {}).values() for value in values))
+    def all_anomalies(self) -> NDArray[np.float64]:
+        """(N,) float64. The out-of-distribution scores of all calibration cells, sorted."""
+        return np.sort([value for values in (self.anomaly_reference or {}).values() for value in values])
 
 
 @dataclass(frozen=True)
